@@ -1,0 +1,252 @@
+"""The bounded pipes between the event loop and a worker thread: the only mutable state that both share.
+
+``ResponsePipe`` carries a streamed response from the worker to the loop, ``ContentPipe`` a request's content from the
+loop to the worker. The worker blocks, and is counted as stalled, where the other side is too slow; the loop never does.
+
+Verbs: the loop's side says ``feed``, ``feed_end``, ``abort``, ``take``; the worker's side ``read``, ``write``,
+``finish``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+from aiowsgi.errors import ClientDisconnected
+
+__all__ = ["ContentPipe", "ResponsePipe"]
+
+Stalled = Callable[[], AbstractContextManager[None]]
+
+
+class ResponsePipe:
+    """A streamed response on its way to the loop.
+
+    Args:
+        limit: bytes that may lie in the pipe; the block that crosses it is taken, the next waits.
+        stalled: enters the pool's accounting of threads that wait for a client.
+        notify: asks the loop to :meth:`take`.
+
+    Fields guarded by ``_lock``: ``_pieces``, ``_size``, ``_ended``, ``_aborted``, ``_announced``. The worker alone
+    adds to ``_size``, so that it may look whether the pipe is full without the lock.
+    """
+
+    __slots__ = (
+        "_aborted",
+        "_announced",
+        "_ended",
+        "_limit",
+        "_lock",
+        "_notify",
+        "_pieces",
+        "_room",
+        "_size",
+        "_stalled",
+    )
+
+    def __init__(self, limit: int, stalled: Stalled, notify: Callable[[], None]) -> None:
+        self._limit = limit
+        self._stalled = stalled
+        self._notify = notify
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._ended = False
+        self._aborted = False
+        self._announced = False  # the loop has been notified and has not taken since
+
+    def write(self, pieces: Sequence[bytes]) -> None:
+        """Add pieces, after waiting for room if the pipe is full. Worker thread.
+
+        Raises:
+            ClientDisconnected: the pipe was aborted.
+        """
+        if self._size >= self._limit:
+            # Counted as stalled before the lock is taken: that may start a thread, and the loop needs the lock.
+            with self._stalled(), self._lock:
+                self._room.wait_for(lambda: self._size < self._limit or self._aborted)
+        with self._lock:
+            if self._aborted:
+                raise ClientDisconnected("the client disconnected before the end of its response")
+            self._pieces.extend(pieces)
+            self._size += sum(map(len, pieces))
+            announce = not self._announced
+            self._announced = True
+        if announce:
+            self._notify()
+
+    def finish(self, pieces: Sequence[bytes] = ()) -> None:
+        """End the response, after some last pieces. Worker thread; never waits."""
+        with self._lock:
+            self._pieces.extend(pieces)
+            self._size += sum(map(len, pieces))
+            self._ended = True
+            announce = not self._announced
+            self._announced = True
+        if announce:
+            self._notify()
+
+    def take(self) -> tuple[list[bytes], bool]:
+        """Take all that lies in the pipe. Event loop.
+
+        Returns:
+            The pieces, and whether they are the last.
+        """
+        with self._lock:
+            pieces = list(self._pieces)
+            self._pieces.clear()
+            self._size = 0
+            self._announced = False
+            self._room.notify()
+            return pieces, self._ended
+
+    def abort(self) -> None:
+        """Nobody will take anything more: wake the worker and let it fail. Any thread."""
+        with self._lock:
+            self._aborted = True
+            self._pieces.clear()
+            self._size = 0
+            self._room.notify()
+
+
+class ContentPipe:
+    """A request's content on its way to the worker: a ``wsgi.input`` that may have to wait.
+
+    Args:
+        stalled: enters the pool's accounting of threads that wait for a client.
+        notify: tells the loop that content was taken, so that it can read on.
+        on_first_read: called in the worker before the first wait, or ``None``: sends ``100 Continue``.
+
+    Fields guarded by ``_lock``: ``_blocks``, ``_size``, ``_ended``, ``_error``. ``_current``, ``_position`` and
+    ``_on_first_read`` belong to the worker. The worker alone takes blocks, so that it may look for one without the
+    lock.
+    """
+
+    def __init__(
+        self, stalled: Stalled, notify: Callable[[], None], on_first_read: Callable[[], None] | None = None
+    ) -> None:
+        self._stalled = stalled
+        self._notify = notify
+        self._on_first_read = on_first_read
+        self._lock = threading.Lock()
+        self._arrival = threading.Condition(self._lock)
+        self._blocks: deque[bytes] = deque()
+        self._size = 0
+        self._ended = False
+        self._error: OSError | None = None
+        self._current = b""  # the block being read
+        self._position = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that the worker has not taken yet. Any thread; a moment old."""
+        return self._size
+
+    def feed(self, block: bytes) -> None:
+        """Add content. Event loop."""
+        with self._lock:
+            if self._error is None:
+                self._blocks.append(block)
+                self._size += len(block)
+                self._arrival.notify()
+
+    def feed_end(self) -> None:
+        """All content has been fed. Event loop."""
+        with self._lock:
+            self._ended = True
+            self._arrival.notify()
+
+    def abort(self, error: OSError) -> None:
+        """No more will come: reads raise ``error`` once what has arrived is read. Any thread."""
+        with self._lock:
+            if not self._ended and self._error is None:
+                self._error = error
+                self._arrival.notify()
+
+    def _next_block(self) -> bytes:
+        """Return the next block, waiting for it; empty at the end. Worker thread."""
+        if self._on_first_read is not None:
+            on_first_read, self._on_first_read = self._on_first_read, None
+            on_first_read()
+        if not self._blocks and not self._ended:
+            with self._stalled(), self._lock:
+                self._arrival.wait_for(lambda: self._blocks or self._ended or self._error is not None)
+        with self._lock:
+            if not self._blocks:
+                if self._error is not None:
+                    raise self._error
+                return b""
+            block = self._blocks.popleft()
+            self._size -= len(block)
+        self._notify()
+        return block
+
+    def _fill(self) -> bool:
+        """Make sure that the current block has unread bytes; tell whether it has."""
+        if self._position >= len(self._current):
+            self._current = self._next_block()
+            self._position = 0
+        return bool(self._current)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return ``size`` bytes, fewer only at the end of the content; all that is left without a size.
+
+        Raises:
+            ClientDisconnected: the content was cut short.
+        """
+        if size is None or size < 0:
+            size = -1
+        pieces: list[bytes] = []
+        missing = size
+        while missing != 0 and self._fill():
+            stop = len(self._current) if missing < 0 else self._position + missing
+            piece = self._current[self._position : stop]
+            self._position += len(piece)
+            pieces.append(piece)
+            if missing > 0:
+                missing -= len(piece)
+        return b"".join(pieces)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Return a line with its line end, at most ``size`` bytes of it."""
+        missing = -1 if size is None or size < 0 else size
+        pieces: list[bytes] = []
+        while missing != 0 and self._fill():
+            stop = len(self._current) if missing < 0 else min(len(self._current), self._position + missing)
+            line_end = self._current.find(b"\n", self._position, stop)
+            if line_end >= 0:
+                stop = line_end + 1
+            piece = self._current[self._position : stop]
+            self._position = stop
+            pieces.append(piece)
+            if line_end >= 0:
+                break
+            if missing > 0:
+                missing -= len(piece)
+        return b"".join(pieces)
+
+    def readlines(self, hint: int | None = None, /) -> list[bytes]:
+        """Return lines to the end, or until they have ``hint`` bytes together."""
+        lines: list[bytes] = []
+        size = 0
+        while line := self.readline():
+            lines.append(line)
+            size += len(line)
+            if hint is not None and 0 < hint <= size:
+                break
+        return lines
+
+    def __iter__(self) -> ContentPipe:
+        return self
+
+    def __next__(self) -> bytes:
+        line = self.readline()
+        if not line:
+            raise StopIteration
+        return line
+
+    def close(self) -> None:
+        """Do nothing: the content is the server's to release."""

@@ -1,0 +1,168 @@
+"""One side of an HTTP/1.x connection without I/O: bytes in, events out.
+
+Requests are read one at a time. Once one is complete, what follows it is kept unread until
+:meth:`HTTPConnection.start_next_request` says that its response is finished; so pipelined requests are answered in
+order, and the reader of the socket bounds what it reads ahead by :attr:`HTTPConnection.buffered_size`.
+
+Thread: event loop.
+
+Source: RFC 9112 sections 2.2, 9.3 and 9.6.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from aiowsgi.http.content import ChunkedReader, ContentLengthReader, ContentReader
+from aiowsgi.http.events import END_OF_CONTENT, Event, Refusal
+from aiowsgi.http.parsers import HeadParser, HeadSyntaxError
+from aiowsgi.http.policy import RequestPolicy
+
+__all__ = ["HTTPConnection", "ReadState"]
+
+
+class ReadState(enum.Enum):
+    """What the next byte belongs to."""
+
+    HEAD = enum.auto()  # a head, or nothing has arrived yet
+    CONTENT = enum.auto()  # the content of the current request
+    COMPLETE = enum.auto()  # a later request; the current one is complete
+    CLOSED = enum.auto()  # nothing: refused, or at its end; further bytes are dropped
+
+
+_HEAD_END = b"\r\n\r\n"
+
+
+class HTTPConnection:
+    """Reads the requests of one connection.
+
+    Args:
+        parser: shared by all connections of the loop.
+        policy: likewise.
+    """
+
+    __slots__ = ("_buffer", "_content", "_parser", "_policy", "_scanned_size", "state")
+
+    def __init__(self, parser: HeadParser, policy: RequestPolicy) -> None:
+        self._parser = parser
+        self._policy = policy
+        self._buffer: bytes | bytearray = b""
+        self._scanned_size = 0
+        self._content: ContentReader | None = None
+        self.state = ReadState.HEAD
+
+    @property
+    def buffered_size(self) -> int:
+        """Bytes received and not yet given out: a partial head, or what was read ahead."""
+        return len(self._buffer)
+
+    @property
+    def request_begun(self) -> bool:
+        """Whether a part of a request has arrived and the rest is outstanding."""
+        return self.state is ReadState.CONTENT or (self.state is ReadState.HEAD and bool(self._buffer))
+
+    def receive_data(self, data: bytes) -> list[Event]:
+        """Take bytes that arrived; return what they complete, in order.
+
+        After a :class:`Refusal` nothing more is ever returned.
+        """
+        if self.state is ReadState.HEAD:
+            if not self._buffer:
+                return self._read(data)
+            # A head in pieces. A bytearray grows in place, however small the pieces are.
+            if isinstance(self._buffer, bytes):
+                self._buffer = bytearray(self._buffer)
+            self._buffer += data
+            return self._read(self._buffer)
+        if self.state is ReadState.CONTENT:
+            return self._read(data)
+        if self.state is ReadState.COMPLETE:
+            self._buffer = bytes(self._buffer) + data
+        return []
+
+    def start_next_request(self) -> list[Event]:
+        """The response is finished: read on, first what has arrived already."""
+        if self.state is not ReadState.COMPLETE:
+            raise RuntimeError(f"no request is complete: {self.state}")
+        self.state = ReadState.HEAD
+        data = self._buffer
+        if not data:
+            return []
+        self._buffer = b""
+        return self._read(data)
+
+    def receive_eof(self) -> list[Event]:
+        """The client will send nothing more.
+
+        Returns:
+            A :class:`Refusal` if it left a request unfinished, else nothing.
+        """
+        unfinished = self.request_begun
+        if self.state is not ReadState.COMPLETE:
+            self.state = ReadState.CLOSED
+        if unfinished:
+            return [Refusal(400, "request cut short")]
+        return []
+
+    def _read(self, data: bytes | bytearray) -> list[Event]:
+        events: list[Event] = []
+        try:
+            if self._content is None:
+                data = self._read_head(data, events)
+            if data and self._content is not None:
+                self._read_content(self._content, bytes(data), events)
+        except Refusal as refusal:
+            self.state = ReadState.CLOSED
+            self._buffer = b""
+            self._content = None
+            events.append(refusal)
+        return events
+
+    def _read_head(self, data: bytes | bytearray, events: list[Event]) -> bytes:
+        """Read a head if all of it is there; return what follows it and belongs to its content."""
+        # RFC 9112 §2.2: at least one empty line before the request line is to be ignored.
+        start = 2 if data.startswith(b"\r\n") else 0
+        end = data.find(_HEAD_END, max(start, self._scanned_size - 3))
+        if end < 0:
+            self._keep_partial_head(data, start)
+            return b""
+        head = bytes(data[start : end + 4])
+        rest = bytes(data[end + 4 :])
+        self._buffer = b""
+        self._scanned_size = 0
+        line = self._policy.check_head(head)
+        try:
+            field_lines = self._parser.parse(head)
+        except HeadSyntaxError as error:
+            raise Refusal(400, "malformed request head") from error
+        request = self._policy.accept(line, field_lines)
+        events.append(request)
+        if request.content_length == 0:
+            events.append(END_OF_CONTENT)
+            self.state = ReadState.COMPLETE
+            self._buffer = rest
+            return b""
+        self.state = ReadState.CONTENT
+        if request.content_length is None:
+            self._content = ChunkedReader(self._policy.body_limit, self._policy.trailer_limits)
+        else:
+            self._content = ContentLengthReader(request.content_length)
+        return rest
+
+    def _keep_partial_head(self, data: bytes | bytearray, start: int) -> None:
+        buffer = data if isinstance(data, bytearray) else bytearray(data)
+        # A lone CR may be half of the one empty line that may stand before a request.
+        if len(buffer) > start and buffer != b"\r":
+            self._policy.check_partial_head(buffer[start:], max(0, self._scanned_size - start))
+        self._buffer = buffer
+        self._scanned_size = len(buffer)
+
+    def _read_content(self, content: ContentReader, data: bytes, events: list[Event]) -> None:
+        blocks: list[bytes] = []
+        rest = content.receive_data(data, blocks)
+        events.extend(block for block in blocks if block)
+        if rest is not None:
+            events.append(END_OF_CONTENT)
+            self._content = None
+            self.state = ReadState.COMPLETE
+            self._buffer = rest

@@ -1,0 +1,38 @@
+"""Request heads read by h11, the parser that every installation has.
+
+An ``h11.Connection`` is made for each head and dropped with it. Keeping one for the connection's life would hold 2 KB
+on every idle connection and would have to be told of each response, which our own code serialises.
+
+Thread: event loop.
+
+Source: https://h11.readthedocs.io/; RFC 9112 section 5.
+"""
+
+from __future__ import annotations
+
+import h11
+
+from aiowsgi.http.parsers import HeadSyntaxError
+from aiowsgi.http.policy import FieldLine
+
+__all__ = ["H11HeadParser"]
+
+
+class H11HeadParser:
+    """A :class:`~aiowsgi.http.parsers.HeadParser` on h11."""
+
+    __slots__ = ()
+
+    name = "h11"
+
+    def parse(self, head: bytes) -> list[FieldLine]:
+        """See :meth:`HeadParser.parse`."""
+        connection = h11.Connection(h11.SERVER)
+        connection.receive_data(head)
+        try:
+            event = connection.next_event()
+        except h11.RemoteProtocolError as error:
+            raise HeadSyntaxError(str(error)) from error
+        if not isinstance(event, h11.Request):
+            raise HeadSyntaxError("no request in a whole head")
+        return event.headers.raw_items()

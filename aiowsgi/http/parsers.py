@@ -1,0 +1,59 @@
+"""The seam between the policy and the parsers of request heads.
+
+A parser is given one whole head that has passed the raw checks of :mod:`aiowsgi.http.policy`, and returns its field
+lines. It keeps nothing from one head to the next, so that one object serves every connection of a loop and an idle
+connection holds no parser state at all.
+
+What it does not do: content. h11 accepts a megabyte of chunk extension and whitespace after a chunk size, llhttp other
+things; the framing of content is security's first line, and one strict reader (:mod:`aiowsgi.http.content`) for both
+parsers makes "the same bytes are left unread" true by construction. It also hands content over as it came, where h11
+copies it into a ``bytearray``.
+
+Thread: event loop.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from aiowsgi.http.policy import FieldLine
+
+__all__ = ["HeadParser", "HeadSyntaxError", "make_head_parser"]
+
+
+class HeadSyntaxError(Exception):
+    """A parser refuses the syntax of a head."""
+
+
+class HeadParser(Protocol):
+    """Reads the field lines of one head at a time."""
+
+    #: As ``--http`` spells it.
+    name: str
+
+    def parse(self, head: bytes) -> list[FieldLine]:
+        """Return the (name, value) pairs of a whole head, in order; values without the whitespace around them.
+
+        Raises:
+            HeadSyntaxError: a line is not a field line.
+        """
+        ...
+
+
+def make_head_parser(choice: str) -> HeadParser:
+    """Return the parser that ``--http`` names.
+
+    Raises:
+        ImportError: ``httptools`` was asked for and is not installed.
+    """
+    if choice in ("auto", "httptools"):
+        try:
+            from aiowsgi.http.llhttp import LlhttpHeadParser
+        except ImportError:
+            if choice == "httptools":
+                raise
+        else:
+            return LlhttpHeadParser()
+    from aiowsgi.http.h11 import H11HeadParser
+
+    return H11HeadParser()

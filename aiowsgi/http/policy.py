@@ -1,0 +1,266 @@
+"""What is an acceptable request: one place for every rule, whichever parser reads the bytes.
+
+Parsers differ, and each forgives something. So the rules that decide how a message is framed are applied here, to the
+raw bytes of a complete head, *before* a parser may fold or repair anything (h11 merges equal ``Content-Length`` lines,
+for one); the rules on the meaning of fields are applied to the parser's fields afterwards. Both parsers then accept and
+refuse the same requests.
+
+The checks on raw bytes are whole-buffer operations of ``bytes``, a few hundred nanoseconds in all; a regular expression
+over the head costs ten times that.
+
+Thread: event loop; holds no state but bounded caches.
+
+Source: RFC 9112 sections 2.2, 3, 5, 6 and 9; RFC 9110 sections 5, 7.2, 9.1, 10.1.1 and 15.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from aiowsgi.config import Config
+from aiowsgi.http.events import Refusal
+from aiowsgi.semantics import TOKEN_CHARACTERS, RequestHead
+
+__all__ = ["FieldLine", "RequestLine", "RequestPolicy"]
+
+FieldLine = tuple[bytes, bytes]
+
+#: RFC 9112 §3: what is neither a control character nor half of a line end. HTAB is left to the field rules.
+_NOT_CONTROL = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
+
+# RFC 9112 §3: a server SHOULD answer 501 to a method longer than any that it implements. Registered ones end at 17.
+_METHOD_SIZE = 32
+# RFC 9112 §3.2: a target is visible ASCII; "#" never belongs to one.
+_REQUEST_LINE = re.compile(rf"([{TOKEN_CHARACTERS}]+) ([\x21\x22\x24-\x7e]+) HTTP/([0-9])\.([0-9])\r\n".encode("ascii"))
+_FRAMING_LINE = re.compile(rb"\r\n(content-length|transfer-encoding):[ \t]*([^\r]*?)[ \t]*(?=\r)")
+# 19 digits hold any 63-bit length; more is over every limit anyway.
+_CONTENT_LENGTH = re.compile(rb"[0-9]+")
+_CONTENT_LENGTH_DIGITS = 19
+# RFC 3986 §3.2.2, without userinfo (RFC 9110 §4.2.4) and with the empty host refused.
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]{0,5})?")
+_ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
+
+#: Fields whose value the policy reads, beside the framing fields.
+_INSPECTED = frozenset({"host", "connection", "expect"})
+
+
+class RequestLine:
+    """A head's request line and framing, once the raw checks have passed."""
+
+    __slots__ = ("content_length", "http_version", "method", "target")
+
+    def __init__(self, method: str, target: str, http_version: str, content_length: int | None) -> None:
+        self.method = method
+        self.target = target
+        self.http_version = http_version
+        self.content_length = content_length
+
+
+@lru_cache(maxsize=1024)
+def _field_name(name: bytes) -> str:
+    """Return a field name in lower case; empty for one that must not reach the application.
+
+    A name with an underscore would take the place of its twin with a dash in environ: ``X_User`` of ``X-User``.
+    """
+    return "" if b"_" in name else name.lower().decode("latin-1")
+
+
+@lru_cache(maxsize=1024)
+def _is_host(value: str) -> bool:
+    match = _HOST.fullmatch(value)
+    return match is not None
+
+
+class RequestPolicy:
+    """The rules, with the limits of one configuration."""
+
+    __slots__ = ("_body_limit", "_field_count_limit", "_field_limit", "_head_limit", "_line_limit")
+
+    def __init__(self, config: Config) -> None:
+        self._line_limit = config.limit_request_line
+        self._field_count_limit = config.limit_request_fields
+        self._field_limit = config.limit_request_field_size
+        self._head_limit = config.limit_request_head
+        self._body_limit = config.limit_request_body
+
+    @property
+    def body_limit(self) -> int:
+        """Most bytes of content that a request may have."""
+        return self._body_limit
+
+    @property
+    def trailer_limits(self) -> tuple[int, int]:
+        """Most trailer fields, and most bytes of them in all."""
+        return self._field_count_limit, self._field_limit
+
+    def check_partial_head(self, buffer: bytearray, scanned_size: int) -> None:
+        """Refuse a head that cannot become acceptable, without waiting for its end.
+
+        Args:
+            buffer: all that has arrived of the head.
+            scanned_size: how much of it an earlier call has seen.
+
+        Raises:
+            Refusal: as :meth:`check_head` would in the end.
+        """
+        start = scanned_size
+        if start and buffer[start : start + 1] == b"\n":
+            start -= 1
+        fresh = buffer[start:]
+        line_ends = fresh.count(b"\r\n")
+        bare = fresh.count(b"\n") - line_ends or fresh.count(b"\r") - fresh.endswith(b"\r") - line_ends
+        if bare or fresh.translate(None, _NOT_CONTROL).strip(b"\r\n"):
+            raise Refusal(400, "control character or bare line end in the request head")
+        size = len(buffer) - buffer.endswith(b"\r")
+        line_size = buffer.find(b"\r\n")
+        if (line_size if line_size >= 0 else size) > self._line_limit:
+            raise Refusal(414, "request line too long")
+        if line_size < 0:
+            return
+        if size > self._head_limit or size - buffer.rfind(b"\r\n") - 2 > self._field_limit:
+            raise Refusal(431, "request header fields too large")
+        self._check_request_line(bytes(buffer[: line_size + 2]))
+
+    def check_head(self, head: bytes) -> RequestLine:
+        """Apply the rules on raw bytes.
+
+        Args:
+            head: one whole head, from the request line to the empty line that ends it.
+
+        Raises:
+            Refusal: the head is malformed, too large, or frames its content in a way that is not acceptable.
+        """
+        if head.find(b"\r\n") > self._line_limit:
+            raise Refusal(414, "request line too long")
+        if len(head) > self._head_limit:
+            raise Refusal(431, "request head too large")
+        if len(head) > self._field_limit and max(map(len, head.split(b"\r\n")[1:])) > self._field_limit:
+            raise Refusal(431, "request header field too large")
+        line_count = head.count(b"\r\n")
+        # Deleting all that is not a control character must leave nothing but whole line ends.
+        if head.translate(None, _NOT_CONTROL) != b"\r\n" * line_count:
+            raise Refusal(400, "control character or bare line end in the request head")
+        if line_count - 2 > self._field_count_limit:
+            raise Refusal(431, "too many request header fields")
+        if b"\r\n " in head or b"\r\n\t" in head:
+            # RFC 9112 §5.2: obs-fold; §2.2: whitespace before the first field.
+            raise Refusal(400, "folded field line in the request head")
+        method, target, http_version = self._check_request_line(head)
+        lowered = head.lower()
+        content_length: int | None = 0
+        if b"\r\ncontent-length" in lowered or b"\r\ntransfer-encoding" in lowered:
+            content_length = self._framing(lowered, http_version)
+        # RFC 9112 §3.2: exactly one Host in HTTP/1.1; in HTTP/1.0 none is fine, two never are.
+        host_count = lowered.count(b"\r\nhost:")
+        if host_count != 1 and (host_count or http_version == "1.1"):
+            raise Refusal(400, "Host field repeated" if host_count else "Host field missing")
+        return RequestLine(method, target, http_version, content_length)
+
+    def _check_request_line(self, head: bytes) -> tuple[str, str, str]:
+        match = _REQUEST_LINE.match(head)
+        if match is None:
+            raise Refusal(400, "malformed request line")
+        method, target, major, minor = match.groups()
+        if major != b"1" or minor not in b"01":
+            raise Refusal(505, "HTTP version not supported")
+        if len(method) > _METHOD_SIZE or method == b"CONNECT":
+            raise Refusal(501, "method not implemented")
+        return method.decode("ascii"), target.decode("ascii"), "1.1" if minor == b"1" else "1.0"
+
+    def _framing(self, lowered: bytes, http_version: str) -> int | None:
+        """Decide how the content is framed, from the raw field lines: RFC 9112 section 6."""
+        lengths: list[bytes] = []
+        codings: list[bytes] = []
+        for name, value in _FRAMING_LINE.findall(lowered):
+            (lengths if name == b"content-length" else codings).append(value)
+        if codings:
+            # RFC 9112 §6.1: a server MAY reject both together; §6.1 again: not in HTTP/1.0.
+            if lengths:
+                raise Refusal(400, "Content-Length together with Transfer-Encoding")
+            if http_version != "1.1":
+                raise Refusal(400, "Transfer-Encoding in an HTTP/1.0 request")
+            if codings != [b"chunked"]:
+                raise _transfer_coding_refusal(codings)
+            return None
+        if not lengths:
+            return 0
+        if len(lengths) > 1:
+            raise Refusal(400, "Content-Length repeated")
+        if not _CONTENT_LENGTH.fullmatch(lengths[0]):
+            raise Refusal(400, "malformed Content-Length")
+        if len(lengths[0]) > _CONTENT_LENGTH_DIGITS or int(lengths[0]) > self._body_limit:
+            raise Refusal(413, "request content too large")
+        return int(lengths[0])
+
+    def accept(self, line: RequestLine, field_lines: list[FieldLine]) -> RequestHead:
+        """Apply the rules on the meaning of a head whose syntax a parser has accepted.
+
+        Args:
+            line: what :meth:`check_head` returned for the same head.
+            field_lines: (name, value) as the parser read them.
+
+        Raises:
+            Refusal: a field or the target is not acceptable.
+        """
+        fields: list[tuple[str, str]] = []
+        http_11 = line.http_version == "1.1"
+        connection = ""
+        expect_continue = False
+        for raw_name, raw_value in field_lines:
+            name = _field_name(raw_name)
+            value = raw_value.decode("latin-1")
+            if name in _INSPECTED:
+                if name == "host":
+                    if not _is_host(value):
+                        raise Refusal(400, "invalid Host")
+                elif name == "connection":
+                    connection += "," + value.lower()
+                elif value.lower() != "100-continue":
+                    raise Refusal(417, "unknown expectation")
+                else:
+                    # RFC 9110 §10.1.1: ignored in HTTP/1.0.
+                    expect_continue = http_11
+            if name and name != "transfer-encoding":
+                fields.append((name, value))
+        if line.target.startswith("/"):
+            path, _, query = line.target.partition("?")
+        else:
+            path, query = self._other_form(line, fields)
+        return RequestHead(
+            line.method,
+            line.target,
+            path,
+            query,
+            line.http_version,
+            fields,
+            line.content_length,
+            _persistent(connection, http_11) if connection else http_11,
+            expect_continue and line.content_length != 0,
+        )
+
+    @staticmethod
+    def _other_form(line: RequestLine, fields: list[tuple[str, str]]) -> tuple[str, str]:
+        """Read a target in absolute-form or asterisk-form: RFC 9112 sections 3.2.2 and 3.2.4."""
+        if line.target == "*" and line.method == "OPTIONS":
+            return "*", ""
+        match = _ABSOLUTE_FORM.fullmatch(line.target)
+        if match is None or not _is_host(match[1]):
+            raise Refusal(400, "invalid request target")
+        # RFC 9112 §3.2.2: the target's authority replaces whatever Host says.
+        fields[:] = [("host", match[1]), *(field for field in fields if field[0] != "host")]
+        return match[2] or "/", match[3] or ""
+
+
+def _persistent(connection: str, http_11: bool) -> bool:
+    """Read the Connection fields, joined, in lower case: RFC 9112 section 9.3. ``close`` wins, wherever it stands."""
+    options = {option.strip(" \t") for option in connection.split(",")}
+    return "close" not in options and (http_11 or "keep-alive" in options)
+
+
+def _transfer_coding_refusal(codings: list[bytes]) -> Refusal:
+    """Choose between 400 and 501 for a Transfer-Encoding that is not exactly ``chunked``: RFC 9112 section 6.1."""
+    names = [name.strip(b" \t") for value in codings for name in value.split(b",")]
+    if b"" in names or names.count(b"chunked") > 1 or b"chunked" in names[:-1]:
+        return Refusal(400, "malformed Transfer-Encoding")
+    return Refusal(501, "transfer coding not implemented")

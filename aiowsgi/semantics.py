@@ -1,0 +1,148 @@
+"""The words of RFC 9110 that the layers share: messages, grammar and status codes.
+
+``http``, ``wsgi`` and ``bridge`` do not import one another, yet both ``http`` and ``wsgi`` speak of a request's head
+and of tokens. Those words live here, beside ``config`` and ``errors``, and import nothing but the standard library.
+
+Thread: any; the messages are never changed once built. They are plain ``__slots__`` classes: one is made for each
+request, and a frozen dataclass costs three times as much to make.
+
+Source: RFC 9110 sections 5, 6, 7.6.1 and 15; RFC 9112 sections 2 and 3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+__all__ = ["HOP_BY_HOP", "TOKEN", "TOKEN_CHARACTERS", "ConnectionInfo", "RequestHead", "ResponseHead", "has_content"]
+
+#: RFC 9110 §5.6.2, as the inside of a character class.
+TOKEN_CHARACTERS = r"!#$%&'*+\-.^_`|~0-9A-Za-z"
+TOKEN = re.compile(f"[{TOKEN_CHARACTERS}]+")
+
+#: RFC 9110 §7.6.1 and RFC 2616 §13.5.1, which PEP 3333 means by "hop-by-hop": the gateway's own business.
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+_NO_CONTENT = frozenset({204, 205, 304})
+
+
+def has_content(method: str, status_code: int) -> bool:
+    """Tell whether a final response to ``method`` with this status may carry content.
+
+    Source: RFC 9110 sections 6.4.1, 9.3.2 and 15.3.6.
+    """
+    return method != "HEAD" and status_code not in _NO_CONTENT
+
+
+class RequestHead:
+    """A request's head, accepted by the policy: request line, field lines and what follows from them.
+
+    Args:
+        method: a token, in the case it was sent in.
+        target: the request-target as sent.
+        path: its path, still percent-encoded; ``*`` for the asterisk-form.
+        query: what follows the first ``?``, without it.
+        http_version: ``"1.0"`` or ``"1.1"``.
+        fields: (name in lower case, value) in the order received; both latin-1 text. ``transfer-encoding`` is not
+            among them, nor are fields whose name has an underscore. ``host`` is the authority of an absolute-form.
+        content_length: bytes of content; 0 where there is none, ``None`` where it is chunked.
+        persistent: the client expects the connection to stay open.
+        expect_continue: the client waits for ``100 Continue`` before it sends its content.
+    """
+
+    __slots__ = (
+        "content_length",
+        "expect_continue",
+        "fields",
+        "http_version",
+        "method",
+        "path",
+        "persistent",
+        "query",
+        "target",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        path: str,
+        query: str,
+        http_version: str,
+        fields: Sequence[tuple[str, str]],
+        content_length: int | None,
+        persistent: bool,
+        expect_continue: bool,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.path = path
+        self.query = query
+        self.http_version = http_version
+        self.fields = fields
+        self.content_length = content_length
+        self.persistent = persistent
+        self.expect_continue = expect_continue
+
+    def __repr__(self) -> str:
+        return f"<RequestHead {self.method} {self.target!r} HTTP/{self.http_version}>"
+
+
+class ResponseHead:
+    """An application's response head, validated: what ``start_response`` was told.
+
+    Args:
+        status: ``"200 OK"``.
+        status_code: its first three digits.
+        fields: (name, value) as the application wrote them, without ``Content-Length``.
+        content_length: the application's own ``Content-Length``, or ``None``.
+    """
+
+    __slots__ = ("content_length", "fields", "status", "status_code")
+
+    def __init__(
+        self, status: str, status_code: int, fields: Sequence[tuple[str, str]], content_length: int | None
+    ) -> None:
+        self.status = status
+        self.status_code = status_code
+        self.fields = fields
+        self.content_length = content_length
+
+    def __repr__(self) -> str:
+        return f"<ResponseHead {self.status!r}>"
+
+
+class ConnectionInfo:
+    """What a connection's socket says of itself, as environ spells it.
+
+    Args:
+        scheme: ``"http"`` or ``"https"``.
+        remote_host: the peer's address; empty for a Unix socket.
+        remote_port: the peer's port in decimal; empty for a Unix socket.
+        server_host: the local address; empty for a Unix socket.
+        server_port: the local port in decimal; empty for a Unix socket.
+    """
+
+    __slots__ = ("remote_host", "remote_port", "scheme", "server_host", "server_port")
+
+    def __init__(self, scheme: str, remote_host: str, remote_port: str, server_host: str, server_port: str) -> None:
+        self.scheme = scheme
+        self.remote_host = remote_host
+        self.remote_port = remote_port
+        self.server_host = server_host
+        self.server_port = server_port
+
+    def __repr__(self) -> str:
+        return f"<ConnectionInfo {self.scheme} {self.remote_host}:{self.remote_port}>"

@@ -1,0 +1,120 @@
+"""What all connections of one server share: configuration, application, pools, clocks and counters.
+
+A :class:`~aiowsgi.server.protocol.Protocol` needs nothing else of the server, so that tests drive it with a virtual
+clock, an in-memory transport and a pool that steps.
+
+Thread: event loop, but for :meth:`Engine.forget` and the attributes that workers read: those never change, but for
+``keeps_connections``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from aiowsgi.bridge.pool import Pool
+from aiowsgi.bridge.wakeup import Wakeup
+from aiowsgi.config import Config
+from aiowsgi.http.parsers import HeadParser
+from aiowsgi.http.policy import RequestPolicy
+from aiowsgi.server.content import MemoryBudget
+from aiowsgi.server.deadlines import Deadlines
+from aiowsgi.wsgi.environ import base_environ
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from wsgiref.types import WSGIApplication
+
+    from aiowsgi.server.exchange import Exchange
+    from aiowsgi.server.protocol import Protocol
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """See the module.
+
+    Args:
+        application: any WSGI application.
+        config: every setting.
+        loop: the event loop of all connections.
+        pool: runs the application.
+        io_pool: reads and writes files.
+        parser: reads heads.
+        software: ``SERVER_SOFTWARE`` and the Server field: ``"aiowsgi/1.0"``.
+    """
+
+    def __init__(
+        self,
+        application: WSGIApplication,
+        config: Config,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        pool: Pool,
+        io_pool: Pool,
+        parser: HeadParser,
+        software: str,
+    ) -> None:
+        self.application = application
+        self.config = config
+        self.loop = loop
+        self.pool = pool
+        self.io_pool = io_pool
+        self.parser = parser
+        self.policy = RequestPolicy(config)
+        self.wakeup = Wakeup(loop)
+        self.deadlines = Deadlines(loop)
+        self.content_budget = MemoryBudget(config.request_buffer_total)
+        self.server_field = f"Server: {software.partition('/')[0]}\r\n" if config.server_header else ""
+        self.base_environ = base_environ(
+            software=software,
+            root_path=config.root_path,
+            multithread=config.threads > 1,
+            multiprocess=False,
+        )
+        #: Connections that are open.
+        self.connections: set[Protocol] = set()
+        #: Exchanges that were submitted and whose worker has not ended. Any thread removes its own.
+        self.exchanges: set[Exchange] = set()
+        #: A response may leave its connection open.
+        self.keeps_connections = config.keep_alive > 0
+        #: Requests that have been answered whole.
+        self.completed_count = 0
+        #: No new requests are wanted.
+        self.draining = False
+        self._on_change: Callable[[], object] | None = None
+
+    @property
+    def queue_full(self) -> bool:
+        """Whether no further request may wait for a thread."""
+        return self.pool.waiting_count >= self.config.queue_size
+
+    def submit(self, exchange: Exchange) -> None:
+        """Hand an exchange to the pool."""
+        self.exchanges.add(exchange)
+        self.pool.submit(exchange)
+
+    def forget(self, exchange: Exchange) -> None:
+        """An exchange has ended, or will never run. Any thread."""
+        self.exchanges.discard(exchange)
+        if self.draining:
+            self.wakeup.notify(self)
+
+    def add_connection(self, connection: Protocol) -> None:
+        """A connection was made."""
+        self.connections.add(connection)
+
+    def remove_connection(self, connection: Protocol) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        if self._on_change is not None:
+            self._on_change()
+
+    def wake(self) -> None:
+        """Something ended while draining."""
+        if self._on_change is not None:
+            self._on_change()
+
+    def on_change(self, callback: Callable[[], object] | None) -> None:
+        """Have ``callback()`` called whenever a connection or, while draining, an exchange has ended."""
+        self._on_change = callback

@@ -1,0 +1,281 @@
+"""One request and its response, on its way through loop and worker.
+
+The loop makes an :class:`Exchange` once the content is complete and submits it as a job; the worker runs the
+application in it, with the exchange as the sink of the response. A response that is known whole is left in one
+attribute, and the loop is told once. A streamed one goes through a :class:`~aiowsgi.bridge.pipes.ResponsePipe`, made
+with its first block.
+
+Thread: as each method says. What passes from one side to the other, beside the pipe: ``_ticket`` (whoever pops it
+owns the exchange: the worker by starting, the loop by withdrawing), ``disconnection``, and the attributes of the
+outcome, which the worker writes before it notifies the loop and not again.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import io
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from aiowsgi.bridge.disconnection import Disconnection
+from aiowsgi.bridge.pipes import ResponsePipe
+from aiowsgi.errors import ClientDisconnected
+from aiowsgi.http.events import Refusal
+from aiowsgi.http.response import (
+    LAST_CHUNK,
+    Framing,
+    chunk_pieces,
+    frame_response,
+    refusal_response,
+    serialize_head,
+)
+from aiowsgi.semantics import ConnectionInfo, RequestHead, ResponseHead
+from aiowsgi.server.content import ContentBuffer
+from aiowsgi.wsgi.environ import build_environ
+from aiowsgi.wsgi.file_wrapper import FileRegion
+from aiowsgi.wsgi.run import run_application
+
+if TYPE_CHECKING:
+    from aiowsgi.server.engine import Engine
+
+__all__ = ["Exchange"]
+
+_logger = logging.getLogger("aiowsgi.error")
+
+# A body up to this size is joined with its head: one send(). Above it the copy costs more than a second piece.
+_JOIN_SIZE = 64 * 1024
+
+_INTERNAL_ERROR = Refusal(500, "the application failed to answer")
+
+
+class Exchange:
+    """See the module.
+
+    Args:
+        engine: shared by all connections of a server.
+        head: the request.
+        connection: whose it is.
+        content: complete, or ``None`` if the request has none; the exchange releases it.
+        on_ready: called by the loop when there is something to take.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_content",
+        "_engine",
+        "_framing",
+        "_head_data",
+        "_on_ready",
+        "_ticket",
+        "disconnection",
+        "failed",
+        "head",
+        "persistent",
+        "pipe",
+        "region",
+        "whole",
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        head: RequestHead,
+        connection: ConnectionInfo,
+        content: ContentBuffer | None,
+        on_ready: Callable[[Exchange], None],
+    ) -> None:
+        self._engine = engine
+        self._connection = connection
+        self._content = content
+        self._on_ready = on_ready
+        self._ticket: list[None] = [None]
+        self._framing: Framing | None = None
+        self._head_data = b""
+        self.head = head
+        self.disconnection = Disconnection()
+        #: The whole response, once the worker has handed it over; with ``region``, its head.
+        self.whole: Sequence[bytes] | None = None
+        #: The file that is the response's content.
+        self.region: FileRegion | None = None
+        #: The streamed response.
+        self.pipe: ResponsePipe | None = None
+        #: The response broke off: the connection must end so that the client sees it.
+        self.failed = False
+        #: The connection may serve another request after the response.
+        self.persistent = False
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.head.method} {self.head.target!r}>"
+
+    def withdraw(self) -> bool:
+        """Keep the exchange from ever running; tell whether that was still possible. Event loop."""
+        try:
+            self._ticket.pop()
+        except IndexError:
+            return False
+        self._engine.forget(self)
+        if self._content is not None:
+            self._content.release()
+        return True
+
+    def release_region(self) -> None:
+        """Close the file of a response that will not be sent. Event loop."""
+        region, self.region = self.region, None
+        if region is not None:
+            region.close()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether no thread has taken the exchange yet. Any thread; a moment old."""
+        return bool(self._ticket)
+
+    @property
+    def close_delimited(self) -> bool:
+        """Whether nothing but the end of the connection tells where the streamed content ends."""
+        framing = self._framing
+        return framing is not None and not framing.chunked and framing.content_length is None
+
+    def wake(self) -> None:
+        """The worker has handed something over. Event loop."""
+        self._on_ready(self)
+
+    # The worker's side.
+
+    def run(self) -> None:
+        """Run the application. Worker thread."""
+        try:
+            self._ticket.pop()
+        except IndexError:
+            return  # withdrawn
+        try:
+            contextvars.Context().run(self._run_application)
+        finally:
+            self._engine.forget(self)
+
+    def _run_application(self) -> None:
+        engine = self._engine
+        content = self._content
+        file: BinaryIO | None = None
+        content_size = None
+        try:
+            if content is None:
+                file = io.BytesIO()
+            else:
+                file = content.open()
+                if self.head.content_length is None:
+                    content_size = content.size
+            environ = build_environ(engine.base_environ, self.head, self._connection, file, content_size)
+            environ["aiowsgi.disconnected"] = self.disconnection
+            environ["waitress.client_disconnected"] = self.disconnection.is_set
+            run_application(engine.application, environ, self)
+        except BaseException as error:  # SystemExit and the like must not end the thread either
+            self._fail(error)
+        finally:
+            if content is not None:
+                if file is not None:
+                    file.close()
+                engine.wakeup.notify(content)
+
+    def _fail(self, error: BaseException) -> None:
+        """Log the failure, and answer 500 if nothing has been handed over, else break the response off visibly."""
+        if self.disconnection.is_set() and isinstance(error, OSError):
+            # The client is gone, and the application met it in its write or its read. Nothing is wrong.
+            _logger.debug("client disconnected during %s %s", self.head.method, self.head.target)
+        else:
+            _logger.error(
+                "%s %s failed: %s: %s",
+                self.head.method,
+                self.head.target,
+                type(error).__name__,
+                error,
+                exc_info=(type(error), error, error.__traceback__),
+            )
+        if self.whole is not None:
+            return  # the answer was complete; only what came after it failed
+        if self.pipe is not None:
+            self.failed = True
+            self.pipe.finish()
+            return
+        self.whole = (refusal_response(_INTERNAL_ERROR, self.head.method, self._engine.server_field),)
+        self.persistent = False
+        self._notify()
+
+    def _notify(self) -> None:
+        self._engine.wakeup.notify(self)
+
+    def _serialize(self, head: ResponseHead, size: int | None) -> bytes:
+        engine = self._engine
+        persistent = self.head.persistent and engine.keeps_connections
+        framing = frame_response(self.head, head, size, persistent)
+        self._framing = framing
+        self.persistent = framing.persistent
+        return serialize_head(self.head, head, framing, engine.server_field)
+
+    # The sink of a response: aiowsgi.wsgi.response.ResponseSink. Worker thread.
+
+    def send_whole(self, head: ResponseHead, blocks: Sequence[bytes], size: int) -> None:
+        """See :meth:`ResponseSink.send_whole`."""
+        data = self._serialize(head, size)
+        if not blocks:
+            self.whole = (data,)
+        elif size <= _JOIN_SIZE:
+            self.whole = (b"".join((data, *blocks)),)
+        else:
+            self.whole = (data, *blocks)
+        self._notify()
+
+    def send_file(self, head: ResponseHead, region: FileRegion) -> None:
+        """See :meth:`ResponseSink.send_file`."""
+        if region.size <= self._engine.config.response_buffer:
+            try:
+                content = _read_region(region)
+            finally:
+                region.close()
+            self.send_whole(head, (content,), region.size)
+            return
+        self.region = region
+        self.whole = (self._serialize(head, region.size),)
+        self._notify()
+
+    def send_head(self, head: ResponseHead) -> None:
+        """See :meth:`ResponseSink.send_head`."""
+        self._head_data = self._serialize(head, None)
+        pipe = ResponsePipe(self._engine.config.response_buffer, self._engine.pool.stalled, self._notify)
+        self.disconnection.add_callback(pipe.abort)
+        self.pipe = pipe
+
+    def send_block(self, block: bytes) -> None:
+        """See :meth:`ResponseSink.send_block`."""
+        pipe = cast(ResponsePipe, self.pipe)
+        pieces = chunk_pieces(block) if cast(Framing, self._framing).chunked else (block,)
+        if self._head_data:
+            pieces = (self._head_data, *pieces)
+            self._head_data = b""
+        pipe.write(pieces)
+
+    def check_connected(self) -> None:
+        """See :meth:`ResponseSink.check_connected`."""
+        if self.disconnection.is_set():
+            raise ClientDisconnected("the client disconnected before the end of its response")
+
+    def finish(self) -> None:
+        """See :meth:`ResponseSink.finish`."""
+        pipe = cast(ResponsePipe, self.pipe)
+        pipe.finish((LAST_CHUNK,) if cast(Framing, self._framing).chunked else ())
+
+
+def _read_region(region: FileRegion) -> bytes:
+    """Read a small region whole; ``OSError`` if the file has become shorter."""
+    pieces = []
+    offset = region.offset
+    missing = region.size
+    while missing:
+        piece = os.pread(region.fd, missing, offset)
+        if not piece:
+            raise OSError("the file became shorter while it was being sent")
+        pieces.append(piece)
+        offset += len(piece)
+        missing -= len(piece)
+    return b"".join(pieces)

@@ -1,0 +1,294 @@
+"""Listening sockets, and accepting from them.
+
+Accepting is done here and not by the loop's own servers, because those can neither pause (at the limit of
+connections, out of file descriptors) nor say that they have taken all that the kernel had queued when they were closed.
+
+Thread: event loop.
+
+Source: socket(7), accept(2), unix(7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import stat
+from collections.abc import Callable, Sequence
+
+from aiowsgi.config import BindAddress, FileDescriptorAddress, TCPAddress, UnixAddress
+
+__all__ = ["Listener", "open_sockets"]
+
+_logger = logging.getLogger("aiowsgi.error")
+
+# Connections taken in one turn of the loop, so that a flood of them does not starve those that are there.
+_ACCEPT_COUNT = 64
+# How long accepting pauses when the process or the machine is out of something.
+_SHORTAGE_SECONDS = 0.5
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def open_sockets(addresses: Sequence[BindAddress], backlog: int) -> list[socket.socket]:
+    """Bind and listen; all of them or none.
+
+    Raises:
+        OSError: naming the address.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for address in addresses:
+            try:
+                opened = _open(address)
+                sockets.extend(opened)
+                for sock in opened:
+                    sock.setblocking(False)
+                    sock.listen(backlog)
+            except OSError as error:
+                text = error.strerror or str(error)
+                raise OSError(error.errno, f"cannot listen on {address}: {text}") from error
+    except BaseException:
+        close_sockets(sockets)
+        raise
+    return sockets
+
+
+def close_sockets(sockets: Sequence[socket.socket]) -> None:
+    """Close listening sockets; a Unix socket's file goes with it, if it is still that socket's."""
+    for sock in sockets:
+        sock.close()
+
+
+def _open(address: BindAddress) -> list[socket.socket]:
+    if isinstance(address, UnixAddress):
+        return [_bind_unix(address.path)]
+    if isinstance(address, FileDescriptorAddress):
+        return [_inherit(address.fd)]
+    return _bind_tcp(address)
+
+
+def _bind_tcp(address: TCPAddress) -> list[socket.socket]:
+    """Bind every address that the host stands for; all on the same port if it was left open."""
+    sockets: list[socket.socket] = []
+    port = address.port
+    unusable: OSError | None = None
+    try:
+        found = socket.getaddrinfo(
+            address.host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
+        )
+    except socket.gaierror:
+        # AI_ADDRCONFIG hides ::1 on a machine without any other IPv6 address.
+        try:
+            found = socket.getaddrinfo(address.host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except socket.gaierror as error:
+            raise OSError(error.errno, f"cannot resolve {address.host}: {error.strerror}") from error
+    try:
+        for family, kind, number, _, resolved in dict.fromkeys(found):
+            try:
+                sock = socket.socket(family, kind, number)
+            except OSError as error:
+                unusable = error  # a family that this kernel does not have
+                continue
+            sockets.append(sock)
+            if os.name == "posix":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                sock.bind((resolved[0], port, *resolved[2:]))
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL or len(found) == 1:
+                    raise
+                unusable = error  # "localhost" names ::1 also where IPv6 is switched off
+                sockets.pop().close()
+                continue
+            port = sock.getsockname()[1]
+        if not sockets:
+            raise unusable or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    except BaseException:
+        close_sockets(sockets)
+        raise
+    return sockets
+
+
+def _bind_unix(path: str) -> socket.socket:
+    """Bind a Unix socket, in the place of one that nobody listens on any more."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError(errno.EADDRINUSE, "the file exists and is not a socket")
+        if _is_live(path):
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        os.unlink(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _is_live(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except BlockingIOError:
+            return True  # its backlog is full
+        return True
+
+
+def _inherit(fd: int) -> socket.socket:
+    """Take over a listening socket; the caller's descriptor stays open."""
+    sock = socket.socket(fileno=os.dup(fd))
+    if sock.type != socket.SOCK_STREAM:
+        sock.close()
+        raise OSError(errno.ENOTSOCK, "not a stream socket")
+    return sock
+
+
+class Listener:
+    """Accepts connections from one listening socket, which it owns.
+
+    Args:
+        sock: listening and non-blocking.
+        loop: serves the connections.
+        protocol_factory: makes their protocols.
+        may_accept: asked before each connection; after False, nothing is accepted until :meth:`resume`.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        protocol_factory: Callable[[], asyncio.Protocol],
+        may_accept: Callable[[], bool],
+    ) -> None:
+        self._socket = sock
+        self._loop = loop
+        self._protocol_factory = protocol_factory
+        self._may_accept = may_accept
+        self._fd = sock.fileno()
+        self._unix_file = _unix_file(sock)
+        self._timer: asyncio.TimerHandle | None = None
+        self._accepting = False
+        self._short = False
+        #: Connections on their way from accept() to a protocol.
+        self._handovers: set[asyncio.Task[object]] = set()
+        self.url = _url(sock)
+        self.port = sock.getsockname()[1] if sock.family in (socket.AF_INET, socket.AF_INET6) else None
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self.resume()
+
+    def pause(self) -> None:
+        """Leave new connections in the kernel's queue."""
+        if self._accepting:
+            self._accepting = False
+            self._loop.remove_reader(self._fd)
+
+    def resume(self) -> None:
+        """Accept again."""
+        self._timer = None
+        if not self._accepting and self._fd >= 0:
+            self._accepting = True
+            self._loop.add_reader(self._fd, self._accept)
+
+    def _accept(self, count: int = _ACCEPT_COUNT) -> bool:
+        """Accept what is there; tell whether there may be more."""
+        for _ in range(count):
+            if not self._may_accept():
+                self.pause()
+                return False
+            try:
+                sock, _ = self._socket.accept()
+            except (BlockingIOError, InterruptedError):
+                return False
+            except ConnectionAbortedError:
+                continue  # gone before we came to it
+            except OSError as error:
+                if error.errno not in _SHORTAGES:
+                    raise
+                self._endure_shortage(error)
+                return False
+            if self._short:
+                self._short = False
+                _logger.info("accepting connections again on %s", self.url)
+            sock.setblocking(False)
+            task = self._loop.create_task(self._hand_over(sock))
+            self._handovers.add(task)
+            task.add_done_callback(self._handovers.discard)
+        return True
+
+    async def _hand_over(self, sock: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._protocol_factory, sock)
+        except OSError as error:
+            _logger.debug("connection lost before it began: %s", error)
+            sock.close()
+
+    def _endure_shortage(self, error: OSError) -> None:
+        """Out of descriptors or memory: accepting pauses for a moment, with one line for all of the shortage."""
+        if not self._short:
+            self._short = True
+            _logger.error("cannot accept connections on %s, pausing: %s", self.url, error.strerror)
+        self.pause()
+        self._timer = self._loop.call_later(_SHORTAGE_SECONDS, self.resume)
+
+    def take_backlog(self) -> None:
+        """Accept all that the kernel has queued, within reason: those clients believe that they are connected."""
+        while self._fd >= 0 and self._accept():
+            pass
+
+    @property
+    def handing_over(self) -> bool:
+        """Whether a connection has been accepted that has no protocol yet."""
+        return bool(self._handovers)
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._fd < 0:
+            return
+        self.pause()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._fd = -1
+        if self._unix_file is not None:
+            _remove_unix_file(*self._unix_file)
+        self._socket.close()
+
+
+def _unix_file(sock: socket.socket) -> tuple[str, int, int] | None:
+    """Return path, device and inode of a Unix socket's file."""
+    if sock.family != getattr(socket, "AF_UNIX", None):
+        return None
+    path = sock.getsockname()
+    if not isinstance(path, str) or not path or path.startswith("\0"):
+        return None
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return path, status.st_dev, status.st_ino
+    return None
+
+
+def _remove_unix_file(path: str, device: int, inode: int) -> None:
+    """Remove a socket's file, unless another server's has taken its place."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        if (status.st_dev, status.st_ino) == (device, inode):
+            os.unlink(path)
+
+
+def _url(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    if sock.family == socket.AF_INET6:
+        return f"http://[{name[0]}]:{name[1]}"
+    if sock.family == socket.AF_INET:
+        return f"http://{name[0]}:{name[1]}"
+    return f"unix:{name if isinstance(name, str) else name.decode('latin-1', 'replace')}"

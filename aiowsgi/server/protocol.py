@@ -1,0 +1,492 @@
+"""A connection: what arrives goes to the HTTP layer, what that says becomes an exchange, its response goes out.
+
+Thread: event loop.
+
+Every wait of a connection has one deadline (:mod:`aiowsgi.server.deadlines`), chosen by its phase. Reading is never
+stopped while a request is being answered, but for the bound on what is read ahead: a transport that is paused for
+reading reports neither the end of the stream nor a reset.
+
+Source: RFC 9112 sections 9.3 to 9.6; RFC 9110 section 10.1.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import logging
+import socket
+import struct
+from collections.abc import Sequence
+from typing import cast
+
+from aiowsgi.http.connection import HTTPConnection, ReadState
+from aiowsgi.http.events import END_OF_CONTENT, Event, Refusal
+from aiowsgi.http.response import CONTINUE, refusal_response
+from aiowsgi.semantics import ConnectionInfo, RequestHead
+from aiowsgi.server.content import ContentBuffer
+from aiowsgi.server.deadlines import NEVER
+from aiowsgi.server.engine import Engine
+from aiowsgi.server.exchange import Exchange
+from aiowsgi.server.file_sender import FileSender
+
+__all__ = ["Phase", "Protocol"]
+
+_logger = logging.getLogger("aiowsgi.error")
+
+# What is read of later requests while one is being answered. Arbitrary; a browser's whole window of heads fits.
+_READ_AHEAD_SIZE = 64 * 1024
+# RFC 9112 §9.6: how long, and how much, to read on after our last answer, so that the client gets to see it.
+_LINGER_SECONDS = 5.0
+_LINGER_SIZE = 16 * 1024 * 1024
+# What a transport may hold before the application has to wait.
+_WRITE_HIGH_WATER = 64 * 1024
+
+_LINGER_RESET = struct.pack("ii", 1, 0)
+
+
+class Phase(enum.Enum):
+    """What a connection waits for."""
+
+    IDLE = enum.auto()  # the next request
+    HEAD = enum.auto()  # the rest of a head
+    CONTENT = enum.auto()  # the rest of a request's content
+    ANSWERING = enum.auto()  # the application, or the client's reading of its response
+    FLUSHING = enum.auto()  # the client's reading, before the next request that has arrived already
+    LINGERING = enum.auto()  # the client's end: our last answer is out, and no more is read than to be polite
+    CLOSED = enum.auto()
+
+
+class Protocol(asyncio.Protocol):
+    """One connection.
+
+    Args:
+        engine: what all connections share.
+    """
+
+    __slots__ = (
+        "_content",
+        "_content_begun",
+        "_discarded_size",
+        "_engine",
+        "_exchange",
+        "_head",
+        "_http",
+        "_info",
+        "_peer_ended",
+        "_read_paused",
+        "_sender",
+        "_sent_size",
+        "_transport",
+        "_write_paused",
+        "_written_size",
+        "deadline",
+        "deadline_bucket",
+        "phase",
+    )
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._http = HTTPConnection(engine.parser, engine.policy)
+        self._transport = cast(asyncio.Transport, None)  # until connection_made, the first call of every transport
+        self._info = cast(ConnectionInfo, None)
+        self._head: RequestHead | None = None
+        self._content: ContentBuffer | None = None
+        self._content_begun = 0.0
+        self._exchange: Exchange | None = None
+        self._sender: FileSender | None = None
+        self._read_paused = False
+        self._write_paused = False
+        self._peer_ended = False
+        self._written_size = 0
+        self._sent_size = 0
+        self._discarded_size = 0
+        self.phase = Phase.IDLE
+        self.deadline = NEVER
+        self.deadline_bucket = NEVER
+
+    def __repr__(self) -> str:
+        return f"<Protocol {self.phase.name} {self._info!r}>"
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See :class:`asyncio.Protocol`."""
+        engine = self._engine
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER)
+        self._info = _connection_info(self._transport)
+        engine.add_connection(self)
+        # The first byte is due as the first byte of any later request is.
+        engine.deadlines.set(self, engine.loop.time() + max(engine.config.keep_alive, engine.config.header_timeout))
+
+    def data_received(self, data: bytes) -> None:
+        """See :class:`asyncio.Protocol`."""
+        if self.phase is Phase.LINGERING or self.phase is Phase.CLOSED:
+            self._discard(len(data))
+            return
+        events = self._http.receive_data(data)
+        if events:
+            self._process(events)
+        elif self.phase is Phase.IDLE:
+            self._begin_head()
+        elif self._http.buffered_size > _READ_AHEAD_SIZE and self._http.state is ReadState.COMPLETE:
+            self._pause_reading()
+
+    def eof_received(self) -> bool:
+        """See :class:`asyncio.Protocol`."""
+        self._peer_ended = True
+        if self.phase in (Phase.IDLE, Phase.LINGERING, Phase.CLOSED):
+            return False
+        if self.phase is Phase.HEAD or self.phase is Phase.CONTENT:
+            self._end_of_requests()
+        # The client may have closed its writing side only, and wait for its answer.
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See :class:`asyncio.Protocol`."""
+        self.phase = Phase.CLOSED
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.withdraw()
+            exchange.disconnection.set()
+            exchange.release_region()
+        self._release_content()
+        self._close_sender()
+        self._engine.deadlines.remove(self)
+        self._engine.remove_connection(self)
+
+    def pause_writing(self) -> None:
+        """See :class:`asyncio.Protocol`."""
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        """See :class:`asyncio.Protocol`."""
+        self._write_paused = False
+        if self.phase is Phase.ANSWERING:
+            self._send_on()
+        elif self.phase is Phase.FLUSHING:
+            self._start_next_request()
+
+    # Requests.
+
+    def _begin_head(self) -> None:
+        """A part of a head has arrived; the rest is due at an absolute time, however it dribbles in."""
+        self.phase = Phase.HEAD
+        self._set_deadline(self._engine.config.header_timeout)
+
+    def _process(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, RequestHead):
+                self._begin_request(event, event is events[-1])
+            elif isinstance(event, bytes):
+                if self._content is not None:
+                    self._content.append(event)
+            elif event is END_OF_CONTENT:
+                if self._content is not None:
+                    self._content.end()
+            else:
+                self._refuse(event)
+                return
+        if self.phase is Phase.CONTENT:
+            self._content_arrived()
+            if self._peer_ended and self.phase is Phase.CONTENT and self._http.request_begun:
+                self._end_of_requests()
+
+    def _begin_request(self, head: RequestHead, content_outstanding: bool) -> None:
+        self._head = head
+        if head.content_length == 0:
+            self._dispatch(head)
+            return
+        engine = self._engine
+        self.phase = Phase.CONTENT
+        self._content_begun = engine.loop.time()
+        self._content = ContentBuffer(
+            engine.config.request_buffer,
+            engine.content_budget,
+            engine.io_pool,
+            engine.wakeup,
+            self._content_written,
+        )
+        if head.expect_continue and content_outstanding:
+            # RFC 9110 §10.1.1: not where content has arrived already.
+            self._write((CONTINUE,))
+
+    def _content_arrived(self) -> None:
+        """Some content has arrived: go on to the application, or wait for more."""
+        content = cast(ContentBuffer, self._content)
+        if content.error is not None:
+            _logger.error("cannot store request content: %s", content.error)
+            self._refuse(Refusal(500, "the request content could not be stored"))
+        elif content.complete:
+            self._dispatch(cast(RequestHead, self._head))
+        elif content.writing:
+            # The disk is behind; that is not the client's fault.
+            self._pause_reading()
+            self._engine.deadlines.set(self, NEVER)
+        else:
+            self._resume_reading()
+            config = self._engine.config
+            now = self._engine.loop.time()
+            deadline = now + config.body_timeout
+            if config.body_min_rate:
+                # Never reset by a dribble: on the average since the beginning, with the timeout as the grace.
+                earned = content.size / config.body_min_rate
+                deadline = min(deadline, self._content_begun + config.body_timeout + earned)
+            self._engine.deadlines.set(self, deadline)
+
+    def _content_written(self) -> None:
+        """A part of the content has reached its file."""
+        if self.phase is Phase.CONTENT:
+            self._content_arrived()
+
+    def _end_of_requests(self) -> None:
+        """The client has ended its side, and all its whole requests have been answered."""
+        unfinished = self._http.receive_eof()
+        if unfinished:
+            self._refuse(cast(Refusal, unfinished[0]))
+        else:
+            self._close_after_flush()
+
+    def _dispatch(self, head: RequestHead) -> None:
+        engine = self._engine
+        self.phase = Phase.ANSWERING
+        self._resume_reading()
+        if engine.queue_full:
+            self._refuse_busy()
+            return
+        content, self._content = self._content, None
+        exchange = Exchange(engine, head, self._info, content, self._exchange_ready)
+        self._exchange = exchange
+        engine.submit(exchange)
+        self._set_deadline(engine.config.queue_timeout)
+
+    def _refuse_busy(self) -> None:
+        self._refuse(Refusal(503, "too many requests are waiting"), retry_after=1)
+
+    def _refuse(self, refusal: Refusal, retry_after: int | None = None) -> None:
+        """Answer a request that is not acceptable, and close."""
+        _logger.debug("refused a request from %s: %s", self._info.remote_host or "unix", refusal)
+        engine = self._engine
+        method = None if self._head is None else self._head.method
+        self._write((refusal_response(refusal, method, engine.server_field, retry_after=retry_after),))
+        self._close_after_flush()
+
+    # Responses.
+
+    def _exchange_ready(self, exchange: Exchange) -> None:
+        """The worker has handed something over."""
+        if exchange is not self._exchange:
+            exchange.release_region()  # the connection went away meanwhile
+            return
+        if exchange.whole is None:
+            self._send_on()
+            return
+        whole, exchange.whole = exchange.whole, ()
+        self._write(whole)
+        region, exchange.region = exchange.region, None
+        if region is None:
+            self._finish_response(exchange)
+            return
+        self._sender = FileSender(region, self._engine.io_pool, self._engine.wakeup, self._send_piece)
+        self._send_on()
+
+    def _send_on(self) -> None:
+        """Send as much of a streamed response as the transport takes."""
+        if self._write_paused:
+            self._watch_writing()
+            return
+        exchange = self._exchange
+        if self._sender is not None:
+            self._sender.read_on()
+            self._engine.deadlines.set(self, NEVER)
+        elif exchange is not None and exchange.pipe is not None:
+            pieces, ended = exchange.pipe.take()
+            if pieces:
+                self._write(pieces)
+            if ended:
+                self._finish_response(exchange)
+            elif self._write_paused:
+                self._watch_writing()
+            else:
+                self._engine.deadlines.set(self, NEVER)  # now it is the application that is awaited
+
+    def _send_piece(self, piece: bytes) -> None:
+        """A piece of a file has been read."""
+        sender = cast(FileSender, self._sender)
+        exchange = cast(Exchange, self._exchange)
+        if not piece:
+            _logger.error("the file for %s %s became shorter or unreadable", exchange.head.method, exchange.head.target)
+            exchange.failed = True
+            self._finish_response(exchange)
+            return
+        self._write((piece,))
+        if sender.missing_size:
+            self._send_on()
+        else:
+            self._finish_response(exchange)
+
+    def _finish_response(self, exchange: Exchange) -> None:
+        self._exchange = None
+        self._head = None
+        self._close_sender()
+        if exchange.failed:
+            self._break_off(exchange)
+            return
+        self._engine.completed_count += 1
+        if not exchange.persistent or self._engine.draining:
+            self._close_after_flush()
+        elif self._write_paused:
+            # A client that does not take its answers gets no further ones made.
+            self.phase = Phase.FLUSHING
+            self._watch_writing()
+        else:
+            self._start_next_request()
+
+    def _start_next_request(self) -> None:
+        self.phase = Phase.IDLE
+        self._resume_reading()
+        events = self._http.start_next_request()
+        if events:
+            self._process(events)
+        elif self._peer_ended:
+            self._end_of_requests()
+        elif self._http.request_begun:
+            self._begin_head()
+        elif self._transport.get_write_buffer_size():
+            self._watch_writing()
+        else:
+            self._set_deadline(self._engine.config.keep_alive)
+
+    def _break_off(self, exchange: Exchange) -> None:
+        """End a response that failed midway, so that its client can tell."""
+        if exchange.close_delimited:
+            self._abort()  # an orderly end would look like the end of the content
+        else:
+            self._close_after_flush()
+
+    # Writing and closing.
+
+    def _write(self, pieces: Sequence[bytes]) -> None:
+        self._written_size += sum(map(len, pieces))
+        if len(pieces) == 1:
+            self._transport.write(pieces[0])
+        else:
+            self._transport.writelines(pieces)
+
+    def _watch_writing(self) -> None:
+        """Wait for the client to take what was written."""
+        self._sent_size = self._written_size - self._transport.get_write_buffer_size()
+        self._set_deadline(self._engine.config.write_timeout)
+
+    def _close_after_flush(self) -> None:
+        """Close once all is written, without a reset that would destroy it: RFC 9112 section 9.6."""
+        self.phase = Phase.LINGERING
+        self._release_content()
+        if self._peer_ended or not self._transport.can_write_eof():
+            self._transport.close()
+        else:
+            self._transport.write_eof()
+            self._resume_reading()
+        if self._transport.get_write_buffer_size():
+            self._watch_writing()
+        else:
+            self._set_deadline(_LINGER_SECONDS)
+
+    def _discard(self, size: int) -> None:
+        self._discarded_size += size
+        if self._discarded_size > _LINGER_SIZE:
+            self._transport.close()
+
+    def _abort(self) -> None:
+        """Close with a reset: what the client has of the response is not all of it."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and sock.family != getattr(socket, "AF_UNIX", None):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+        self._transport.abort()
+
+    def close_if_idle(self) -> None:
+        """Close the connection if no request is under way."""
+        if self.phase is Phase.IDLE:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection at once, whatever it does."""
+        self._transport.abort()
+
+    # Deadlines.
+
+    def _set_deadline(self, timeout: float) -> None:
+        engine = self._engine
+        engine.deadlines.set(self, engine.loop.time() + timeout)
+
+    def deadline_passed(self, now: float) -> None:
+        """See :class:`~aiowsgi.server.deadlines.DeadlineHolder`."""
+        phase = self.phase
+        if phase is Phase.HEAD:
+            self._refuse(Refusal(408, "the request head took too long"))
+        elif phase is Phase.CONTENT:
+            self._refuse(Refusal(408, "the request content took too long"))
+        elif phase is Phase.ANSWERING and self._exchange is not None and self._exchange.waiting:
+            self._withdraw_busy(self._exchange)
+        elif self._transport.get_write_buffer_size():
+            self._check_writing()
+        elif phase is Phase.IDLE:
+            self._transport.close()
+        elif phase is Phase.LINGERING:
+            self._transport.abort()
+
+    def _withdraw_busy(self, exchange: Exchange) -> None:
+        if exchange.withdraw():
+            self._exchange = None
+            self._refuse_busy()
+
+    def _check_writing(self) -> None:
+        """The client had ``write_timeout`` to take some of its response."""
+        config = self._engine.config
+        sent_size = self._written_size - self._transport.get_write_buffer_size()
+        wanted_size = max(1, config.write_min_rate * config.write_timeout)
+        if sent_size - self._sent_size >= wanted_size:
+            self._watch_writing()
+        else:
+            _logger.debug("%s does not take its response", self._info.remote_host or "unix")
+            self._abort()
+
+    # Small things.
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused:
+            self._read_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._read_paused:
+            self._read_paused = False
+            self._transport.resume_reading()
+
+    def _release_content(self) -> None:
+        content, self._content = self._content, None
+        if content is not None:
+            content.release()
+
+    def _close_sender(self) -> None:
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.close()
+
+
+def _connection_info(transport: asyncio.Transport) -> ConnectionInfo:
+    peer = transport.get_extra_info("peername")
+    local = transport.get_extra_info("sockname")
+    scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
+    remote_host, remote_port = _host_and_port(peer)
+    server_host, server_port = _host_and_port(local)
+    return ConnectionInfo(scheme, remote_host, remote_port, server_host, server_port)
+
+
+def _host_and_port(address: object) -> tuple[str, str]:
+    """Read a socket address; a Unix socket's has neither host nor port."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        return str(address[0]), str(address[1])
+    return "", ""

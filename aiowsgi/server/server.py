@@ -1,0 +1,276 @@
+"""A server inside a running event loop: it listens, serves, drains.
+
+A guest of its program: it installs no signal handlers, configures no logging, sets no loop policy, reads and writes no
+environment variable, and uses threads of its own. Starting either listens or raises and leaves nothing behind.
+
+Thread: event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+
+import aiowsgi
+from aiowsgi.bridge.pool import ThreadPool
+from aiowsgi.config import Config
+from aiowsgi.errors import StartupError
+from aiowsgi.http.parsers import make_head_parser
+from aiowsgi.server.engine import Engine
+from aiowsgi.server.listeners import Listener, open_sockets
+from aiowsgi.server.protocol import Phase, Protocol
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+__all__ = ["DrainReport", "Server"]
+
+# Descriptors that are left to the application, the loop, temporary files and logs.
+_DESCRIPTOR_RESERVE = 64
+_MOST_CONNECTIONS = 50_000
+# An idle client's next request may be on its way when a drain begins.
+_IDLE_GRACE_SECONDS = 0.1
+
+
+class DrainReport:
+    """What became of the requests that were under way when a server shut down.
+
+    Args:
+        completed: requests answered since the shutdown began.
+        abandoned: requests that were cut off, or whose thread still runs.
+    """
+
+    __slots__ = ("abandoned", "completed")
+
+    def __init__(self, completed: int, abandoned: int) -> None:
+        self.completed = completed
+        self.abandoned = abandoned
+
+    def __repr__(self) -> str:
+        return f"<DrainReport completed={self.completed} abandoned={self.abandoned}>"
+
+
+class Server:
+    """Serves one WSGI application.
+
+    ::
+
+        async with Server(application, bind=["127.0.0.1:0"]) as server:
+            print(server.urls)
+
+    Args:
+        application: any WSGI application.
+        config: every setting; or
+        options: fields of :class:`~aiowsgi.config.Config`.
+
+    Raises:
+        ConfigError: an option's value is not allowed.
+    """
+
+    def __init__(self, application: WSGIApplication, config: Config | None = None, **options: Any) -> None:
+        if config is not None and options:
+            raise TypeError("give either a config or options, not both")
+        if not callable(application):
+            raise TypeError(f"application must be callable, not {type(application).__name__}")
+        self.application = application
+        self.config = Config(**options) if config is None else config
+        self._engine: Engine | None = None
+        self._pools: tuple[ThreadPool, ...] = ()
+        self._listeners: list[Listener] = []
+        self._max_connections = 0
+        self._stopping: asyncio.Future[DrainReport] | None = None
+        self._stopped: asyncio.Event | None = None
+
+    def __repr__(self) -> str:
+        return f"<Server {' '.join(self.urls) or 'not listening'}>"
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where the server listens; ``unix:path`` for a Unix socket."""
+        return tuple(listener.url for listener in self._listeners)
+
+    @property
+    def url(self) -> str:
+        """The first of :attr:`urls`."""
+        return self._listeners[0].url
+
+    @property
+    def port(self) -> int:
+        """The first TCP port that the server listens on."""
+        for listener in self._listeners:
+            if listener.port is not None:
+                return int(listener.port)
+        raise AttributeError("the server listens on no TCP port")
+
+    @property
+    def parser_name(self) -> str:
+        """``"h11"`` or ``"httptools"``; known once the server has started."""
+        return self._started_engine().parser.name
+
+    @property
+    def engine(self) -> Engine:
+        """What the connections share; known once the server has started."""
+        return self._started_engine()
+
+    def _started_engine(self) -> Engine:
+        if self._engine is None:
+            raise RuntimeError("the server has not been started")
+        return self._engine
+
+    async def start(self) -> None:
+        """Listen and serve.
+
+        Raises:
+            OSError: an address cannot be listened on; the message names it.
+            StartupError: the parser is not there, or the server was started before.
+        """
+        if self._engine is not None:
+            raise StartupError("a server can be started only once")
+        config = self.config
+        try:
+            parser = make_head_parser(config.http)
+        except ImportError as error:
+            raise StartupError("http=httptools: the httptools package is not installed") from error
+        sockets = open_sockets(config.addresses, config.backlog)
+        loop = asyncio.get_running_loop()
+        pool = ThreadPool(config.threads, max_threads=config.thread_limit, idle_timeout=config.thread_idle_timeout)
+        io_pool = ThreadPool(2, max_threads=2, idle_timeout=config.thread_idle_timeout, name="aiowsgi-io")
+        self._pools = (pool, io_pool)
+        self._engine = Engine(
+            self.application,
+            config,
+            loop=loop,
+            pool=pool,
+            io_pool=io_pool,
+            parser=parser,
+            software=f"aiowsgi/{aiowsgi.__version__}",
+        )
+        self._stopped = asyncio.Event()
+        self._max_connections = config.max_connections or _default_max_connections()
+        self._engine.on_change(self._connection_ended)
+        self._listeners = [Listener(sock, loop, self.protocol_factory, self._may_accept) for sock in sockets]
+        for listener in self._listeners:
+            listener.start()
+
+    def protocol_factory(self) -> Protocol:
+        """Make the protocol of one connection; for a listener of the program's own."""
+        return Protocol(self._started_engine())
+
+    def _may_accept(self) -> bool:
+        connections = self._started_engine().connections
+        if len(connections) < self._max_connections:
+            return True
+        self._close_longest_idle()
+        return False
+
+    def _close_longest_idle(self) -> None:
+        """Make room at the limit: idle connections are cheap to close, and their clients know how to come back."""
+        idle = [connection for connection in self._started_engine().connections if connection.phase is Phase.IDLE]
+        idle.sort(key=lambda connection: connection.deadline)
+        # In batches, so that a flood of connections does not look at all of them for each.
+        for connection in idle[: max(1, self._max_connections // 100)]:
+            connection.close_if_idle()
+
+    def _connection_ended(self) -> None:
+        if self._stopping is None and len(self._started_engine().connections) < self._max_connections:
+            for listener in self._listeners:
+                listener.resume()
+
+    async def shutdown(self, graceful: float | None = None) -> DrainReport:
+        """Stop accepting, let requests end, close all connections.
+
+        Idempotent: later calls wait for the first one; with ``graceful=0`` they cut it short.
+
+        Args:
+            graceful: seconds that requests may take to end; default ``graceful_timeout``.
+        """
+        if self._engine is None:
+            return DrainReport(0, 0)
+        if self._stopping is None:
+            self._stopping = asyncio.ensure_future(
+                self._drain(self.config.graceful_timeout if graceful is None else graceful)
+            )
+        elif graceful == 0 and not self._stopping.done():
+            self._abort_connections()
+        return await asyncio.shield(self._stopping)
+
+    async def _drain(self, graceful: float) -> DrainReport:
+        engine = self._started_engine()
+        loop = engine.loop
+        completed_before = engine.completed_count
+        changed = asyncio.Event()
+        engine.on_change(changed.set)
+        engine.draining = True
+        engine.keeps_connections = False
+        try:
+            with anyio.move_on_after(graceful):
+                for listener in self._listeners:
+                    listener.take_backlog()
+                    listener.close()
+                while any(listener.handing_over for listener in self._listeners):
+                    await anyio.lowlevel.checkpoint()
+                idle_end = loop.time() + min(_IDLE_GRACE_SECONDS, graceful)
+                with anyio.move_on_at(idle_end):
+                    while engine.connections or engine.exchanges:
+                        changed.clear()
+                        await changed.wait()
+                for connection in list(engine.connections):
+                    connection.close_if_idle()
+                while engine.connections or engine.exchanges:
+                    changed.clear()
+                    await changed.wait()
+        finally:
+            abandoned = len(engine.exchanges)
+            for listener in self._listeners:
+                listener.close()
+            self._abort_connections()
+            engine.deadlines.close()
+            for pool in self._pools:
+                pool.close()
+            assert self._stopped is not None
+            self._stopped.set()
+        return DrainReport(engine.completed_count - completed_before, abandoned)
+
+    def _abort_connections(self) -> None:
+        for connection in list(self._started_engine().connections):
+            connection.abort()
+
+    async def serve(self, *, task_status: anyio.abc.TaskStatus[Self] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Start, tell ``task_status``, and serve until :meth:`shutdown` is called or this task is cancelled."""
+        await self.start()
+        task_status.started(self)
+        await self.serve_until_shutdown()
+
+    async def serve_until_shutdown(self) -> None:
+        """Wait until :meth:`shutdown` has ended a server that was started; cancelled, shut down with no time left."""
+        assert self._stopped is not None
+        try:
+            await self._stopped.wait()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.shutdown(0)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
+        with anyio.CancelScope(shield=True):
+            await self.shutdown(0 if cancelled else None)
+
+
+def _default_max_connections() -> int:
+    """Derive the limit from the process's file descriptors."""
+    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft_limit == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
+    return max(1, min(_MOST_CONNECTIONS, soft_limit - _DESCRIPTOR_RESERVE))

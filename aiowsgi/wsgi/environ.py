@@ -1,0 +1,115 @@
+"""The environ of a request.
+
+Thread: worker, but for :func:`base_environ`, which any thread may call.
+
+Source: PEP 3333 "environ Variables"; RFC 3875 section 4.1; RFC 9110 sections 5.3 and 8.6; RFC 6265 section 5.4.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import unquote_to_bytes
+
+from aiowsgi.semantics import ConnectionInfo, RequestHead
+from aiowsgi.wsgi.file_wrapper import FileWrapper
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIEnvironment
+
+__all__ = ["base_environ", "build_environ"]
+
+
+def base_environ(*, software: str, root_path: str, multithread: bool, multiprocess: bool) -> WSGIEnvironment:
+    """Return what is the same in every environ of a server, to be copied by :func:`build_environ`.
+
+    Args:
+        software: ``SERVER_SOFTWARE``: ``"aiowsgi/1.0"``.
+        root_path: ``SCRIPT_NAME``.
+        multithread: another thread of this process may be running the application at the same time.
+        multiprocess: an equivalent application object may be running in another process.
+    """
+    return {
+        "wsgi.version": (1, 0),
+        "wsgi.multithread": multithread,
+        "wsgi.multiprocess": multiprocess,
+        "wsgi.run_once": False,
+        "wsgi.file_wrapper": FileWrapper,
+        "wsgi.input_terminated": True,
+        "SERVER_SOFTWARE": software,
+        "SCRIPT_NAME": root_path,
+    }
+
+
+@lru_cache(maxsize=1024)
+def _environ_key(field_name: str) -> str:
+    if field_name in ("content-type", "content-length"):
+        return field_name.upper().replace("-", "_")
+    return "HTTP_" + field_name.upper().replace("-", "_")
+
+
+def build_environ(
+    base: WSGIEnvironment,
+    head: RequestHead,
+    connection: ConnectionInfo,
+    content: BinaryIO,
+    content_size: int | None,
+) -> WSGIEnvironment:
+    """Map a request head to a WSGI environ.
+
+    Reads no clock, socket or process environment.
+
+    Args:
+        base: from :func:`base_environ`; it is copied.
+        head: request line and field lines; values are latin-1 text.
+        connection: peer and local address, and the scheme.
+        content: file-like; the request's content, then ``b""``.
+        content_size: bytes in ``content`` where the request did not say (it was chunked) and all of it has been
+            received; else ``None``.
+
+    Returns:
+        A new plain dict; values are native strings as PEP 3333 defines them.
+    """
+    environ = base.copy()
+    path = head.path
+    if "%" in path:
+        path = unquote_to_bytes(path).decode("latin-1")
+    script_name: str = environ["SCRIPT_NAME"]
+    if script_name and (path == script_name or path.startswith(script_name + "/")):
+        path = path[len(script_name) :]
+    environ["REQUEST_METHOD"] = head.method
+    environ["PATH_INFO"] = path
+    environ["QUERY_STRING"] = head.query
+    environ["REQUEST_URI"] = environ["RAW_URI"] = head.target
+    environ["SERVER_PROTOCOL"] = "HTTP/1.1" if head.http_version == "1.1" else "HTTP/1.0"
+    environ["REMOTE_ADDR"] = connection.remote_host
+    environ["REMOTE_PORT"] = connection.remote_port
+    environ["wsgi.url_scheme"] = connection.scheme
+    environ["wsgi.input"] = content
+    # Looked up each time: a host program may have replaced it. A daemon on Windows may have none.
+    environ["wsgi.errors"] = sys.stderr
+    for name, value in head.fields:
+        key = _environ_key(name)
+        if key in environ:
+            # RFC 9110 §5.3 joins with a comma; RFC 6265 §5.4: cookies with a semicolon.
+            value = f"{environ[key]}{'; ' if name == 'cookie' else ', '}{value}"
+        environ[key] = value
+    if connection.server_port:
+        environ["SERVER_NAME"] = connection.server_host
+        environ["SERVER_PORT"] = connection.server_port
+    else:
+        _name_by_host(environ)
+    if content_size is not None:
+        environ["CONTENT_LENGTH"] = str(content_size)
+    return environ
+
+
+def _name_by_host(environ: WSGIEnvironment) -> None:
+    """Set SERVER_NAME and SERVER_PORT, which may never be empty, where the socket has neither: it is a Unix socket."""
+    host, _, port = environ.get("HTTP_HOST", "").partition(":")
+    if host.startswith("["):
+        host, _, port = environ["HTTP_HOST"].rpartition("]")
+        host, port = host + "]", port.removeprefix(":")
+    environ["SERVER_NAME"] = host or "localhost"
+    environ["SERVER_PORT"] = port or ("443" if environ["wsgi.url_scheme"] == "https" else "80")

@@ -1,0 +1,307 @@
+"""``start_response``, ``write`` and the rules that PEP 3333 and RFC 9110 set for what an application hands over.
+
+A rule that is broken raises :class:`~aiowsgi.errors.ApplicationError` in the application's own call, so that its error
+handling sees it. The head leaves with the first non-empty block or at the end, so that ``exc_info`` can still
+replace it.
+
+Thread: worker.
+
+Source: PEP 3333 "The start_response() Callable", "The write() Callable", "Handling the Content-Length Header",
+"Error Handling"; RFC 9110 sections 5.1, 5.5, 7.6.1, 8.6 and 15.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from types import TracebackType
+from typing import Protocol
+
+from aiowsgi.errors import ApplicationError
+from aiowsgi.semantics import HOP_BY_HOP, TOKEN, ResponseHead, has_content
+from aiowsgi.wsgi.file_wrapper import FileRegion, FileWrapper
+
+__all__ = ["ExcInfo", "Response", "ResponseSink"]
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
+
+_START_RESPONSE = 'PEP 3333 "The start_response() Callable"'
+_CONTENT_LENGTH = 'PEP 3333 "Handling the Content-Length Header"'
+_BYTES = 'PEP 3333 "A Note On String Types"'
+
+# Three digits from 200 to 999, a space, a printable reason: RFC 9112 §4. Informational ones are the gateway's business.
+_STATUS = re.compile(r"[2-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*")
+# RFC 9110 §5.5.
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+
+class ResponseSink(Protocol):
+    """Where a response goes; the server provides it. Worker thread only."""
+
+    def send_whole(self, head: ResponseHead, blocks: Sequence[bytes], size: int) -> None:
+        """Hand over a whole response: head and ``size`` bytes of content in ``blocks``."""
+        ...
+
+    def send_file(self, head: ResponseHead, region: FileRegion) -> None:
+        """Hand over a whole response whose content is a file; the sink owns the region from now on."""
+        ...
+
+    def send_head(self, head: ResponseHead) -> None:
+        """Begin a response whose content follows block by block."""
+        ...
+
+    def send_block(self, block: bytes) -> None:
+        """Hand over a non-empty block, waiting while the client is too far behind.
+
+        Raises:
+            ClientDisconnected: there is nobody to send it to.
+        """
+        ...
+
+    def check_connected(self) -> None:
+        """Raise ``ClientDisconnected`` if there is nobody to send to."""
+        ...
+
+    def finish(self) -> None:
+        """End a response that was begun with :meth:`send_head`."""
+        ...
+
+
+@lru_cache(maxsize=1024)
+def _field_name_problem(name: str) -> str | None:
+    """Say which rule a field name breaks. Names are few: the cache makes the check free."""
+    if not TOKEN.fullmatch(name):
+        return f"response header name {name!r} is not a token (RFC 9110 section 5.1)"
+    if name.lower() in HOP_BY_HOP:
+        return f"{name} is a hop-by-hop header, the server's own business"
+    return None
+
+
+def _check_fields(response_headers: object) -> tuple[list[tuple[str, str]], int | None]:
+    """Validate ``response_headers``; return the fields without Content-Length, and its value."""
+    if not isinstance(response_headers, list):
+        raise ApplicationError(f"response_headers is {type(response_headers).__name__}, not a list", _START_RESPONSE)
+    fields: list[tuple[str, str]] = []
+    content_length: int | None = None
+    for item in response_headers:
+        if not (isinstance(item, tuple) and len(item) == 2):
+            raise ApplicationError(f"response header {item!r} is not a (name, value) tuple", _START_RESPONSE)
+        name, value = item
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise ApplicationError(f"response header {item!r} is not made of native strings", _BYTES)
+        problem = _field_name_problem(name)
+        if problem:
+            raise ApplicationError(problem, _START_RESPONSE)
+        # isprintable() refuses control characters in one C loop, and a few legal characters with them.
+        if not (value.isascii() and value.isprintable()) and not _FIELD_VALUE.fullmatch(value):
+            raise ApplicationError(
+                f"value {value!r} of response header {name} has a character that a field value cannot have",
+                _START_RESPONSE,
+            )
+        if len(name) == 14 and name.lower() == "content-length":
+            content_length = _check_content_length(value, content_length)
+        else:
+            fields.append(item)
+    return fields, content_length
+
+
+def _check_content_length(value: str, earlier: int | None) -> int:
+    if earlier is not None:
+        raise ApplicationError("more than one Content-Length", _CONTENT_LENGTH)
+    if not (value.isascii() and value.isdigit()):
+        raise ApplicationError(f"Content-Length {value!r} is not a number", _CONTENT_LENGTH)
+    return int(value)
+
+
+class Response:
+    """The state of one response, from ``start_response`` to its last block.
+
+    Args:
+        method: of the request: an answer to HEAD has no content.
+        sink: where it goes.
+    """
+
+    __slots__ = ("_head", "_method", "_missing_size", "_sink", "_suppressed", "begun", "finished")
+
+    def __init__(self, method: str, sink: ResponseSink) -> None:
+        self._method = method
+        self._sink = sink
+        self._head: ResponseHead | None = None
+        # While content is being sent: what Content-Length still promises, if it promised anything.
+        self._missing_size: int | None = None
+        self._suppressed = False
+        #: The head has been handed over.
+        self.begun = False
+        #: All of the response has been handed over.
+        self.finished = False
+
+    def start_response(
+        self,
+        status: str,
+        response_headers: list[tuple[str, str]],
+        exc_info: ExcInfo | tuple[None, None, None] | None = None,
+        /,
+    ) -> Callable[[bytes], object]:
+        """See PEP 3333 "The start_response() Callable".
+
+        Returns:
+            The ``write`` callable.
+
+        Raises:
+            ApplicationError: a rule is broken.
+            BaseException: the one in ``exc_info``, if the head has left.
+        """
+        if exc_info is not None:
+            try:
+                if self.begun and exc_info[1] is not None:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # PEP 3333: avoid a circular reference through this frame
+        elif self._head is not None:
+            raise ApplicationError("start_response called again without exc_info", _START_RESPONSE)
+        if not isinstance(status, str):
+            raise ApplicationError(f"status {status!r} is not a native string", _BYTES)
+        if not _STATUS.fullmatch(status):
+            raise ApplicationError(
+                f"status {status!r} is not three digits from 200 to 999, a space and a reason", _START_RESPONSE
+            )
+        fields, content_length = _check_fields(response_headers)
+        self._head = ResponseHead(status, int(status[:3]), fields, content_length)
+        return self.write
+
+    def write(self, block: bytes, /) -> None:
+        """Send one block; also what ``start_response`` returns.
+
+        Raises:
+            ApplicationError: it is not bytes, comes before ``start_response`` or crosses Content-Length.
+            ClientDisconnected: there is nobody to send it to.
+        """
+        if not isinstance(block, bytes):
+            raise ApplicationError(f"a block of the body is {type(block).__name__}, not bytes", _BYTES)
+        if not block:
+            self._sink.check_connected()
+            return
+        if not self.begun:
+            self._begin(block, whole=False)
+        elif self._missing_size is not None:
+            self._count(block)
+            self._sink.send_block(block)
+        elif not self._suppressed:
+            self._sink.send_block(block)
+
+    def _started_head(self) -> ResponseHead:
+        if self._head is None:
+            raise ApplicationError("start_response was not called before the body", _START_RESPONSE)
+        return self._head
+
+    def _begin(self, block: bytes, whole: bool) -> None:
+        """Let the head leave with the first block.
+
+        A block that is all that Content-Length promises makes the response whole: it leaves at once and for good, and
+        costs no more than a list would. Flask's and Django's usual answers come this way.
+        """
+        head = self._started_head()
+        self._suppressed = not has_content(self._method, head.status_code)
+        if self._suppressed:
+            self.begun = self.finished = True
+            self._sink.send_whole(head, (), 0)
+            return
+        self._missing_size = len(block) if whole and head.content_length is None else head.content_length
+        if self._missing_size is not None:
+            self._count(block)
+            if self._missing_size == 0:
+                self.begun = self.finished = True
+                self._sink.send_whole(head, (block,), len(block))
+                return
+        self.begun = True
+        self._sink.send_head(head)
+        self._sink.send_block(block)
+
+    def _count(self, block: bytes) -> None:
+        assert self._missing_size is not None
+        if len(block) > self._missing_size:
+            raise ApplicationError("the body is longer than its Content-Length", _CONTENT_LENGTH)
+        self._missing_size -= len(block)
+
+    def send(self, iterable: Iterable[bytes]) -> None:
+        """Send the body that an application returned, and end the response.
+
+        Raises:
+            ApplicationError: a rule is broken.
+            ClientDisconnected: there is nobody to send it to.
+            BaseException: whatever the iterable raises.
+        """
+        if not self.begun:
+            if type(iterable) is list or type(iterable) is tuple:
+                self._send_whole(iterable)
+                return
+            if type(iterable) is FileWrapper and self._send_file(iterable):
+                return
+        whole = not self.begun and _has_one_block(iterable)
+        for block in iterable:
+            if whole and isinstance(block, bytes) and block:
+                whole = False
+                self._begin(block, whole=True)
+            else:
+                self.write(block)
+            if self._suppressed:
+                return  # the rest would be made for nobody
+        self._finish()
+
+    def _send_whole(self, blocks: Sequence[bytes]) -> None:
+        size = 0
+        for block in blocks:
+            if not isinstance(block, bytes):
+                raise ApplicationError(f"a block of the body is {type(block).__name__}, not bytes", _BYTES)
+            size += len(block)
+        head = self._started_head()
+        if not has_content(self._method, head.status_code):
+            blocks = ()
+        elif head.content_length is not None and head.content_length != size:
+            raise ApplicationError(
+                f"the body has {size} bytes, its Content-Length is {head.content_length}", _CONTENT_LENGTH
+            )
+        self.begun = self.finished = True
+        self._sink.send_whole(head, blocks, size)
+
+    def _send_file(self, wrapper: FileWrapper) -> bool:
+        head = self._started_head()
+        if not has_content(self._method, head.status_code):
+            return False
+        region = wrapper.detach()
+        if region is None:
+            return False
+        if head.content_length is not None:
+            if region.size < head.content_length:
+                region.close()
+                raise ApplicationError(
+                    f"the file has {region.size} bytes left, its Content-Length is {head.content_length}",
+                    _CONTENT_LENGTH,
+                )
+            # A part of a file: Content-Length says how much of it.
+            region.size = head.content_length
+        self.begun = self.finished = True
+        self._sink.send_file(head, region)
+        return True
+
+    def _finish(self) -> None:
+        if self.finished:
+            return
+        if not self.begun:
+            self._send_whole(())
+            return
+        if self._missing_size:
+            raise ApplicationError(
+                f"the body is {self._missing_size} bytes shorter than its Content-Length", _CONTENT_LENGTH
+            )
+        self.finished = True
+        self._sink.finish()
+
+
+def _has_one_block(iterable: object) -> bool:
+    """Tell whether ``len(iterable) == 1``: then, says PEP 3333, the first block is the whole body."""
+    try:
+        return len(iterable) == 1  # type: ignore[arg-type]  # whether it has a length is the question
+    except TypeError:
+        return False

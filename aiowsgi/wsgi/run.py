@@ -1,0 +1,54 @@
+"""Calling an application and delivering what it returns: PEP 3333 in the order of the specification.
+
+Thread: worker; all of it in one thread and one ``contextvars.Context``, from the call to ``close()``.
+
+Source: PEP 3333 "Specification Details", "Error Handling"; wsgiref's handlers for what servers have always done.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aiowsgi.errors import ApplicationError
+from aiowsgi.wsgi.response import Response, ResponseSink
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication, WSGIEnvironment
+
+__all__ = ["run_application"]
+
+
+def run_application(application: WSGIApplication, environ: WSGIEnvironment, sink: ResponseSink) -> None:
+    """Run one request.
+
+    On a normal return the whole response has been handed to the sink. ``close()`` has been called exactly once, however
+    this ends, if the application returned an iterable that has one.
+
+    Args:
+        application: any WSGI application.
+        environ: from :func:`~aiowsgi.wsgi.environ.build_environ`.
+        sink: where the response goes.
+
+    Raises:
+        ApplicationError: the application broke a rule.
+        ClientDisconnected: the client went away.
+        BaseException: whatever the application, its iterable or ``close()`` raised.
+    """
+    response = Response(environ["REQUEST_METHOD"], sink)
+    iterable: Any = application(environ, response.start_response)
+    if type(iterable) is list:  # the usual body has no close()
+        response.send(iterable)
+        return
+    try:
+        if iterable is None:
+            raise ApplicationError("the application returned None, not an iterable", 'PEP 3333 "Overview"')
+        if isinstance(iterable, (str, bytes, bytearray)):
+            raise ApplicationError(
+                f"the application returned {type(iterable).__name__}, not an iterable of blocks of bytes",
+                'PEP 3333 "Overview"',
+            )
+        response.send(iterable)
+    finally:
+        close = getattr(iterable, "close", None)
+        if close is not None:
+            close()
