@@ -28,12 +28,12 @@ _BUCKET_SECONDS = 0.1
 class DeadlineHolder(Protocol):
     """Something that has one deadline at a time.
 
-    ``deadline`` is in seconds of ``loop.time()``, or :data:`NEVER`. It may be assigned directly where it only moves
-    later. ``deadline_bucket`` belongs to :class:`Deadlines`; it begins as :data:`NEVER`.
+    ``deadline`` is in seconds of ``loop.time()``, or :data:`NEVER`. ``looked_at`` is when the holder comes up next; it
+    belongs to :class:`Deadlines` and begins as :data:`NEVER`. A deadline that is not before it may simply be assigned.
     """
 
     deadline: float
-    deadline_bucket: float
+    looked_at: float
 
     def deadline_passed(self, now: float) -> None:
         """The deadline has passed; it is :data:`NEVER` unless set again here."""
@@ -46,14 +46,14 @@ class Deadlines:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._buckets: dict[float, set[DeadlineHolder]] = {}
-        self._order: list[float] = []  # a heap of the buckets' numbers
+        self._order: list[float] = []  # a heap of the buckets' times
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_bucket: float = NEVER
+        self._timer_at: float = NEVER
 
     def set(self, holder: DeadlineHolder, deadline: float) -> None:
         """Set a holder's deadline, earlier or later than it was."""
         holder.deadline = deadline
-        if deadline < holder.deadline_bucket * _BUCKET_SECONDS:
+        if deadline < holder.looked_at:
             self._take_out(holder)
             self._put(holder)
 
@@ -71,35 +71,35 @@ class Deadlines:
         self._order.clear()
 
     def _put(self, holder: DeadlineHolder) -> None:
-        number = math.ceil(holder.deadline / _BUCKET_SECONDS)
-        holder.deadline_bucket = number
-        bucket = self._buckets.get(number)
+        when = math.ceil(holder.deadline / _BUCKET_SECONDS) * _BUCKET_SECONDS
+        holder.looked_at = when
+        bucket = self._buckets.get(when)
         if bucket is None:
-            bucket = self._buckets[number] = set()
-            heapq.heappush(self._order, number)
-            if number < self._timer_bucket:
-                self._set_timer(number)
+            bucket = self._buckets[when] = set()
+            heapq.heappush(self._order, when)
+            if when < self._timer_at:
+                self._set_timer(when)
         bucket.add(holder)
 
     def _take_out(self, holder: DeadlineHolder) -> None:
-        bucket = self._buckets.get(holder.deadline_bucket)
-        holder.deadline_bucket = NEVER
+        bucket = self._buckets.get(holder.looked_at)
+        holder.looked_at = NEVER
         if bucket is not None:
             bucket.discard(holder)  # an empty bucket goes when it comes up
 
-    def _set_timer(self, number: float) -> None:
+    def _set_timer(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_bucket = number
-        self._timer = self._loop.call_at(number * _BUCKET_SECONDS, self._expire)
+        self._timer_at = when
+        self._timer = self._loop.call_at(when, self._expire)
 
     def _expire(self) -> None:
         now = self._loop.time()
-        self._timer_bucket = NEVER
+        self._timer_at = NEVER
         self._timer = None
-        while self._order and self._order[0] * _BUCKET_SECONDS <= now:
+        while self._order and self._order[0] <= now:
             for holder in self._buckets.pop(heapq.heappop(self._order)):
-                holder.deadline_bucket = NEVER
+                holder.looked_at = NEVER
                 if holder.deadline > now:
                     if holder.deadline != NEVER:
                         self._put(holder)
@@ -109,5 +109,5 @@ class Deadlines:
                     holder.deadline_passed(now)
                 except Exception:
                     _logger.exception("internal error at a deadline of %r", holder)
-        if self._order and self._order[0] < self._timer_bucket:
+        if self._order and self._order[0] < self._timer_at:
             self._set_timer(self._order[0])

@@ -76,12 +76,11 @@ class Protocol(asyncio.Protocol):
         "_peer_ended",
         "_read_paused",
         "_sender",
-        "_sent_size",
         "_transport",
+        "_unsent_size",
         "_write_paused",
-        "_written_size",
         "deadline",
-        "deadline_bucket",
+        "looked_at",
         "phase",
     )
 
@@ -98,12 +97,11 @@ class Protocol(asyncio.Protocol):
         self._read_paused = False
         self._write_paused = False
         self._peer_ended = False
-        self._written_size = 0
-        self._sent_size = 0
+        self._unsent_size = 0
         self._discarded_size = 0
         self.phase = Phase.IDLE
         self.deadline = NEVER
-        self.deadline_bucket = NEVER
+        self.looked_at = NEVER
 
     def __repr__(self) -> str:
         return f"<Protocol {self.phase.name} {self._info!r}>"
@@ -176,6 +174,10 @@ class Protocol(asyncio.Protocol):
         self._set_deadline(self._engine.config.header_timeout)
 
     def _process(self, events: list[Event]) -> None:
+        event = events[0]
+        if isinstance(event, RequestHead) and event.content_length == 0:
+            self._dispatch(event)  # nothing but the end of its content can follow
+            return
         for event in events:
             if isinstance(event, RequestHead):
                 self._begin_request(event, event is events[-1])
@@ -195,9 +197,6 @@ class Protocol(asyncio.Protocol):
 
     def _begin_request(self, head: RequestHead, content_outstanding: bool) -> None:
         self._head = head
-        if head.content_length == 0:
-            self._dispatch(head)
-            return
         engine = self._engine
         self.phase = Phase.CONTENT
         self._content_begun = engine.loop.time()
@@ -250,8 +249,10 @@ class Protocol(asyncio.Protocol):
 
     def _dispatch(self, head: RequestHead) -> None:
         engine = self._engine
+        self._head = head
         self.phase = Phase.ANSWERING
-        self._resume_reading()
+        if self._read_paused:
+            self._resume_reading()
         if engine.queue_full:
             self._refuse_busy()
             return
@@ -345,7 +346,9 @@ class Protocol(asyncio.Protocol):
 
     def _start_next_request(self) -> None:
         self.phase = Phase.IDLE
-        self._resume_reading()
+        self._unsent_size = 0
+        if self._read_paused:
+            self._resume_reading()
         events = self._http.start_next_request()
         if events:
             self._process(events)
@@ -368,7 +371,8 @@ class Protocol(asyncio.Protocol):
     # Writing and closing.
 
     def _write(self, pieces: Sequence[bytes]) -> None:
-        self._written_size += sum(map(len, pieces))
+        if self._unsent_size:
+            self._unsent_size += sum(map(len, pieces))
         if len(pieces) == 1:
             self._transport.write(pieces[0])
         else:
@@ -376,7 +380,7 @@ class Protocol(asyncio.Protocol):
 
     def _watch_writing(self) -> None:
         """Wait for the client to take what was written."""
-        self._sent_size = self._written_size - self._transport.get_write_buffer_size()
+        self._unsent_size = self._transport.get_write_buffer_size()
         self._set_deadline(self._engine.config.write_timeout)
 
     def _close_after_flush(self) -> None:
@@ -419,7 +423,11 @@ class Protocol(asyncio.Protocol):
 
     def _set_deadline(self, timeout: float) -> None:
         engine = self._engine
-        engine.deadlines.set(self, engine.loop.time() + timeout)
+        deadline = engine.loop.time() + timeout
+        if deadline >= self.looked_at:
+            self.deadline = deadline
+        else:
+            engine.deadlines.set(self, deadline)
 
     def deadline_passed(self, now: float) -> None:
         """See :class:`~aiowsgi.server.deadlines.DeadlineHolder`."""
@@ -445,9 +453,9 @@ class Protocol(asyncio.Protocol):
     def _check_writing(self) -> None:
         """The client had ``write_timeout`` to take some of its response."""
         config = self._engine.config
-        sent_size = self._written_size - self._transport.get_write_buffer_size()
+        sent_size = self._unsent_size - self._transport.get_write_buffer_size()
         wanted_size = max(1, config.write_min_rate * config.write_timeout)
-        if sent_size - self._sent_size >= wanted_size:
+        if sent_size >= wanted_size:
             self._watch_writing()
         else:
             _logger.debug("%s does not take its response", self._info.remote_host or "unix")

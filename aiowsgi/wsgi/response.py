@@ -68,6 +68,11 @@ class ResponseSink(Protocol):
         ...
 
 
+@lru_cache(maxsize=256)
+def _status_code(status: str) -> int | None:
+    return int(status[:3]) if _STATUS.fullmatch(status) else None
+
+
 @lru_cache(maxsize=1024)
 def _field_name_problem(name: str) -> str | None:
     """Say which rule a field name breaks. Names are few: the cache makes the check free."""
@@ -162,12 +167,13 @@ class Response:
             raise ApplicationError("start_response called again without exc_info", _START_RESPONSE)
         if not isinstance(status, str):
             raise ApplicationError(f"status {status!r} is not a native string", _BYTES)
-        if not _STATUS.fullmatch(status):
+        status_code = _status_code(status)
+        if status_code is None:
             raise ApplicationError(
                 f"status {status!r} is not three digits from 200 to 999, a space and a reason", _START_RESPONSE
             )
         fields, content_length = _check_fields(response_headers)
-        self._head = ResponseHead(status, int(status[:3]), fields, content_length)
+        self._head = ResponseHead(status, status_code, fields, content_length)
         return self.write
 
     def write(self, block: bytes, /) -> None:
