@@ -120,9 +120,9 @@ class ContentPipe:
         notify: tells the loop that content was taken, so that it can read on.
         on_first_read: called in the worker before the first wait, or ``None``: sends ``100 Continue``.
 
-    Fields guarded by ``_lock``: ``_blocks``, ``_size``, ``_ended``, ``_error``. ``_current``, ``_position`` and
-    ``_on_first_read`` belong to the worker. The worker alone takes blocks, so that it may look for one without the
-    lock.
+    Fields guarded by ``_lock``: ``_blocks``, ``_size``, ``_ended``, ``_error``, ``_awaited``. ``_current``,
+    ``_position`` and ``_on_first_read`` belong to the worker. The worker alone takes blocks, so that it may look for
+    one without the lock.
     """
 
     def __init__(
@@ -137,6 +137,7 @@ class ContentPipe:
         self._size = 0
         self._ended = False
         self._error: OSError | None = None
+        self._awaited = False
         self._current = b""  # the block being read
         self._position = 0
 
@@ -144,6 +145,11 @@ class ContentPipe:
     def size(self) -> int:
         """Bytes that the worker has not taken yet. Any thread; a moment old."""
         return self._size
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the worker is waiting for content. Any thread; a moment old."""
+        return self._awaited
 
     def feed(self, block: bytes) -> None:
         """Add content. Event loop."""
@@ -173,7 +179,9 @@ class ContentPipe:
             on_first_read()
         if not self._blocks and not self._ended:
             with self._stalled(), self._lock:
+                self._awaited = True
                 self._arrival.wait_for(lambda: self._blocks or self._ended or self._error is not None)
+                self._awaited = False
         with self._lock:
             if not self._blocks:
                 if self._error is not None:

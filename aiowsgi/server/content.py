@@ -1,4 +1,6 @@
-"""Request content that is collected before the application starts: in memory, then in a temporary file.
+"""Request content on its way to the application: collected before it starts, or streamed while it runs.
+
+Collected, it lies in memory, then in a temporary file.
 
 The file is written by threads of the I/O pool, never by the loop. While a part is being written, reading from that
 connection pauses, so that what lies in memory is bounded: by ``request_buffer`` for a request, by
@@ -13,12 +15,15 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
-from aiowsgi.bridge.pool import Pool
-from aiowsgi.bridge.wakeup import Wakeup
+from aiowsgi.bridge.pipes import ContentPipe
+from aiowsgi.errors import ClientDisconnected
 
-__all__ = ["ContentBuffer", "MemoryBudget"]
+if TYPE_CHECKING:
+    from aiowsgi.server.engine import Engine
+
+__all__ = ["ContentBuffer", "ContentStream", "MemoryBudget"]
 
 
 class MemoryBudget:
@@ -44,10 +49,7 @@ class ContentBuffer:
     """The content of one request.
 
     Args:
-        memory_limit: bytes held in memory before a file is used.
-        budget: shared by all requests.
-        io_pool: its threads write the file.
-        wakeup: brings the end of a write back to the loop.
+        engine: its configuration says how much is held in memory, its I/O pool writes the file.
         on_written: called by the loop when reading may go on, and when the content has become complete.
     """
 
@@ -67,13 +69,11 @@ class ContentBuffer:
         "size",
     )
 
-    def __init__(
-        self, memory_limit: int, budget: MemoryBudget, io_pool: Pool, wakeup: Wakeup, on_written: Callable[[], None]
-    ) -> None:
-        self._memory_limit = memory_limit
-        self._budget = budget
-        self._io_pool = io_pool
-        self._wakeup = wakeup
+    def __init__(self, engine: Engine, on_written: Callable[[], None]) -> None:
+        self._memory_limit = engine.config.request_buffer
+        self._budget = engine.content_budget
+        self._io_pool = engine.io_pool
+        self._wakeup = engine.wakeup
         self._on_written = on_written
         self._blocks: list[bytes] = []
         self._held_size = 0  # bytes in memory: in _blocks, or in the hands of a write
@@ -92,9 +92,17 @@ class ContentBuffer:
         return self._ended and not self._writing
 
     @property
-    def writing(self) -> bool:
+    def full(self) -> bool:
         """A part is being written: read no more from the connection until ``on_written``."""
         return self._writing
+
+    @property
+    def total_size(self) -> int | None:
+        """Bytes of content, once it is complete."""
+        return self.size if self._ended else None
+
+    #: The loop alone reads from the client.
+    awaited = True
 
     def append(self, block: bytes) -> None:
         """Add content that has arrived."""
@@ -135,6 +143,10 @@ class ContentBuffer:
         if not self._writing:
             self._on_written()
 
+    def notify(self, write: _Write) -> None:
+        """Bring the end of a write back to the loop. I/O thread."""
+        self._wakeup.notify(write)
+
     def open(self) -> BinaryIO:
         """Return the content as a file at its beginning. Worker thread; only once, and only when complete."""
         if self._file is None:
@@ -156,10 +168,6 @@ class ContentBuffer:
             self._budget.used -= pending_size
             self._held_size -= pending_size
         self._blocks = []
-
-    def wake(self) -> None:
-        """The worker has done with the content."""
-        self.release()
 
     def _close_file(self) -> None:
         if self._file is not None:
@@ -186,8 +194,84 @@ class _Write:
             self._error = error
         finally:
             self._blocks = []
-            self._content._wakeup.notify(self)
+            self._content.notify(self)
 
     def wake(self) -> None:
         """Event loop."""
         self._content.written(self._size, self._error)
+
+
+class ContentStream:
+    """The content of one request that the application reads while it arrives (``--stream-body``).
+
+    The same words as :class:`ContentBuffer`, where they mean the same.
+
+    Args:
+        engine: its configuration says how much may lie unread.
+        on_taken: called by the loop after the application has read, or wants to.
+        expect_continue: the client waits for ``100 Continue``; it is wanted at the first read.
+    """
+
+    __slots__ = ("_ended", "_limit", "_on_taken", "_pipe", "_wakeup", "continue_wanted", "error", "size")
+
+    total_size = None
+
+    def __init__(self, engine: Engine, on_taken: Callable[[ContentStream], None], expect_continue: bool) -> None:
+        self._limit = engine.config.request_buffer
+        self._wakeup = engine.wakeup
+        self._on_taken = on_taken
+        self._ended = False
+        self._pipe = ContentPipe(engine.pool.stalled, self._notify, self._want_continue if expect_continue else None)
+        #: Bytes received.
+        self.size = 0
+        self.error: OSError | None = None
+        #: ``100 Continue`` is to be sent now. Written by the worker before it notifies the loop.
+        self.continue_wanted = False
+
+    @property
+    def complete(self) -> bool:
+        """All content has arrived."""
+        return self._ended
+
+    @property
+    def full(self) -> bool:
+        """So much lies unread that no more is to be read from the connection until ``on_taken``."""
+        return self._pipe.size > self._limit
+
+    @property
+    def awaited(self) -> bool:
+        """The application waits for content that the client has not sent."""
+        return self._pipe.awaited
+
+    def append(self, block: bytes) -> None:
+        """Add content that has arrived."""
+        self.size += len(block)
+        self._pipe.feed(block)
+
+    def end(self) -> None:
+        """All content has arrived."""
+        self._ended = True
+        self._pipe.feed_end()
+
+    def abort(self, error: OSError) -> None:
+        """No more will come: the application's reads raise ``error``."""
+        self._pipe.abort(error)
+
+    def open(self) -> BinaryIO:
+        """Return the content as a file that blocks. Worker thread."""
+        return cast(BinaryIO, self._pipe)
+
+    def _notify(self) -> None:
+        self._wakeup.notify(self)
+
+    def _want_continue(self) -> None:
+        self.continue_wanted = True
+        self._wakeup.notify(self)
+
+    def wake(self) -> None:
+        """The application has read, or wants to."""
+        self._on_taken(self)
+
+    def release(self) -> None:
+        """The exchange will never run, or has ended."""
+        self._pipe.abort(ClientDisconnected("the request has ended"))

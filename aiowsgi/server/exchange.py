@@ -32,7 +32,7 @@ from aiowsgi.http.response import (
     serialize_head,
 )
 from aiowsgi.semantics import ConnectionInfo, RequestHead, ResponseHead
-from aiowsgi.server.content import ContentBuffer
+from aiowsgi.server.content import ContentBuffer, ContentStream
 from aiowsgi.wsgi.environ import build_environ
 from aiowsgi.wsgi.file_wrapper import FileRegion
 from aiowsgi.wsgi.run import run_application
@@ -83,7 +83,7 @@ class Exchange:
         engine: Engine,
         head: RequestHead,
         connection: ConnectionInfo,
-        content: ContentBuffer | None,
+        content: ContentBuffer | ContentStream | None,
         on_ready: Callable[[Exchange], None],
     ) -> None:
         self._engine = engine
@@ -132,6 +132,11 @@ class Exchange:
         return bool(self._ticket)
 
     @property
+    def begun(self) -> bool:
+        """Whether a part of the response may have been sent."""
+        return self.pipe is not None or self.whole is not None
+
+    @property
     def close_delimited(self) -> bool:
         """Whether nothing but the end of the connection tells where the streamed content ends."""
         framing = self._framing
@@ -165,7 +170,7 @@ class Exchange:
             else:
                 file = content.open()
                 if self.head.content_length is None:
-                    content_size = content.size
+                    content_size = content.total_size
             environ = build_environ(engine.base_environ, self.head, self._connection, file, content_size)
             environ["aiowsgi.disconnected"] = self.disconnection
             environ["waitress.client_disconnected"] = self.disconnection.is_set
@@ -176,7 +181,7 @@ class Exchange:
             if content is not None:
                 if file is not None:
                     file.close()
-                engine.wakeup.notify(content)
+                engine.wakeup.notify(_Release(content))
 
     def _fail(self, error: BaseException) -> None:
         """Log the failure, and answer 500 if nothing has been handed over, else break the response off visibly."""
@@ -208,6 +213,8 @@ class Exchange:
     def _serialize(self, head: ResponseHead, size: int | None) -> bytes:
         engine = self._engine
         persistent = self.head.persistent and engine.keeps_connections
+        if self._content is not None and not self._content.complete:
+            persistent = False  # content that is still to come would have to be read and thrown away
         framing = frame_response(self.head, head, size, persistent)
         self._framing = framing
         self.persistent = framing.persistent
@@ -264,6 +271,19 @@ class Exchange:
         """See :meth:`ResponseSink.finish`."""
         pipe = cast(ResponsePipe, self.pipe)
         pipe.finish((LAST_CHUNK,) if cast(Framing, self._framing).chunked else ())
+
+
+class _Release:
+    """Tells the loop that the worker has done with a request's content."""
+
+    __slots__ = ("_content",)
+
+    def __init__(self, content: ContentBuffer | ContentStream) -> None:
+        self._content = content
+
+    def wake(self) -> None:
+        """Event loop."""
+        self._content.release()
 
 
 def _read_region(region: FileRegion) -> bytes:

@@ -20,11 +20,12 @@ import struct
 from collections.abc import Sequence
 from typing import cast
 
+from aiowsgi.errors import ClientDisconnected
 from aiowsgi.http.connection import HTTPConnection, ReadState
 from aiowsgi.http.events import END_OF_CONTENT, Event, Refusal
 from aiowsgi.http.response import CONTINUE, refusal_response
 from aiowsgi.semantics import ConnectionInfo, RequestHead
-from aiowsgi.server.content import ContentBuffer
+from aiowsgi.server.content import ContentBuffer, ContentStream
 from aiowsgi.server.deadlines import NEVER
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.exchange import Exchange
@@ -38,6 +39,7 @@ _logger = logging.getLogger("aiowsgi.error")
 _READ_AHEAD_SIZE = 64 * 1024
 # RFC 9112 §9.6: how long, and how much, to read on after our last answer, so that the client gets to see it.
 _LINGER_SECONDS = 5.0
+_DRAIN_LINGER_SECONDS = 0.5
 _LINGER_SIZE = 16 * 1024 * 1024
 # What a transport may hold before the application has to wait.
 _WRITE_HIGH_WATER = 64 * 1024
@@ -90,7 +92,7 @@ class Protocol(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, None)  # until connection_made, the first call of every transport
         self._info = cast(ConnectionInfo, None)
         self._head: RequestHead | None = None
-        self._content: ContentBuffer | None = None
+        self._content: ContentBuffer | ContentStream | None = None
         self._content_begun = 0.0
         self._exchange: Exchange | None = None
         self._sender: FileSender | None = None
@@ -136,9 +138,12 @@ class Protocol(asyncio.Protocol):
         self._peer_ended = True
         if self.phase in (Phase.IDLE, Phase.LINGERING, Phase.CLOSED):
             return False
-        if self.phase is Phase.HEAD or self.phase is Phase.CONTENT:
+        if self._http.request_begun:
             self._end_of_requests()
-        # The client may have closed its writing side only, and wait for its answer.
+        else:
+            # The client may have closed its writing side only, and wait for its answer. The transport, which has read
+            # the end, will tell no more of it.
+            self._engine.watch.add(self)
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -149,9 +154,10 @@ class Protocol(asyncio.Protocol):
             exchange.withdraw()
             exchange.disconnection.set()
             exchange.release_region()
-        self._release_content()
+        self._release_content(ClientDisconnected("the client disconnected before the end of its request"))
         self._close_sender()
         self._engine.deadlines.remove(self)
+        self._engine.watch.discard(self)
         self._engine.remove_connection(self)
 
     def pause_writing(self) -> None:
@@ -190,54 +196,71 @@ class Protocol(asyncio.Protocol):
             else:
                 self._refuse(event)
                 return
-        if self.phase is Phase.CONTENT:
+        if self._content is not None:
             self._content_arrived()
-            if self._peer_ended and self.phase is Phase.CONTENT and self._http.request_begun:
+            if self._peer_ended and self._http.request_begun:
                 self._end_of_requests()
 
     def _begin_request(self, head: RequestHead, content_outstanding: bool) -> None:
         self._head = head
         engine = self._engine
-        self.phase = Phase.CONTENT
         self._content_begun = engine.loop.time()
-        self._content = ContentBuffer(
-            engine.config.request_buffer,
-            engine.content_budget,
-            engine.io_pool,
-            engine.wakeup,
-            self._content_written,
-        )
-        if head.expect_continue and content_outstanding:
-            # RFC 9110 §10.1.1: not where content has arrived already.
+        # RFC 9110 §10.1.1: not where content has arrived already.
+        expect_continue = head.expect_continue and content_outstanding
+        if engine.config.stream_body:
+            self._content = ContentStream(engine, self._content_taken, expect_continue)
+            self._dispatch(head)
+            return
+        self.phase = Phase.CONTENT
+        self._content = ContentBuffer(engine, self._content_written)
+        if expect_continue:
             self._write((CONTINUE,))
 
     def _content_arrived(self) -> None:
         """Some content has arrived: go on to the application, or wait for more."""
-        content = cast(ContentBuffer, self._content)
+        content = self._content
+        if content is None:
+            return
         if content.error is not None:
             _logger.error("cannot store request content: %s", content.error)
             self._refuse(Refusal(500, "the request content could not be stored"))
         elif content.complete:
-            self._dispatch(cast(RequestHead, self._head))
-        elif content.writing:
-            # The disk is behind; that is not the client's fault.
+            if self.phase is Phase.CONTENT:
+                self._dispatch(cast(RequestHead, self._head))
+            else:
+                self._content = None  # all of it is in the application's hands
+        elif content.full:
+            # The disk or the application is behind; that is not the client's fault.
             self._pause_reading()
             self._engine.deadlines.set(self, NEVER)
         else:
             self._resume_reading()
-            config = self._engine.config
-            now = self._engine.loop.time()
-            deadline = now + config.body_timeout
-            if config.body_min_rate:
-                # Never reset by a dribble: on the average since the beginning, with the timeout as the grace.
-                earned = content.size / config.body_min_rate
-                deadline = min(deadline, self._content_begun + config.body_timeout + earned)
-            self._engine.deadlines.set(self, deadline)
+            self._await_content(content)
+
+    def _await_content(self, content: ContentBuffer | ContentStream) -> None:
+        if self._exchange is not None and self._exchange.waiting:
+            return  # for a thread, first of all
+        config = self._engine.config
+        deadline = self._engine.loop.time() + config.body_timeout
+        if config.body_min_rate:
+            # Never reset by a dribble: on the average since the beginning, with the timeout as the grace.
+            earned = content.size / config.body_min_rate
+            deadline = min(deadline, self._content_begun + config.body_timeout + earned)
+        self._engine.deadlines.set(self, deadline)
 
     def _content_written(self) -> None:
         """A part of the content has reached its file."""
         if self.phase is Phase.CONTENT:
             self._content_arrived()
+
+    def _content_taken(self, stream: ContentStream) -> None:
+        """The application has read some of its content, or asks for the first of it."""
+        if stream is not self._content or self.phase is not Phase.ANSWERING:
+            return
+        if stream.continue_wanted:
+            stream.continue_wanted = False
+            self._write((CONTINUE,))
+        self._content_arrived()
 
     def _end_of_requests(self) -> None:
         """The client has ended its side, and all its whole requests have been answered."""
@@ -256,7 +279,9 @@ class Protocol(asyncio.Protocol):
         if engine.queue_full:
             self._refuse_busy()
             return
-        content, self._content = self._content, None
+        content = self._content
+        if isinstance(content, ContentBuffer):
+            self._content = None  # the exchange's from now on
         exchange = Exchange(engine, head, self._info, content, self._exchange_ready)
         self._exchange = exchange
         engine.submit(exchange)
@@ -269,6 +294,14 @@ class Protocol(asyncio.Protocol):
         """Answer a request that is not acceptable, and close."""
         _logger.debug("refused a request from %s: %s", self._info.remote_host or "unix", refusal)
         engine = self._engine
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            # Its content was being streamed to the application, which gets to know of it.
+            exchange.withdraw()
+            exchange.disconnection.set()
+            if exchange.begun:
+                self._abort()
+                return
         method = None if self._head is None else self._head.method
         self._write((refusal_response(refusal, method, engine.server_field, retry_after=retry_after),))
         self._close_after_flush()
@@ -331,6 +364,10 @@ class Protocol(asyncio.Protocol):
         self._exchange = None
         self._head = None
         self._close_sender()
+        if self._content is not None:
+            # The application has answered without reading all of its content.
+            self._release_content(ClientDisconnected("the response is complete"))
+            exchange.persistent = False
         if exchange.failed:
             self._break_off(exchange)
             return
@@ -395,7 +432,7 @@ class Protocol(asyncio.Protocol):
         if self._transport.get_write_buffer_size():
             self._watch_writing()
         else:
-            self._set_deadline(_LINGER_SECONDS)
+            self._set_deadline(_DRAIN_LINGER_SECONDS if self._engine.draining else _LINGER_SECONDS)
 
     def _discard(self, size: int) -> None:
         self._discarded_size += size
@@ -410,10 +447,17 @@ class Protocol(asyncio.Protocol):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
         self._transport.abort()
 
-    def close_if_idle(self) -> None:
-        """Close the connection if no request is under way."""
+    def drain(self) -> None:
+        """Close the connection if no request is under way, and soon if it only waits for its client's end."""
         if self.phase is Phase.IDLE:
             self._transport.close()
+        elif self.phase is Phase.LINGERING and not self._transport.get_write_buffer_size():
+            self._set_deadline(_DRAIN_LINGER_SECONDS)
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor; -1 where there is none."""
+        sock = self._transport.get_extra_info("socket")
+        return -1 if sock is None else int(sock.fileno())
 
     def abort(self) -> None:
         """Close the connection at once, whatever it does."""
@@ -440,10 +484,19 @@ class Protocol(asyncio.Protocol):
             self._withdraw_busy(self._exchange)
         elif self._transport.get_write_buffer_size():
             self._check_writing()
+        elif phase is Phase.ANSWERING and self._content is not None:
+            self._await_or_refuse(self._content)
         elif phase is Phase.IDLE:
             self._transport.close()
         elif phase is Phase.LINGERING:
             self._transport.abort()
+
+    def _await_or_refuse(self, stream: ContentBuffer | ContentStream) -> None:
+        """The application reads a stream of content: is it that the client has not sent it in time?"""
+        if stream.awaited:
+            self._refuse(Refusal(408, "the request content took too long"))
+        else:
+            self._await_content(stream)
 
     def _withdraw_busy(self, exchange: Exchange) -> None:
         if exchange.withdraw():
@@ -467,15 +520,20 @@ class Protocol(asyncio.Protocol):
         if not self._read_paused:
             self._read_paused = True
             self._transport.pause_reading()
+            self._engine.watch.add(self)
 
     def _resume_reading(self) -> None:
         if self._read_paused:
             self._read_paused = False
+            if not self._peer_ended:
+                self._engine.watch.discard(self)
             self._transport.resume_reading()
 
-    def _release_content(self) -> None:
+    def _release_content(self, error: OSError | None = None) -> None:
         content, self._content = self._content, None
-        if content is not None:
+        if isinstance(content, ContentStream):
+            content.abort(error or ClientDisconnected("the connection is closed"))
+        elif content is not None:
             content.release()
 
     def _close_sender(self) -> None:

@@ -175,7 +175,7 @@ class Server:
         idle.sort(key=lambda connection: connection.deadline)
         # In batches, so that a flood of connections does not look at all of them for each.
         for connection in idle[: max(1, self._max_connections // 100)]:
-            connection.close_if_idle()
+            connection.drain()
 
     def _connection_ended(self) -> None:
         if self._stopping is None and len(self._started_engine().connections) < self._max_connections:
@@ -221,7 +221,7 @@ class Server:
                         changed.clear()
                         await changed.wait()
                 for connection in list(engine.connections):
-                    connection.close_if_idle()
+                    connection.drain()
                 while engine.connections or engine.exchanges:
                     changed.clear()
                     await changed.wait()
@@ -231,6 +231,7 @@ class Server:
                 listener.close()
             self._abort_connections()
             engine.deadlines.close()
+            engine.watch.close()
             for pool in self._pools:
                 pool.close()
             assert self._stopped is not None
