@@ -59,7 +59,10 @@ class HTTPConnection:
     @property
     def request_begun(self) -> bool:
         """Whether a part of a request has arrived and the rest is outstanding."""
-        return self.state is ReadState.CONTENT or (self.state is ReadState.HEAD and bool(self._buffer))
+        # RFC 9112 §2.2: an empty line after one request's content is not the beginning of another.
+        return self.state is ReadState.CONTENT or (
+            self.state is ReadState.HEAD and self._buffer not in (b"", b"\r", b"\r\n")
+        )
 
     def receive_data(self, data: bytes) -> list[Event]:
         """Take bytes that arrived; return what they complete, in order.

@@ -3,8 +3,9 @@
 One llhttp parser reads head after head as long as each is a message by itself; a head that announces content, an
 upgrade or the end of the connection leaves it in the middle of something, and a new one takes its place.
 
-llhttp knows a fixed list of methods where RFC 9110 section 9.1 leaves it open; a head with another method is given to
-h11, so that both parsers serve the same requests.
+llhttp refuses heads that RFC 9110 and the policy allow: methods outside its list (section 9.1 leaves it open), RTSP's
+methods with an HTTP version, a tab after ``chunked``. What it refuses is given to h11, whose word counts, so that both
+parsers serve the same requests. What it accepts too much of, the policy has refused before.
 
 Thread: event loop.
 
@@ -16,7 +17,6 @@ from __future__ import annotations
 import httptools
 
 from aiowsgi.http.h11 import H11HeadParser
-from aiowsgi.http.parsers import HeadSyntaxError
 from aiowsgi.http.policy import FieldLine
 
 __all__ = ["LlhttpHeadParser"]
@@ -25,14 +25,14 @@ __all__ = ["LlhttpHeadParser"]
 class LlhttpHeadParser:
     """A :class:`~aiowsgi.http.parsers.HeadParser` on llhttp."""
 
-    __slots__ = ("_complete", "_field_lines", "_other", "_parser")
+    __slots__ = ("_field_lines", "_other", "_parser", "_reusable")
 
     name = "httptools"
 
     def __init__(self) -> None:
         self._other = H11HeadParser()
         self._field_lines: list[FieldLine] = []
-        self._complete = False
+        self._reusable = False
         self._parser = httptools.HttpRequestParser(self)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -41,23 +41,24 @@ class LlhttpHeadParser:
 
     def on_message_complete(self) -> None:
         """The head was a whole message; llhttp calls this."""
-        self._complete = True
+        # Asked now: afterwards llhttp has dropped the flags that the answer comes from, and says yes even after
+        # "Connection: close", yet takes no byte more.
+        self._reusable = self._parser.should_keep_alive()
 
     def parse(self, head: bytes) -> list[FieldLine]:
         """See :meth:`HeadParser.parse`."""
         self._field_lines = []
-        self._complete = False
-        parser = self._parser
+        self._reusable = False
         try:
-            parser.feed_data(head)
-            if not (self._complete and parser.should_keep_alive()):
-                self._parser = httptools.HttpRequestParser(self)
+            self._parser.feed_data(head)
         except httptools.HttpParserUpgrade:
-            self._parser = httptools.HttpRequestParser(self)
-        except httptools.HttpParserInvalidMethodError:
+            self._reusable = False
+        except httptools.HttpParserError:
             self._parser = httptools.HttpRequestParser(self)
             return self._other.parse(head)
-        except httptools.HttpParserError as error:
+        if not self._reusable:
             self._parser = httptools.HttpRequestParser(self)
-            raise HeadSyntaxError(str(error)) from error
+        if b" \r\n" in head or b"\t\r\n" in head:
+            # RFC 9112 §5.1: the whitespace after a value is not part of it. llhttp drops only what stands before.
+            return [(name, value.rstrip(b" \t")) for name, value in self._field_lines]
         return self._field_lines

@@ -9,7 +9,6 @@ Thread: event loop.
 from __future__ import annotations
 
 import asyncio
-import resource
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,7 +16,6 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-import aiowsgi
 from aiowsgi.bridge.pool import ThreadPool
 from aiowsgi.config import Config
 from aiowsgi.errors import StartupError
@@ -25,6 +23,7 @@ from aiowsgi.http.parsers import make_head_parser
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.listeners import Listener, open_sockets
 from aiowsgi.server.protocol import Phase, Protocol
+from aiowsgi.version import __version__
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -149,7 +148,7 @@ class Server:
             pool=pool,
             io_pool=io_pool,
             parser=parser,
-            software=f"aiowsgi/{aiowsgi.__version__}",
+            software=f"aiowsgi/{__version__}",
         )
         self._stopped = asyncio.Event()
         self._max_connections = config.max_connections or _default_max_connections()
@@ -271,6 +270,10 @@ class Server:
 
 def _default_max_connections() -> int:
     """Derive the limit from the process's file descriptors."""
+    try:
+        import resource
+    except ImportError:  # a platform without such a limit
+        return _MOST_CONNECTIONS
     soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft_limit == resource.RLIM_INFINITY:
         return _MOST_CONNECTIONS

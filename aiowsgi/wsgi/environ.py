@@ -7,6 +7,7 @@ Source: PEP 3333 "environ Variables"; RFC 3875 section 4.1; RFC 9110 sections 5.
 
 from __future__ import annotations
 
+import io
 import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO
@@ -21,12 +22,22 @@ if TYPE_CHECKING:
 __all__ = ["base_environ", "build_environ"]
 
 
+class _Discard(io.TextIOBase):
+    """``wsgi.errors`` of a process without standard error: it accepts everything and keeps nothing."""
+
+    def write(self, text: str, /) -> int:
+        return len(text)
+
+
+_DISCARD = _Discard()
+
+
 def base_environ(*, software: str, root_path: str, multithread: bool, multiprocess: bool) -> WSGIEnvironment:
     """Return what is the same in every environ of a server, to be copied by :func:`build_environ`.
 
     Args:
         software: ``SERVER_SOFTWARE``: ``"aiowsgi/1.0"``.
-        root_path: ``SCRIPT_NAME``.
+        root_path: ``SCRIPT_NAME``, not percent-encoded.
         multithread: another thread of this process may be running the application at the same time.
         multiprocess: an equivalent application object may be running in another process.
     """
@@ -38,7 +49,8 @@ def base_environ(*, software: str, root_path: str, multithread: bool, multiproce
         "wsgi.file_wrapper": FileWrapper,
         "wsgi.input_terminated": True,
         "SERVER_SOFTWARE": software,
-        "SCRIPT_NAME": root_path,
+        # PEP 3333 "Unicode Issues": the bytes that a client sends for it, as latin-1.
+        "SCRIPT_NAME": root_path.encode("utf-8", "surrogateescape").decode("latin-1"),
     }
 
 
@@ -86,9 +98,11 @@ def build_environ(
     environ["REMOTE_ADDR"] = connection.remote_host
     environ["REMOTE_PORT"] = connection.remote_port
     environ["wsgi.url_scheme"] = connection.scheme
+    if connection.scheme == "https":
+        environ["HTTPS"] = "on"
     environ["wsgi.input"] = content
-    # Looked up each time: a host program may have replaced it. A daemon on Windows may have none.
-    environ["wsgi.errors"] = sys.stderr
+    # Looked up each time: a host program may have replaced it. A daemon may have none.
+    environ["wsgi.errors"] = sys.stderr or _DISCARD
     for name, value in head.fields:
         key = _environ_key(name)
         if key in environ:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,8 +41,25 @@ class FileRegion:
         os.close(self.fd)
 
 
-# Only objects whose descriptor has the very bytes that read() returns: a GzipFile has a descriptor, too.
-_PLAIN_FILES = (io.FileIO, io.BufferedReader, io.BufferedRandom)
+_PlainFile = io.FileIO | io.BufferedReader | io.BufferedRandom
+
+
+def _plain_file(filelike: Any) -> _PlainFile | None:
+    """Return the real file whose own ``read()`` an object's is, so that the descriptor has the very bytes it returns.
+
+    A descriptor alone proves nothing: a GzipFile has one, a BufferedReader may decode what lies under it, and an object
+    with an attribute ``file`` may read from that and return something else.
+    """
+    file: Any
+    if type(filelike) is tempfile._TemporaryFileWrapper:
+        file = filelike.file
+    else:  # whose method: Django's File and werkzeug's FileStorage lend that of the file they hold
+        file = getattr(filelike.read, "__self__", None)
+    raw = file.raw if type(file) is io.BufferedReader or type(file) is io.BufferedRandom else file
+    if type(raw) is not io.FileIO:
+        return None
+    plain: _PlainFile = file
+    return plain
 
 
 class FileWrapper:
@@ -70,22 +88,21 @@ class FileWrapper:
         return block
 
     def detach(self) -> FileRegion | None:
-        """Return what is left to read as a region of a regular file, or ``None`` if it is not one.
+        """Return what is left to read as a region of a regular file, or ``None`` if it is not one or seems empty.
 
         The file-like object stays open and where it is.
         """
-        file = self.filelike
-        # tempfile.NamedTemporaryFile and the like wrap the real one.
-        file = getattr(file, "file", file)
-        if type(file) not in _PLAIN_FILES:
-            return None
         try:
+            file = _plain_file(self.filelike)
+            if file is None:
+                return None
             offset = file.tell()
             fd = os.dup(file.fileno())
         except (OSError, ValueError):
             return None
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
+        # A size of nothing may be wrong: files in /proc say so, and have content.
+        if not stat.S_ISREG(status.st_mode) or status.st_size <= offset:
             os.close(fd)
             return None
-        return FileRegion(fd, offset, max(0, status.st_size - offset))
+        return FileRegion(fd, offset, status.st_size - offset)

@@ -13,7 +13,7 @@ Source: PEP 3333 "The start_response() Callable", "The write() Callable", "Handl
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from types import TracebackType
 from typing import Protocol
@@ -28,12 +28,16 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
 
 _START_RESPONSE = 'PEP 3333 "The start_response() Callable"'
 _CONTENT_LENGTH = 'PEP 3333 "Handling the Content-Length Header"'
+_WRITE = 'PEP 3333 "The write() Callable"'
+_ERROR_HANDLING = 'PEP 3333 "Error Handling"'
 _BYTES = 'PEP 3333 "A Note On String Types"'
 
 # Three digits from 200 to 999, a space, a printable reason: RFC 9112 §4. Informational ones are the gateway's business.
 _STATUS = re.compile(r"[2-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*")
 # RFC 9110 §5.5.
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+# More than any file has; int() itself refuses text of some thousands of digits.
+_CONTENT_LENGTH_DIGITS = 19
 
 
 class ResponseSink(Protocol):
@@ -93,8 +97,8 @@ def _check_fields(response_headers: object) -> tuple[list[tuple[str, str]], int 
         if not (isinstance(item, tuple) and len(item) == 2):
             raise ApplicationError(f"response header {item!r} is not a (name, value) tuple", _START_RESPONSE)
         name, value = item
-        if not (isinstance(name, str) and isinstance(value, str)):
-            raise ApplicationError(f"response header {item!r} is not made of native strings", _BYTES)
+        if type(name) is not str or type(value) is not str:
+            item = name, value = _native_strings(item)
         problem = _field_name_problem(name)
         if problem:
             raise ApplicationError(problem, _START_RESPONSE)
@@ -111,11 +115,22 @@ def _check_fields(response_headers: object) -> tuple[list[tuple[str, str]], int 
     return fields, content_length
 
 
+def _native_strings(item: tuple[object, object]) -> tuple[str, str]:
+    """Return a field's own text where it comes as subclasses of ``str``, whose ``format()`` may be another's.
+
+    An ``Enum`` with ``str`` mixed in formats as its member's name: what was checked has to be what is sent.
+    """
+    name, value = item
+    if not (isinstance(name, str) and isinstance(value, str)):
+        raise ApplicationError(f"response header {item!r} is not made of native strings", _BYTES)
+    return str.__str__(name), str.__str__(value)
+
+
 def _check_content_length(value: str, earlier: int | None) -> int:
     if earlier is not None:
         raise ApplicationError("more than one Content-Length", _CONTENT_LENGTH)
-    if not (value.isascii() and value.isdigit()):
-        raise ApplicationError(f"Content-Length {value!r} is not a number", _CONTENT_LENGTH)
+    if not (value.isascii() and value.isdigit() and len(value) <= _CONTENT_LENGTH_DIGITS):
+        raise ApplicationError(f"Content-Length {value[:100]!r} is not a number of bytes", _CONTENT_LENGTH)
     return int(value)
 
 
@@ -127,11 +142,13 @@ class Response:
         sink: where it goes.
     """
 
-    __slots__ = ("_head", "_method", "_missing_size", "_sink", "_suppressed", "begun", "finished")
+    __slots__ = ("_called", "_head", "_method", "_missing_size", "_sink", "_suppressed", "begun", "finished")
 
     def __init__(self, method: str, sink: ResponseSink) -> None:
         self._method = method
         self._sink = sink
+        # start_response has been called, be it that it refused what it was told.
+        self._called = False
         self._head: ResponseHead | None = None
         # While content is being sent: what Content-Length still promises, if it promised anything.
         self._missing_size: int | None = None
@@ -157,16 +174,20 @@ class Response:
             ApplicationError: a rule is broken.
             BaseException: the one in ``exc_info``, if the head has left.
         """
-        if exc_info is not None:
+        if exc_info:
             try:
-                if self.begun and exc_info[1] is not None:
+                if self.begun:
+                    if exc_info[1] is None:
+                        raise ApplicationError("start_response called after the head has left", _ERROR_HANDLING)
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # PEP 3333: avoid a circular reference through this frame
-        elif self._head is not None:
+        elif self._called:
             raise ApplicationError("start_response called again without exc_info", _START_RESPONSE)
+        self._called = True
         if not isinstance(status, str):
             raise ApplicationError(f"status {status!r} is not a native string", _BYTES)
+        status = str.__str__(status)
         status_code = _status_code(status)
         if status_code is None:
             raise ApplicationError(
@@ -180,7 +201,8 @@ class Response:
         """Send one block; also what ``start_response`` returns.
 
         Raises:
-            ApplicationError: it is not bytes, comes before ``start_response`` or crosses Content-Length.
+            ApplicationError: it is not bytes, crosses Content-Length, or comes before ``start_response`` or after the
+                end of the response.
             ClientDisconnected: there is nobody to send it to.
         """
         if not isinstance(block, bytes):
@@ -190,10 +212,14 @@ class Response:
             return
         if not self.begun:
             self._begin(block, whole=False)
+        elif self._suppressed:
+            return
         elif self._missing_size is not None:
             self._count(block)
             self._sink.send_block(block)
-        elif not self._suppressed:
+        elif self.finished:
+            raise ApplicationError("write() called after the end of the response", _WRITE)
+        else:
             self._sink.send_block(block)
 
     def _started_head(self) -> ResponseHead:
@@ -244,6 +270,8 @@ class Response:
                 return
             if type(iterable) is FileWrapper and self._send_file(iterable):
                 return
+        if type(iterable) is FileWrapper:
+            iterable = self._file_blocks(iterable)
         whole = not self.begun and _has_one_block(iterable)
         for block in iterable:
             if whole and isinstance(block, bytes) and block:
@@ -291,6 +319,19 @@ class Response:
         self._sink.send_file(head, region)
         return True
 
+    def _file_blocks(self, wrapper: FileWrapper) -> Iterator[bytes]:
+        """Read a file as far as Content-Length says: unlike that of another iterable, its end is not the body's."""
+        missing_size = self._missing_size if self.begun else self._started_head().content_length
+        for block in wrapper:
+            if missing_size is None:
+                yield block
+                continue
+            part = block[:missing_size]
+            missing_size -= len(part)
+            yield part
+            if not missing_size:
+                return
+
     def _finish(self) -> None:
         if self.finished:
             return
@@ -309,5 +350,5 @@ def _has_one_block(iterable: object) -> bool:
     """Tell whether ``len(iterable) == 1``: then, says PEP 3333, the first block is the whole body."""
     try:
         return len(iterable) == 1  # type: ignore[arg-type]  # whether it has a length is the question
-    except TypeError:
+    except Exception:  # "if a call to len(iterable) succeeds": a __len__ may be there and fail as it likes
         return False

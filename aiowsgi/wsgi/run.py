@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run_application"]
 
+_RETURN_VALUE = 'PEP 3333 "Specification Details"'
+
 
 def run_application(application: WSGIApplication, environ: WSGIEnvironment, sink: ResponseSink) -> None:
     """Run one request.
@@ -40,15 +42,17 @@ def run_application(application: WSGIApplication, environ: WSGIEnvironment, sink
         response.send(iterable)
         return
     try:
-        if iterable is None:
-            raise ApplicationError("the application returned None, not an iterable", 'PEP 3333 "Overview"')
-        if isinstance(iterable, (str, bytes, bytearray)):
-            raise ApplicationError(
-                f"the application returned {type(iterable).__name__}, not an iterable of blocks of bytes",
-                'PEP 3333 "Overview"',
-            )
+        if isinstance(iterable, (str, bytes, bytearray)) or not _is_iterable(iterable):
+            name = "None" if iterable is None else type(iterable).__name__
+            raise ApplicationError(f"the application returned {name}, not an iterable of bytes", _RETURN_VALUE)
         response.send(iterable)
     finally:
         close = getattr(iterable, "close", None)
         if close is not None:
             close()
+
+
+def _is_iterable(value: object) -> bool:
+    """Tell whether ``iter(value)`` has something to call; it may still fail, in the application's own code."""
+    kind = type(value)
+    return hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")

@@ -1,0 +1,8 @@
+"""The version, for everything that tells it: the package, SERVER_SOFTWARE, the command line and the build.
+
+Thread: any.
+"""
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"

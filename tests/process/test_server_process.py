@@ -1,0 +1,211 @@
+"""The command line as a process: what only a process of its own can show."""
+
+from __future__ import annotations
+
+import platform
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+import aiowsgi
+from tests.process.server_process import PATIENCE, ServerProcess, connect_unix, server_process, wait_until
+
+HELLO = """
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello"]
+"""
+
+# A request runs until a file appears; "/thread" leaves a thread behind that keeps the process alive.
+WAITING = """
+import os, signal, sys, threading, time
+
+def hold():
+    while getattr(signal.getsignal(signal.SIGINT), "__module__", "") != "aiowsgi.process.run":
+        time.sleep(0.01)
+    print("held", file=sys.stderr, flush=True)
+    threading.Event().wait()
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/thread":
+        threading.Thread(target=hold, daemon=False).start()
+    else:
+        print("running", environ["PATH_INFO"], file=environ["wsgi.errors"], flush=True)
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"done"]
+"""
+
+GET = b"GET /slow HTTP/1.1\r\nHost: test\r\n\r\n"
+
+signals = pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+loops = pytest.mark.parametrize("loop_name", ["asyncio", "uvloop"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "hello.py").write_text(HELLO)
+    (tmp_path / "waiting.py").write_text(WAITING)
+    return tmp_path
+
+
+def refuses(server: ServerProcess) -> bool:
+    """Whether nothing listens on its port any more."""
+    try:
+        server.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@loops
+def test_start_line_tells_url_threads_loop_parser_python_and_pid(folder: Path, loop_name: str) -> None:
+    arguments = ["hello:app", "-b", "127.0.0.1:0", "-b", "unix:sock", "--threads=3", "--loop", loop_name, "--http=h11"]
+    with server_process(folder, *arguments) as server:
+        line = server.wait_for_log(r"aiowsgi .*\n")[0]
+        expected = (
+            rf"aiowsgi {re.escape(aiowsgi.__version__)} on http://127\.0\.0\.1:\d+, unix:sock "
+            rf"\(3 threads, {loop_name}, h11, Python {re.escape(platform.python_version())}, "
+            rf"pid {server.process.pid}\)\n"
+        )
+        assert re.fullmatch(expected, line)
+        assert server.log.count("\n") == 1
+        with server.connect() as client:
+            assert client.get("/").content == b"hello"
+        with connect_unix(folder / "sock") as client:
+            assert client.get("/").content == b"hello"
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert not (folder / "sock").exists()
+    assert "Traceback" not in server.log
+
+
+@signals
+@loops
+def test_signal_lets_the_request_that_runs_end_and_exits_0(folder: Path, signum: signal.Signals, loop_name: str) -> None:
+    with server_process(folder, "waiting", "--port=0", "--loop", loop_name) as server, server.connect() as client:
+        client.send(GET)
+        server.wait_for_log("running /slow")
+        server.signal(signum)
+        server.wait_for_log(f"{signum.name}: running requests may finish")
+        wait_until(lambda: refuses(server), "the end of the listening socket")
+        (folder / "go").touch()
+        assert client.receive().content == b"done"
+        assert server.wait() == 0
+    assert "running requests: 1 finished, 0 abandoned" in server.log
+
+
+@signals
+@loops
+def test_second_signal_ends_at_once_and_leaves_no_socket_file(
+    folder: Path, signum: signal.Signals, loop_name: str
+) -> None:
+    with (
+        server_process(folder, "waiting", "--uds=sock", "--loop", loop_name) as server,
+        connect_unix(folder / "sock") as client,
+    ):
+        client.send(b"GET /thread HTTP/1.1\r\nHost: test\r\n\r\n" + GET)
+        server.wait_for_log("running /slow")
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("SIGTERM: running requests may finish")
+        begun = time.monotonic()
+        server.signal(signum)
+        assert server.wait() == 128 + signum
+        assert time.monotonic() - begun < 5.0
+    assert f"{signum.name} again: ending at once" in server.log
+    assert not (folder / "sock").exists()
+
+
+def test_request_that_outlives_the_graceful_timeout_is_abandoned_and_holds_nothing(folder: Path) -> None:
+    with (
+        server_process(folder, "waiting", "--port=0", "--graceful-timeout=100ms") as server,
+        server.connect() as client,
+    ):
+        client.send(GET)
+        server.wait_for_log("running /slow")
+        begun = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert time.monotonic() - begun < 5.0
+    assert "[WARNING] stopped; running requests: 0 finished, 1 abandoned" in server.log
+    assert "Fatal" not in server.log
+
+
+@signals
+def test_signal_while_a_thread_of_the_application_holds_the_exit_ends_at_once(
+    folder: Path, signum: signal.Signals
+) -> None:
+    with server_process(folder, "waiting", "--port=0") as server:
+        with server.connect() as client:
+            assert client.get("/thread").content == b"done"
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("stopped; ")
+        server.wait_for_log("held")
+        server.signal(signum)
+        assert server.wait() == 128 + signum
+
+
+def test_signal_sent_as_soon_as_the_port_is_open_is_graceful(folder: Path) -> None:
+    with server_process(folder, "hello", "--uds=sock") as server:
+        connect_unix(folder / "sock").close()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+def test_application_that_exits_at_import_is_exit_3(folder: Path) -> None:
+    (folder / "leaving.py").write_text("import sys\nsys.exit(0)\n")
+    with server_process(folder, "leaving", "--uds=sock") as server:
+        assert server.wait() == 3
+    assert "module 'leaving' ended the program while it was imported: SystemExit: 0" in server.log
+    assert not (folder / "sock").exists()
+
+
+def test_port_in_use_is_exit_3_and_one_line(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with server_process(folder, "hello", f"--port={port}") as server:
+            assert server.wait() == 3
+    assert server.log == f"aiowsgi: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+def test_variables_set_options_and_a_flag_wins(folder: Path) -> None:
+    with server_process(
+        folder, "hello", "--threads=2", AIOWSGI_THREADS="5", AIOWSGI_BIND="127.0.0.1:0", AIOWSGI_LOOP="asyncio"
+    ) as server:
+        assert "(2 threads, asyncio, " in server.wait_for_log(r"aiowsgi .*\n")[0]
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+def test_application_that_configures_logging_does_not_silence_the_start_line(folder: Path) -> None:
+    (folder / "configured.py").write_text(
+        "import logging.config\nlogging.config.dictConfig({'version': 1, 'root': {'level': 'ERROR'}})\n" + HELLO
+    )
+    with server_process(folder, "configured", "--port=0") as server:
+        assert server.url
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert "stopped; " in server.log
+
+
+def test_log_level_error_says_nothing_of_the_ordinary(folder: Path) -> None:
+    with server_process(folder, "hello", "--uds=sock", "--log-level=error") as server:
+        with connect_unix(folder / "sock") as client:
+            assert client.get("/").content == b"hello"
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert server.log == ""
+
+
+def test_closed_standard_error_does_not_keep_it_from_serving(folder: Path) -> None:
+    (folder / "closing.py").write_text("import os\nos.close(2)\n" + HELLO)
+    with server_process(folder, "closing", "--uds=sock") as server:
+        with connect_unix(folder / "sock") as client:
+            assert client.get("/").content == b"hello"
+        server.signal(signal.SIGTERM)
+        server.process.wait(PATIENCE)
