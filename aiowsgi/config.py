@@ -114,10 +114,12 @@ class Option:
         expected = types.get(self.kind, (str,))
         if not isinstance(value, expected) or (self.kind is not Kind.FLAG and isinstance(value, bool)):
             return f"must be {_KIND_WORDS[self.kind]}"
+        if isinstance(value, tuple) and not all(isinstance(part, str) for part in value):
+            return f"must be {_KIND_WORDS[self.kind]}"
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(self.choices)}"
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if not math.isfinite(value):
+            if isinstance(value, float) and not math.isfinite(value):
                 return "must be a finite number"
             if self.least is not None and value < self.least:
                 return f"must be at least {format_value(self.kind, self.least)}"
@@ -298,6 +300,8 @@ class Config:
     def _cross_problems(self) -> Iterable[str]:
         if self.bind and (self.host is not None or self.port is not None or self.uds is not None):
             yield f"bind={','.join(self.bind)}: cannot be combined with host, port or uds"
+        if self.uds == "":
+            yield "uds=: must be the path of a Unix socket"
         if self.uds is not None and (self.host is not None or self.port is not None):
             yield f"uds={self.uds}: cannot be combined with host or port"
         for text in self.bind:
@@ -442,6 +446,8 @@ def parse_bind(text: str) -> BindAddress:
     )
     if match is None or not text:
         raise ValueError("must be host:port, :port, [v6]:port, unix:path or fd://N")
+    if match["port"] is None and (match["host"] or "").isdigit():
+        raise ValueError(f"must be host:port; a port alone is written :{text}")
     port = 8000 if match["port"] is None else int(match["port"])
     if port > 65535:
         raise ValueError("a port is at most 65535")
@@ -449,7 +455,7 @@ def parse_bind(text: str) -> BindAddress:
 
 
 def _parse_count(text: str) -> int:
-    if not re.fullmatch(r"[+-]?[0-9][0-9_]*", text.strip()):
+    if not re.fullmatch(r"[+-]?[0-9]+(?:_[0-9]+)*", text.strip()):
         raise ValueError("must be a whole number")
     return int(text)
 

@@ -100,12 +100,11 @@ class HTTPConnection:
         Returns:
             A :class:`Refusal` if it left a request unfinished, else nothing.
         """
+        if self.state is ReadState.COMPLETE:
+            return []
         unfinished = self.request_begun
-        if self.state is not ReadState.COMPLETE:
-            self.state = ReadState.CLOSED
-        if unfinished:
-            return [Refusal(400, "request cut short")]
-        return []
+        self._close()
+        return [Refusal(400, "request cut short")] if unfinished else []
 
     def _read(self, data: bytes | bytearray) -> list[Event]:
         events: list[Event] = []
@@ -115,11 +114,14 @@ class HTTPConnection:
             if data and self._content is not None:
                 self._read_content(self._content, bytes(data), events)
         except Refusal as refusal:
-            self.state = ReadState.CLOSED
-            self._buffer = b""
-            self._content = None
+            self._close()
             events.append(refusal)
         return events
+
+    def _close(self) -> None:
+        self.state = ReadState.CLOSED
+        self._buffer = b""
+        self._content = None
 
     def _read_head(self, data: bytes | bytearray, events: list[Event]) -> bytes:
         """Read a head if all of it is there; return what follows it and belongs to its content."""

@@ -45,8 +45,36 @@ class MemoryBudget:
         return self.used >= self.limit
 
 
-class ContentBuffer:
-    """The content of one request.
+class _Arrival:
+    """How much of a request's content has arrived, and when more is due.
+
+    Args:
+        engine: its clock and configuration.
+    """
+
+    __slots__ = ("_begun", "_min_rate", "_timeout", "error", "size")
+
+    def __init__(self, engine: Engine) -> None:
+        self._begun = engine.loop.time()
+        self._timeout = engine.config.body_timeout
+        self._min_rate = engine.config.body_min_rate
+        #: Bytes received.
+        self.size = 0
+        #: Why the content could not be kept.
+        self.error: OSError | None = None
+
+    def due(self, now: float) -> float:
+        """Return when more content has to have arrived, if some has arrived now.
+
+        A dribble gains nothing: the average since the beginning counts, with the timeout as a grace.
+        """
+        if not self._min_rate:
+            return now + self._timeout
+        return min(now, self._begun + self.size / self._min_rate) + self._timeout
+
+
+class ContentBuffer(_Arrival):
+    """The content of one request, collected.
 
     Args:
         engine: its configuration says how much is held in memory, its I/O pool writes the file.
@@ -65,11 +93,10 @@ class ContentBuffer:
         "_released",
         "_wakeup",
         "_writing",
-        "error",
-        "size",
     )
 
     def __init__(self, engine: Engine, on_written: Callable[[], None]) -> None:
+        super().__init__(engine)
         self._memory_limit = engine.config.request_buffer
         self._budget = engine.content_budget
         self._io_pool = engine.io_pool
@@ -81,10 +108,6 @@ class ContentBuffer:
         self._writing = False
         self._ended = False
         self._released = False
-        #: Bytes received.
-        self.size = 0
-        #: Why the content could not be kept.
-        self.error: OSError | None = None
 
     @property
     def complete(self) -> bool:
@@ -201,7 +224,7 @@ class _Write:
         self._content.written(self._size, self._error)
 
 
-class ContentStream:
+class ContentStream(_Arrival):
     """The content of one request that the application reads while it arrives (``--stream-body``).
 
     The same words as :class:`ContentBuffer`, where they mean the same.
@@ -212,19 +235,17 @@ class ContentStream:
         expect_continue: the client waits for ``100 Continue``; it is wanted at the first read.
     """
 
-    __slots__ = ("_ended", "_limit", "_on_taken", "_pipe", "_wakeup", "continue_wanted", "error", "size")
+    __slots__ = ("_ended", "_limit", "_on_taken", "_pipe", "_wakeup", "continue_wanted")
 
     total_size = None
 
     def __init__(self, engine: Engine, on_taken: Callable[[ContentStream], None], expect_continue: bool) -> None:
+        super().__init__(engine)
         self._limit = engine.config.request_buffer
         self._wakeup = engine.wakeup
         self._on_taken = on_taken
         self._ended = False
         self._pipe = ContentPipe(engine.pool.stalled, self._notify, self._want_continue if expect_continue else None)
-        #: Bytes received.
-        self.size = 0
-        self.error: OSError | None = None
         #: ``100 Continue`` is to be sent now. Written by the worker before it notifies the loop.
         self.continue_wanted = False
 

@@ -85,24 +85,23 @@ class Engine:
         #: No new requests are wanted.
         self.draining = False
         self._batch: list[Exchange] = []
+        self._queue_size = config.queue_size
         self._on_change: Callable[[], object] | None = None
 
-    @property
-    def queue_full(self) -> bool:
-        """Whether no further request may wait for a thread."""
-        return self.pool.waiting_count + len(self._batch) >= self.config.queue_size
-
-    def submit(self, exchange: Exchange) -> None:
-        """Hand an exchange to the pool, at the end of this turn of the loop.
+    def submit(self, exchange: Exchange) -> bool:
+        """Hand an exchange to the pool, at the end of this turn of the loop; tell whether there was room for it.
 
         All requests that one turn reads go together: no thread wakes while the loop is still reading, to fight it for
-        the interpreter at every socket. At 64 connections that is 0.1 context switches for a request instead of 2.4,
-        and half the CPU.
+        the interpreter at every socket. At 64 connections that is 0.25 context switches for a request instead of 2.4.
         """
+        batch = self._batch
+        if self.pool.waiting_count + len(batch) >= self._queue_size:
+            return False
         self.exchanges.add(exchange)
-        if not self._batch:
+        if not batch:
             self.loop.call_soon(self._submit_batch)
-        self._batch.append(exchange)
+        batch.append(exchange)
+        return True
 
     def _submit_batch(self) -> None:
         batch, self._batch = self._batch, []

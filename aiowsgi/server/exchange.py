@@ -231,7 +231,7 @@ class Exchange:
             self.whole = (b"".join((data, *blocks)),)
         else:
             self.whole = (data, *blocks)
-        self._notify()
+        self._engine.wakeup.notify(self)
 
     def send_file(self, head: ResponseHead, region: FileRegion) -> None:
         """See :meth:`ResponseSink.send_file`."""

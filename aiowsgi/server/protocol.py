@@ -12,12 +12,8 @@ Source: RFC 9112 sections 9.3 to 9.6; RFC 9110 section 10.1.1.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import logging
-import socket
-import struct
-from collections.abc import Sequence
 from typing import cast
 
 from aiowsgi.errors import ClientDisconnected
@@ -30,6 +26,7 @@ from aiowsgi.server.deadlines import NEVER
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.exchange import Exchange
 from aiowsgi.server.file_sender import FileSender
+from aiowsgi.server.outlet import Outlet
 
 __all__ = ["Phase", "Protocol"]
 
@@ -41,10 +38,6 @@ _READ_AHEAD_SIZE = 64 * 1024
 _LINGER_SECONDS = 5.0
 _DRAIN_LINGER_SECONDS = 0.5
 _LINGER_SIZE = 16 * 1024 * 1024
-# What a transport may hold before the application has to wait.
-_WRITE_HIGH_WATER = 64 * 1024
-
-_LINGER_RESET = struct.pack("ii", 1, 0)
 
 
 class Phase(enum.Enum):
@@ -68,19 +61,17 @@ class Protocol(asyncio.Protocol):
 
     __slots__ = (
         "_content",
-        "_content_begun",
         "_discarded_size",
         "_engine",
         "_exchange",
         "_head",
         "_http",
         "_info",
+        "_outlet",
         "_peer_ended",
         "_read_paused",
         "_sender",
         "_transport",
-        "_unsent_size",
-        "_write_paused",
         "deadline",
         "looked_at",
         "phase",
@@ -89,17 +80,16 @@ class Protocol(asyncio.Protocol):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._http = HTTPConnection(engine.parser, engine.policy)
-        self._transport = cast(asyncio.Transport, None)  # until connection_made, the first call of every transport
+        # Until connection_made, the first call of every transport:
+        self._transport = cast(asyncio.Transport, None)
+        self._outlet = cast(Outlet, None)
         self._info = cast(ConnectionInfo, None)
         self._head: RequestHead | None = None
         self._content: ContentBuffer | ContentStream | None = None
-        self._content_begun = 0.0
         self._exchange: Exchange | None = None
         self._sender: FileSender | None = None
         self._read_paused = False
-        self._write_paused = False
         self._peer_ended = False
-        self._unsent_size = 0
         self._discarded_size = 0
         self.phase = Phase.IDLE
         self.deadline = NEVER
@@ -114,7 +104,7 @@ class Protocol(asyncio.Protocol):
         """See :class:`asyncio.Protocol`."""
         engine = self._engine
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER)
+        self._outlet = Outlet(self._transport)
         self._info = _connection_info(self._transport)
         engine.add_connection(self)
         # The first byte is due as the first byte of any later request is.
@@ -162,11 +152,11 @@ class Protocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """See :class:`asyncio.Protocol`."""
-        self._write_paused = True
+        self._outlet.paused = True
 
     def resume_writing(self) -> None:
         """See :class:`asyncio.Protocol`."""
-        self._write_paused = False
+        self._outlet.paused = False
         if self.phase is Phase.ANSWERING:
             self._send_on()
         elif self.phase is Phase.FLUSHING:
@@ -204,7 +194,6 @@ class Protocol(asyncio.Protocol):
     def _begin_request(self, head: RequestHead, content_outstanding: bool) -> None:
         self._head = head
         engine = self._engine
-        self._content_begun = engine.loop.time()
         # RFC 9110 §10.1.1: not where content has arrived already.
         expect_continue = head.expect_continue and content_outstanding
         if engine.config.stream_body:
@@ -214,7 +203,7 @@ class Protocol(asyncio.Protocol):
         self.phase = Phase.CONTENT
         self._content = ContentBuffer(engine, self._content_written)
         if expect_continue:
-            self._write((CONTINUE,))
+            self._outlet.write((CONTINUE,))
 
     def _content_arrived(self) -> None:
         """Some content has arrived: go on to the application, or wait for more."""
@@ -240,13 +229,7 @@ class Protocol(asyncio.Protocol):
     def _await_content(self, content: ContentBuffer | ContentStream) -> None:
         if self._exchange is not None and self._exchange.waiting:
             return  # for a thread, first of all
-        config = self._engine.config
-        deadline = self._engine.loop.time() + config.body_timeout
-        if config.body_min_rate:
-            # Never reset by a dribble: on the average since the beginning, with the timeout as the grace.
-            earned = content.size / config.body_min_rate
-            deadline = min(deadline, self._content_begun + config.body_timeout + earned)
-        self._engine.deadlines.set(self, deadline)
+        self._engine.deadlines.set(self, content.due(self._engine.loop.time()))
 
     def _content_written(self) -> None:
         """A part of the content has reached its file."""
@@ -259,7 +242,7 @@ class Protocol(asyncio.Protocol):
             return
         if stream.continue_wanted:
             stream.continue_wanted = False
-            self._write((CONTINUE,))
+            self._outlet.write((CONTINUE,))
         self._content_arrived()
 
     def _end_of_requests(self) -> None:
@@ -276,16 +259,16 @@ class Protocol(asyncio.Protocol):
         self.phase = Phase.ANSWERING
         if self._read_paused:
             self._resume_reading()
-        if engine.queue_full:
-            self._refuse_busy()
-            return
         content = self._content
         if isinstance(content, ContentBuffer):
             self._content = None  # the exchange's from now on
         exchange = Exchange(engine, head, self._info, content, self._exchange_ready)
-        self._exchange = exchange
-        engine.submit(exchange)
-        self._set_deadline(engine.config.queue_timeout)
+        if engine.submit(exchange):
+            self._exchange = exchange
+            self._set_deadline(engine.config.queue_timeout)
+        else:
+            exchange.withdraw()
+            self._refuse_busy()
 
     def _refuse_busy(self) -> None:
         self._refuse(Refusal(503, "too many requests are waiting"), retry_after=1)
@@ -300,10 +283,10 @@ class Protocol(asyncio.Protocol):
             exchange.withdraw()
             exchange.disconnection.set()
             if exchange.begun:
-                self._abort()
+                self._outlet.reset()
                 return
         method = None if self._head is None else self._head.method
-        self._write((refusal_response(refusal, method, engine.server_field, retry_after=retry_after),))
+        self._outlet.write((refusal_response(refusal, method, engine.server_field, retry_after=retry_after),))
         self._close_after_flush()
 
     # Responses.
@@ -317,7 +300,7 @@ class Protocol(asyncio.Protocol):
             self._send_on()
             return
         whole, exchange.whole = exchange.whole, ()
-        self._write(whole)
+        self._outlet.write(whole)
         region, exchange.region = exchange.region, None
         if region is None:
             self._finish_response(exchange)
@@ -327,7 +310,7 @@ class Protocol(asyncio.Protocol):
 
     def _send_on(self) -> None:
         """Send as much of a streamed response as the transport takes."""
-        if self._write_paused:
+        if self._outlet.paused:
             self._watch_writing()
             return
         exchange = self._exchange
@@ -337,10 +320,10 @@ class Protocol(asyncio.Protocol):
         elif exchange is not None and exchange.pipe is not None:
             pieces, ended = exchange.pipe.take()
             if pieces:
-                self._write(pieces)
+                self._outlet.write(pieces)
             if ended:
                 self._finish_response(exchange)
-            elif self._write_paused:
+            elif self._outlet.paused:
                 self._watch_writing()
             else:
                 self._engine.deadlines.set(self, NEVER)  # now it is the application that is awaited
@@ -354,7 +337,7 @@ class Protocol(asyncio.Protocol):
             exchange.failed = True
             self._finish_response(exchange)
             return
-        self._write((piece,))
+        self._outlet.write((piece,))
         if sender.missing_size:
             self._send_on()
         else:
@@ -363,18 +346,22 @@ class Protocol(asyncio.Protocol):
     def _finish_response(self, exchange: Exchange) -> None:
         self._exchange = None
         self._head = None
-        self._close_sender()
+        if self._sender is not None:
+            self._close_sender()
         if self._content is not None:
             # The application has answered without reading all of its content.
             self._release_content(ClientDisconnected("the response is complete"))
             exchange.persistent = False
         if exchange.failed:
-            self._break_off(exchange)
+            if exchange.close_delimited:
+                self._outlet.reset()  # an orderly end would look like the end of the content
+            else:
+                self._close_after_flush()
             return
         self._engine.completed_count += 1
         if not exchange.persistent or self._engine.draining:
             self._close_after_flush()
-        elif self._write_paused:
+        elif self._outlet.paused:
             # A client that does not take its answers gets no further ones made.
             self.phase = Phase.FLUSHING
             self._watch_writing()
@@ -383,7 +370,6 @@ class Protocol(asyncio.Protocol):
 
     def _start_next_request(self) -> None:
         self.phase = Phase.IDLE
-        self._unsent_size = 0
         if self._read_paused:
             self._resume_reading()
         events = self._http.start_next_request()
@@ -393,65 +379,42 @@ class Protocol(asyncio.Protocol):
             self._end_of_requests()
         elif self._http.request_begun:
             self._begin_head()
-        elif self._transport.get_write_buffer_size():
-            self._watch_writing()
-        else:
+        elif self._outlet.flushed:
+            self._outlet.end_watch()
             self._set_deadline(self._engine.config.keep_alive)
-
-    def _break_off(self, exchange: Exchange) -> None:
-        """End a response that failed midway, so that its client can tell."""
-        if exchange.close_delimited:
-            self._abort()  # an orderly end would look like the end of the content
         else:
-            self._close_after_flush()
+            self._watch_writing()
 
     # Writing and closing.
 
-    def _write(self, pieces: Sequence[bytes]) -> None:
-        if self._unsent_size:
-            self._unsent_size += sum(map(len, pieces))
-        if len(pieces) == 1:
-            self._transport.write(pieces[0])
-        else:
-            self._transport.writelines(pieces)
-
     def _watch_writing(self) -> None:
         """Wait for the client to take what was written."""
-        self._unsent_size = self._transport.get_write_buffer_size()
+        self._outlet.begin_watch()
         self._set_deadline(self._engine.config.write_timeout)
 
     def _close_after_flush(self) -> None:
         """Close once all is written, without a reset that would destroy it: RFC 9112 section 9.6."""
         self.phase = Phase.LINGERING
         self._release_content()
-        if self._peer_ended or not self._transport.can_write_eof():
+        if self._peer_ended:
             self._transport.close()
-        else:
-            self._transport.write_eof()
+        elif self._outlet.end():
             self._resume_reading()
-        if self._transport.get_write_buffer_size():
-            self._watch_writing()
-        else:
+        if self._outlet.flushed:
             self._set_deadline(_DRAIN_LINGER_SECONDS if self._engine.draining else _LINGER_SECONDS)
+        else:
+            self._watch_writing()
 
     def _discard(self, size: int) -> None:
         self._discarded_size += size
         if self._discarded_size > _LINGER_SIZE:
             self._transport.close()
 
-    def _abort(self) -> None:
-        """Close with a reset: what the client has of the response is not all of it."""
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None and sock.family != getattr(socket, "AF_UNIX", None):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-        self._transport.abort()
-
     def drain(self) -> None:
         """Close the connection if no request is under way, and soon if it only waits for its client's end."""
         if self.phase is Phase.IDLE:
             self._transport.close()
-        elif self.phase is Phase.LINGERING and not self._transport.get_write_buffer_size():
+        elif self.phase is Phase.LINGERING and self._outlet.flushed:
             self._set_deadline(_DRAIN_LINGER_SECONDS)
 
     def fileno(self) -> int:
@@ -482,7 +445,7 @@ class Protocol(asyncio.Protocol):
             self._refuse(Refusal(408, "the request content took too long"))
         elif phase is Phase.ANSWERING and self._exchange is not None and self._exchange.waiting:
             self._withdraw_busy(self._exchange)
-        elif self._transport.get_write_buffer_size():
+        elif not self._outlet.flushed:
             self._check_writing()
         elif phase is Phase.ANSWERING and self._content is not None:
             self._await_or_refuse(self._content)
@@ -506,13 +469,11 @@ class Protocol(asyncio.Protocol):
     def _check_writing(self) -> None:
         """The client had ``write_timeout`` to take some of its response."""
         config = self._engine.config
-        sent_size = self._unsent_size - self._transport.get_write_buffer_size()
-        wanted_size = max(1, config.write_min_rate * config.write_timeout)
-        if sent_size >= wanted_size:
+        if self._outlet.taken_size >= max(1, config.write_min_rate * config.write_timeout):
             self._watch_writing()
         else:
             _logger.debug("%s does not take its response", self._info.remote_host or "unix")
-            self._abort()
+            self._outlet.reset()
 
     # Small things.
 
