@@ -30,6 +30,7 @@ HOP_BY_HOP = frozenset(
         "proxy-connection",
         "te",
         "trailer",
+        "trailers",
         "transfer-encoding",
         "upgrade",
     }

@@ -247,9 +247,9 @@ class Listener:
             pass
 
     @property
-    def handing_over(self) -> bool:
-        """Whether a connection has been accepted that has no protocol yet."""
-        return bool(self._handovers)
+    def handover_count(self) -> int:
+        """Connections that have been accepted and have no protocol yet."""
+        return len(self._handovers)
 
     def close(self) -> None:
         """Stop listening."""

@@ -359,7 +359,7 @@ class Protocol(asyncio.Protocol):
                 self._close_after_flush()
             return
         self._engine.completed_count += 1
-        if not exchange.persistent or self._engine.draining:
+        if not (exchange.persistent and self._engine.keeps_connections):
             self._close_after_flush()
         elif self._outlet.paused:
             # A client that does not take its answers gets no further ones made.

@@ -21,7 +21,7 @@ from aiowsgi.config import Config
 from aiowsgi.errors import StartupError
 from aiowsgi.http.parsers import make_head_parser
 from aiowsgi.server.engine import Engine
-from aiowsgi.server.listeners import Listener, open_sockets
+from aiowsgi.server.listeners import Listener, close_sockets, open_sockets
 from aiowsgi.server.protocol import Phase, Protocol
 from aiowsgi.version import __version__
 
@@ -67,24 +67,33 @@ class Server:
         application: any WSGI application.
         config: every setting; or
         options: fields of :class:`~aiowsgi.config.Config`.
+        pool: runs the application, instead of a pool of the server's own; shared with others, and theirs to close.
 
     Raises:
         ConfigError: an option's value is not allowed.
     """
 
-    def __init__(self, application: WSGIApplication, config: Config | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        application: WSGIApplication,
+        config: Config | None = None,
+        *,
+        pool: ThreadPool | None = None,
+        **options: Any,
+    ) -> None:
         if config is not None and options:
             raise TypeError("give either a config or options, not both")
         if not callable(application):
             raise TypeError(f"application must be callable, not {type(application).__name__}")
         self.application = application
         self.config = Config(**options) if config is None else config
+        self._shared_pool = pool
         self._engine: Engine | None = None
-        self._pools: tuple[ThreadPool, ...] = ()
+        self._pools: list[ThreadPool] = []  # those that end with the server
         self._listeners: list[Listener] = []
         self._max_connections = 0
-        self._stopping: asyncio.Future[DrainReport] | None = None
-        self._stopped: asyncio.Event | None = None
+        self._drain: tuple[anyio.CancelScope, asyncio.Future[DrainReport]] | None = None
+        self._stopped = anyio.Event()
 
     def __repr__(self) -> str:
         return f"<Server {' '.join(self.urls) or 'not listening'}>"
@@ -131,40 +140,59 @@ class Server:
         """
         if self._engine is not None:
             raise StartupError("a server can be started only once")
+        sockets = open_sockets(self.config.addresses, self.config.backlog)
+        try:
+            engine = self._open_engine()
+        except BaseException:
+            close_sockets(sockets)
+            raise
+        self._listeners = [Listener(sock, engine.loop, self.protocol_factory, self._may_accept) for sock in sockets]
+        for listener in self._listeners:
+            listener.start()
+
+    def _open_engine(self) -> Engine:
         config = self.config
         try:
             parser = make_head_parser(config.http)
         except ImportError as error:
             raise StartupError("http=httptools: the httptools package is not installed") from error
-        sockets = open_sockets(config.addresses, config.backlog)
-        loop = asyncio.get_running_loop()
-        pool = ThreadPool(config.threads, max_threads=config.thread_limit, idle_timeout=config.thread_idle_timeout)
+        pool = self._shared_pool
+        if pool is None:
+            pool = ThreadPool(config.threads, max_threads=config.thread_limit, idle_timeout=config.thread_idle_timeout)
+            self._pools.append(pool)
         io_pool = ThreadPool(2, max_threads=2, idle_timeout=config.thread_idle_timeout, name="aiowsgi-io")
-        self._pools = (pool, io_pool)
+        self._pools.append(io_pool)
         self._engine = Engine(
             self.application,
             config,
-            loop=loop,
+            loop=asyncio.get_running_loop(),
             pool=pool,
             io_pool=io_pool,
             parser=parser,
             software=f"aiowsgi/{__version__}",
         )
-        self._stopped = asyncio.Event()
         self._max_connections = config.max_connections or _default_max_connections()
         self._engine.on_change(self._connection_ended)
-        self._listeners = [Listener(sock, loop, self.protocol_factory, self._may_accept) for sock in sockets]
-        for listener in self._listeners:
-            listener.start()
+        return self._engine
 
     def protocol_factory(self) -> Protocol:
-        """Make the protocol of one connection; for a listener of the program's own."""
-        return Protocol(self._started_engine())
+        """Make the protocol of one connection; for a listener of the program's own.
+
+        ::
+
+            await loop.create_server(server.protocol_factory, sock=sock)
+
+        The server need not be started for that; it is to be shut down as any other, after its listener.
+        """
+        return Protocol(self._engine or self._open_engine())
 
     def _may_accept(self) -> bool:
-        connections = self._started_engine().connections
-        if len(connections) < self._max_connections:
+        engine = self._started_engine()
+        handover_count = sum(listener.handover_count for listener in self._listeners)
+        if len(engine.connections) + handover_count < self._max_connections:
             return True
+        # Full. Who gets an answer now gives up its place with it.
+        engine.keeps_connections = False
         self._close_longest_idle()
         return False
 
@@ -177,7 +205,9 @@ class Server:
             connection.drain()
 
     def _connection_ended(self) -> None:
-        if self._stopping is None and len(self._started_engine().connections) < self._max_connections:
+        engine = self._started_engine()
+        if len(engine.connections) < self._max_connections:
+            engine.keeps_connections = self.config.keep_alive > 0
             for listener in self._listeners:
                 listener.resume()
 
@@ -190,56 +220,59 @@ class Server:
             graceful: seconds that requests may take to end; default ``graceful_timeout``.
         """
         if self._engine is None:
+            self._stopped.set()
             return DrainReport(0, 0)
-        if self._stopping is None:
-            self._stopping = asyncio.ensure_future(
-                self._drain(self.config.graceful_timeout if graceful is None else graceful)
-            )
-        elif graceful == 0 and not self._stopping.done():
-            self._abort_connections()
-        return await asyncio.shield(self._stopping)
+        if self._drain is None:
+            scope = anyio.CancelScope()
+            seconds = self.config.graceful_timeout if graceful is None else graceful
+            self._drain = scope, asyncio.ensure_future(self._end(scope, seconds))
+        elif graceful == 0:
+            self._drain[0].cancel()
+        return await asyncio.shield(self._drain[1])
 
-    async def _drain(self, graceful: float) -> DrainReport:
+    async def _end(self, scope: anyio.CancelScope, graceful: float) -> DrainReport:
         engine = self._started_engine()
-        loop = engine.loop
         completed_before = engine.completed_count
-        changed = asyncio.Event()
-        engine.on_change(changed.set)
         engine.draining = True
         engine.keeps_connections = False
         try:
-            with anyio.move_on_after(graceful):
-                for listener in self._listeners:
-                    listener.take_backlog()
-                    listener.close()
-                while any(listener.handing_over for listener in self._listeners):
-                    await anyio.lowlevel.checkpoint()
-                idle_end = loop.time() + min(_IDLE_GRACE_SECONDS, graceful)
-                with anyio.move_on_at(idle_end):
-                    while engine.connections or engine.exchanges:
-                        changed.clear()
-                        await changed.wait()
-                for connection in list(engine.connections):
-                    connection.drain()
-                while engine.connections or engine.exchanges:
-                    changed.clear()
-                    await changed.wait()
+            with scope, anyio.move_on_after(graceful):
+                await self._end_requests(graceful)
         finally:
             abandoned = len(engine.exchanges)
+            engine.on_change(None)
             for listener in self._listeners:
                 listener.close()
-            self._abort_connections()
+            for connection in list(engine.connections):
+                connection.abort()
             engine.deadlines.close()
             engine.watch.close()
             for pool in self._pools:
                 pool.close()
-            assert self._stopped is not None
             self._stopped.set()
         return DrainReport(engine.completed_count - completed_before, abandoned)
 
-    def _abort_connections(self) -> None:
-        for connection in list(self._started_engine().connections):
-            connection.abort()
+    async def _end_requests(self, graceful: float) -> None:
+        """Wait until all connections and requests have ended, after some help."""
+        engine = self._started_engine()
+        changed = asyncio.Event()
+        engine.on_change(changed.set)
+
+        async def all_ended() -> None:
+            while engine.connections or engine.exchanges:
+                changed.clear()
+                await changed.wait()
+
+        for listener in self._listeners:
+            listener.take_backlog()
+            listener.close()
+        while any(listener.handover_count for listener in self._listeners):
+            await anyio.lowlevel.checkpoint()
+        with anyio.move_on_after(min(_IDLE_GRACE_SECONDS, graceful)):
+            await all_ended()
+        for connection in list(engine.connections):
+            connection.drain()
+        await all_ended()
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Self] = anyio.TASK_STATUS_IGNORED) -> None:
         """Start, tell ``task_status``, and serve until :meth:`shutdown` is called or this task is cancelled."""
@@ -249,7 +282,6 @@ class Server:
 
     async def serve_until_shutdown(self) -> None:
         """Wait until :meth:`shutdown` has ended a server that was started; cancelled, shut down with no time left."""
-        assert self._stopped is not None
         try:
             await self._stopped.wait()
         finally:
