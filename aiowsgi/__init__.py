@@ -2,6 +2,7 @@
 
 from aiowsgi.bridge.pool import ThreadPool
 from aiowsgi.config import Config
+from aiowsgi.embedding import SimpleServer, make_server, run_in_thread, serve
 from aiowsgi.errors import (
     AiowsgiError,
     ApplicationError,
@@ -10,8 +11,10 @@ from aiowsgi.errors import (
     ConfigError,
     StartupError,
 )
+from aiowsgi.parking import park
 from aiowsgi.process.run import run
 from aiowsgi.server.server import DrainReport, Server
+from aiowsgi.server.stats import ServerStats
 from aiowsgi.version import __version__
 
 __all__ = [
@@ -23,8 +26,14 @@ __all__ = [
     "ConfigError",
     "DrainReport",
     "Server",
+    "ServerStats",
+    "SimpleServer",
     "StartupError",
     "ThreadPool",
     "__version__",
+    "make_server",
+    "park",
     "run",
+    "run_in_thread",
+    "serve",
 ]

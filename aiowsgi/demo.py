@@ -103,7 +103,9 @@ def upload(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
         "thread": threading.current_thread().name,
         "seconds": round(time.monotonic() - begun, 3),
     }
-    return respond(start_response, "200 OK", "application/json", json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
+    return respond(
+        start_response, "200 OK", "application/json", json.dumps(answer, indent=2, ensure_ascii=False) + "\n"
+    )
 
 
 def content(environ: WSGIEnvironment) -> Iterator[bytes]:

@@ -18,7 +18,8 @@ from aiowsgi.errors import ClientDisconnected
 
 __all__ = ["ContentPipe", "ResponsePipe"]
 
-Stalled = Callable[[], AbstractContextManager[None]]
+#: See :meth:`aiowsgi.bridge.pool.Pool.stalled`.
+Stalled = Callable[[Callable[[], bool]], AbstractContextManager[None]]
 
 
 class ResponsePipe:
@@ -58,6 +59,9 @@ class ResponsePipe:
         self._aborted = False
         self._announced = False  # the loop has been notified and has not taken since
 
+    def _may_go_on(self) -> bool:
+        return self._size < self._limit or self._aborted
+
     def write(self, pieces: Sequence[bytes]) -> None:
         """Add pieces, after waiting for room if the pipe is full. Worker thread.
 
@@ -66,8 +70,8 @@ class ResponsePipe:
         """
         if self._size >= self._limit:
             # Counted as stalled before the lock is taken: that may start a thread, and the loop needs the lock.
-            with self._stalled(), self._lock:
-                self._room.wait_for(lambda: self._size < self._limit or self._aborted)
+            with self._stalled(self._may_go_on), self._lock:
+                self._room.wait_for(self._may_go_on)
         with self._lock:
             if self._aborted:
                 raise ClientDisconnected("the client disconnected before the end of its response")
@@ -117,12 +121,12 @@ class ContentPipe:
 
     Args:
         stalled: enters the pool's accounting of threads that wait for a client.
-        notify: tells the loop that content was taken, so that it can read on.
+        notify: tells the loop that content was taken, so that it can read on, or is waited for.
         on_first_read: called in the worker before the first wait, or ``None``: sends ``100 Continue``.
 
-    Fields guarded by ``_lock``: ``_blocks``, ``_size``, ``_ended``, ``_error``, ``_awaited``. ``_current``,
-    ``_position`` and ``_on_first_read`` belong to the worker. The worker alone takes blocks, so that it may look for
-    one without the lock.
+    Fields guarded by ``_lock``: ``_blocks``, ``_size``, ``_ended``, ``_error``. ``_current``, ``_position``,
+    ``_on_first_read`` and ``_awaited`` belong to the worker; the last is read by any thread. The worker alone takes
+    blocks, so that it may look for one without the lock.
     """
 
     def __init__(
@@ -172,16 +176,20 @@ class ContentPipe:
                 self._error = error
                 self._arrival.notify()
 
+    def _may_go_on(self) -> bool:
+        return bool(self._blocks) or self._ended or self._error is not None
+
     def _next_block(self) -> bytes:
         """Return the next block, waiting for it; empty at the end. Worker thread."""
         if self._on_first_read is not None:
             on_first_read, self._on_first_read = self._on_first_read, None
             on_first_read()
         if not self._blocks and not self._ended:
-            with self._stalled(), self._lock:
-                self._awaited = True
-                self._arrival.wait_for(lambda: self._blocks or self._ended or self._error is not None)
-                self._awaited = False
+            self._awaited = True
+            self._notify()  # from now on the client's time runs
+            with self._stalled(self._may_go_on), self._lock:
+                self._arrival.wait_for(self._may_go_on)
+            self._awaited = False
         with self._lock:
             if not self._blocks:
                 if self._error is not None:

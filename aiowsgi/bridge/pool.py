@@ -18,6 +18,7 @@ import itertools
 import logging
 import queue
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol
@@ -26,31 +27,6 @@ __all__ = ["Job", "Pool", "ThreadPool", "ThreadPoolStats"]
 
 _logger = logging.getLogger("aiowsgi.error")
 _pool_numbers = itertools.count(1)
-
-
-class Job(Protocol):
-    """A piece of work for a thread."""
-
-    def run(self) -> None:
-        """Do the work. Worker thread. Exceptions are logged as errors of this package."""
-        ...
-
-
-class Pool(Protocol):
-    """What the server needs of a pool; tests step jobs through one of their own."""
-
-    @property
-    def waiting_count(self) -> int:
-        """Jobs that no thread has taken yet."""
-        ...
-
-    def submit(self, job: Job) -> None:
-        """Have ``job.run()`` called by a thread."""
-        ...
-
-    def stalled(self) -> AbstractContextManager[None]:
-        """Mark the calling thread as waiting for a client, for the time of a ``with`` block."""
-        ...
 
 
 class ThreadPoolStats:
@@ -75,6 +51,39 @@ class ThreadPoolStats:
         return (
             f"<ThreadPoolStats waiting={self.waiting} running={self.running} stalled={self.stalled} idle={self.idle}>"
         )
+
+
+class Job(Protocol):
+    """A piece of work for a thread."""
+
+    def run(self) -> None:
+        """Do the work. Worker thread. Exceptions are logged as errors of this package."""
+        ...
+
+
+class Pool(Protocol):
+    """What the server needs of a pool; tests step jobs through one of their own."""
+
+    @property
+    def waiting_count(self) -> int:
+        """Jobs that no thread has taken yet."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Have ``job.run()`` called by a thread."""
+        ...
+
+    def stats(self) -> ThreadPoolStats:
+        """Return a snapshot."""
+        ...
+
+    def stalled(self, ready: Callable[[], bool]) -> AbstractContextManager[None]:
+        """Mark the calling thread as waiting for a client, for the time of a ``with`` block.
+
+        Args:
+            ready: tells whether the wait is over. Threads wait inside the block; a pool that steps asks this.
+        """
+        ...
 
 
 class _Retire:
@@ -203,8 +212,8 @@ class ThreadPool:
             self._grow()
         return True
 
-    def stalled(self) -> AbstractContextManager[None]:
-        """Mark the calling worker as waiting for a client, for the time of a ``with`` block."""
+    def stalled(self, ready: Callable[[], bool]) -> AbstractContextManager[None]:
+        """See :meth:`Pool.stalled`."""
         return _Stall(self)
 
     def change_stalled_count(self, change: int) -> None:

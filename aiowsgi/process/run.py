@@ -26,7 +26,7 @@ from aiowsgi.process.log import configure_logging
 from aiowsgi.server import Server
 from aiowsgi.version import __version__
 
-__all__ = ["exit_at_next_signal", "run"]
+__all__ = ["choose_loop", "exit_at_next_signal", "run"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -67,7 +67,7 @@ def run(
         raise TypeError(f"run() takes a config or options, not both: {', '.join(options)}")
     if isinstance(application, str):
         application = load_application(application, factory=factory)
-    loop_name, loop_factory = _choose_loop(config.loop)
+    loop_name, loop_factory = choose_loop(config.loop)
     configure_logging(config.log_level)
     anyio.run(_serve, application, config, loop_name, backend_options={"loop_factory": loop_factory})
 
@@ -82,7 +82,7 @@ def exit_at_next_signal() -> None:
         signal.signal(signum, end)
 
 
-def _choose_loop(name: str) -> tuple[str, LoopFactory]:
+def choose_loop(name: str) -> tuple[str, LoopFactory]:
     """The name and the factory of the event loop; no policy is involved."""
     if name == "asyncio":
         return name, asyncio.new_event_loop

@@ -72,6 +72,10 @@ class _Arrival:
             return now + self._timeout
         return min(now, self._begun + self.size / self._min_rate) + self._timeout
 
+    def begin_anew(self, now: float) -> None:
+        """Nothing is owed for the time until now: the application did not want any content."""
+        self._begun = now
+
 
 class ContentBuffer(_Arrival):
     """The content of one request, collected.

@@ -97,17 +97,20 @@ class Deadlines:
         now = self._loop.time()
         self._timer_at = NEVER
         self._timer = None
+        # All that is due is taken out first: a deadline that is set in the past waits for the loop's next turn.
+        due: list[DeadlineHolder] = []
         while self._order and self._order[0] <= now:
-            for holder in self._buckets.pop(heapq.heappop(self._order)):
-                holder.looked_at = NEVER
-                if holder.deadline > now:
-                    if holder.deadline != NEVER:
-                        self._put(holder)
-                    continue
-                holder.deadline = NEVER
-                try:
-                    holder.deadline_passed(now)
-                except Exception:
-                    _logger.exception("internal error at a deadline of %r", holder)
+            due.extend(self._buckets.pop(heapq.heappop(self._order)))
+        for holder in due:
+            holder.looked_at = NEVER
+            if holder.deadline > now:
+                if holder.deadline != NEVER:
+                    self._put(holder)
+                continue
+            holder.deadline = NEVER
+            try:
+                holder.deadline_passed(now)
+            except Exception:
+                _logger.exception("internal error at a deadline of %r", holder)
         if self._order and self._order[0] < self._timer_at:
             self._set_timer(self._order[0])

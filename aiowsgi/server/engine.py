@@ -10,6 +10,8 @@ Thread: event loop, but for :meth:`Engine.forget` and the attributes that worker
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from aiowsgi.bridge.pool import Pool
@@ -43,6 +45,7 @@ class Engine:
         io_pool: reads and writes files.
         parser: reads heads.
         software: ``SERVER_SOFTWARE`` and the Server field: ``"aiowsgi/1.0"``.
+        clock: for what threads measure; ``loop.time()`` is not for them, uvloop's stands still while it waits.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Engine:
         io_pool: Pool,
         parser: HeadParser,
         software: str,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.application = application
         self.config = config
@@ -78,12 +82,17 @@ class Engine:
         self.connections: set[Protocol] = set()
         #: Exchanges that were submitted and whose worker has not ended. Any thread removes its own.
         self.exchanges: set[Exchange] = set()
+        #: Closing what was parked and will not be sent; the loop itself holds tasks only weakly.
+        self.closing_tasks: set[asyncio.Task[object]] = set()
         #: A response may leave its connection open.
         self.keeps_connections = config.keep_alive > 0
+        #: Seconds that the last requests waited for a thread. Workers append, which is atomic.
+        self.queue_waits: deque[float] = deque(maxlen=1000)
         #: Requests that have been answered whole.
         self.completed_count = 0
         #: No new requests are wanted.
         self.draining = False
+        self.clock = clock
         self._batch: list[Exchange] = []
         self._queue_size = config.queue_size
         self._on_change: Callable[[], object] | None = None
@@ -97,6 +106,7 @@ class Engine:
         batch = self._batch
         if self.pool.waiting_count + len(batch) >= self._queue_size:
             return False
+        exchange.submitted_at = self.clock()
         self.exchanges.add(exchange)
         if not batch:
             self.loop.call_soon(self._submit_batch)

@@ -16,12 +16,12 @@ import contextvars
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from aiowsgi.bridge.disconnection import Disconnection
 from aiowsgi.bridge.pipes import ResponsePipe
-from aiowsgi.errors import ClientDisconnected
+from aiowsgi.errors import ApplicationError, ClientDisconnected
 from aiowsgi.http.events import Refusal
 from aiowsgi.http.response import (
     LAST_CHUNK,
@@ -31,8 +31,9 @@ from aiowsgi.http.response import (
     refusal_response,
     serialize_head,
 )
-from aiowsgi.semantics import ConnectionInfo, RequestHead, ResponseHead
+from aiowsgi.semantics import ConnectionInfo, RequestHead, ResponseHead, has_content
 from aiowsgi.server.content import ContentBuffer, ContentStream
+from aiowsgi.server.parked import discard
 from aiowsgi.wsgi.environ import build_environ
 from aiowsgi.wsgi.file_wrapper import FileRegion
 from aiowsgi.wsgi.run import run_application
@@ -72,9 +73,11 @@ class Exchange:
         "disconnection",
         "failed",
         "head",
+        "parked",
         "persistent",
         "pipe",
         "region",
+        "submitted_at",
         "whole",
     )
 
@@ -94,6 +97,8 @@ class Exchange:
         self._framing: Framing | None = None
         self._head_data = b""
         self.head = head
+        #: When the engine took it, by the engine's clock.
+        self.submitted_at = 0.0
         self.disconnection = Disconnection()
         #: The whole response, once the worker has handed it over; with ``region``, its head.
         self.whole: Sequence[bytes] | None = None
@@ -101,6 +106,8 @@ class Exchange:
         self.region: FileRegion | None = None
         #: The streamed response.
         self.pipe: ResponsePipe | None = None
+        #: What goes on with the streamed response once the application is done.
+        self.parked: AsyncIterable[bytes] | None = None
         #: The response broke off: the connection must end so that the client sees it.
         self.failed = False
         #: The connection may serve another request after the response.
@@ -120,11 +127,14 @@ class Exchange:
             self._content.release()
         return True
 
-    def release_region(self) -> None:
-        """Close the file of a response that will not be sent. Event loop."""
+    def release(self) -> None:
+        """Close what was handed over and will not be sent. Event loop."""
         region, self.region = self.region, None
         if region is not None:
             region.close()
+        parked, self.parked = self.parked, None
+        if parked is not None:
+            discard(self._engine, parked)
 
     @property
     def waiting(self) -> bool:
@@ -154,10 +164,12 @@ class Exchange:
             self._ticket.pop()
         except IndexError:
             return  # withdrawn
+        engine = self._engine
+        engine.queue_waits.append(engine.clock() - self.submitted_at)
         try:
             contextvars.Context().run(self._run_application)
         finally:
-            self._engine.forget(self)
+            engine.forget(self)
 
     def _run_application(self) -> None:
         engine = self._engine
@@ -174,10 +186,15 @@ class Exchange:
             environ = build_environ(engine.base_environ, self.head, self._connection, file, content_size)
             environ["aiowsgi.disconnected"] = self.disconnection
             environ["waitress.client_disconnected"] = self.disconnection.is_set
+            environ["aiowsgi.park"] = self.park
             run_application(engine.application, environ, self)
+            if self.parked is not None and self.pipe is not None:
+                self.pipe.finish()  # the thread's part of it
         except BaseException as error:  # SystemExit and the like must not end the thread either
             self._fail(error)
         finally:
+            if self.parked is not None and self.disconnection.is_set():
+                self._notify()  # so that the loop releases it
             if content is not None:
                 if file is not None:
                     file.close()
@@ -220,10 +237,31 @@ class Exchange:
         self.persistent = framing.persistent
         return serialize_head(self.head, head, framing, engine.server_field)
 
+    def park(self, iterable: AsyncIterable[bytes]) -> None:
+        """Go on with an asynchronous iterable after the application's own: ``environ["aiowsgi.park"]``."""
+        if self.parked is not None:
+            raise ApplicationError("a response can be parked only once", "aiowsgi.park()")
+        self.parked = iterable
+
+    def frame_block(self, block: bytes) -> Sequence[bytes]:
+        """Return a non-empty block as it goes out. Any thread, once the head has been serialised."""
+        return chunk_pieces(block) if cast(Framing, self._framing).chunked else (block,)
+
+    @property
+    def end_pieces(self) -> Sequence[bytes]:
+        """What ends the content. Any thread, once the head has been serialised."""
+        return (LAST_CHUNK,) if cast(Framing, self._framing).chunked else ()
+
     # The sink of a response: aiowsgi.wsgi.response.ResponseSink. Worker thread.
 
     def send_whole(self, head: ResponseHead, blocks: Sequence[bytes], size: int) -> None:
         """See :meth:`ResponseSink.send_whole`."""
+        if self.parked is not None and has_content(self.head.method, head.status_code):
+            self.send_head(head)
+            for block in filter(None, blocks):
+                self.send_block(block)
+            self.finish()
+            return
         data = self._serialize(head, size)
         if not blocks:
             self.whole = (data,)
@@ -256,7 +294,7 @@ class Exchange:
     def send_block(self, block: bytes) -> None:
         """See :meth:`ResponseSink.send_block`."""
         pipe = cast(ResponsePipe, self.pipe)
-        pieces = chunk_pieces(block) if cast(Framing, self._framing).chunked else (block,)
+        pieces = self.frame_block(block)
         if self._head_data:
             pieces = (self._head_data, *pieces)
             self._head_data = b""
@@ -270,7 +308,11 @@ class Exchange:
     def finish(self) -> None:
         """See :meth:`ResponseSink.finish`."""
         pipe = cast(ResponsePipe, self.pipe)
-        pipe.finish((LAST_CHUNK,) if cast(Framing, self._framing).chunked else ())
+        if self.parked is None:
+            pipe.finish(self.end_pieces)
+        elif self._head_data:
+            pipe.write((self._head_data,))
+            self._head_data = b""
 
 
 class _Release:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+from collections.abc import AsyncIterable
 from typing import cast
 
 from aiowsgi.errors import ClientDisconnected
@@ -27,6 +28,7 @@ from aiowsgi.server.engine import Engine
 from aiowsgi.server.exchange import Exchange
 from aiowsgi.server.file_sender import FileSender
 from aiowsgi.server.outlet import Outlet
+from aiowsgi.server.parked import ParkedResponse
 
 __all__ = ["Phase", "Protocol"]
 
@@ -68,6 +70,7 @@ class Protocol(asyncio.Protocol):
         "_http",
         "_info",
         "_outlet",
+        "_parked",
         "_peer_ended",
         "_read_paused",
         "_sender",
@@ -88,6 +91,7 @@ class Protocol(asyncio.Protocol):
         self._content: ContentBuffer | ContentStream | None = None
         self._exchange: Exchange | None = None
         self._sender: FileSender | None = None
+        self._parked: ParkedResponse | None = None
         self._read_paused = False
         self._peer_ended = False
         self._discarded_size = 0
@@ -119,7 +123,8 @@ class Protocol(asyncio.Protocol):
         if events:
             self._process(events)
         elif self.phase is Phase.IDLE:
-            self._begin_head()
+            if self._http.request_begun:
+                self._begin_head()
         elif self._http.buffered_size > _READ_AHEAD_SIZE and self._http.state is ReadState.COMPLETE:
             self._pause_reading()
 
@@ -143,7 +148,10 @@ class Protocol(asyncio.Protocol):
         if exchange is not None:
             exchange.withdraw()
             exchange.disconnection.set()
-            exchange.release_region()
+            exchange.release()
+        if self._parked is not None:
+            self._parked.cancel()
+            self._parked = None
         self._release_content(ClientDisconnected("the client disconnected before the end of its request"))
         self._close_sender()
         self._engine.deadlines.remove(self)
@@ -157,7 +165,10 @@ class Protocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """See :class:`asyncio.Protocol`."""
         self._outlet.paused = False
-        if self.phase is Phase.ANSWERING:
+        if self._parked is not None:
+            self._parked.resume()
+            self._engine.deadlines.set(self, NEVER)
+        elif self.phase is Phase.ANSWERING:
             self._send_on()
         elif self.phase is Phase.FLUSHING:
             self._start_next_request()
@@ -242,6 +253,7 @@ class Protocol(asyncio.Protocol):
             return
         if stream.continue_wanted:
             stream.continue_wanted = False
+            stream.begin_anew(self._engine.loop.time())
             self._outlet.write((CONTINUE,))
         self._content_arrived()
 
@@ -257,8 +269,7 @@ class Protocol(asyncio.Protocol):
         engine = self._engine
         self._head = head
         self.phase = Phase.ANSWERING
-        if self._read_paused:
-            self._resume_reading()
+        self._read_ahead()
         content = self._content
         if isinstance(content, ContentBuffer):
             self._content = None  # the exchange's from now on
@@ -294,7 +305,7 @@ class Protocol(asyncio.Protocol):
     def _exchange_ready(self, exchange: Exchange) -> None:
         """The worker has handed something over."""
         if exchange is not self._exchange:
-            exchange.release_region()  # the connection went away meanwhile
+            exchange.release()  # the connection went away meanwhile
             return
         if exchange.whole is None:
             self._send_on()
@@ -321,7 +332,10 @@ class Protocol(asyncio.Protocol):
             pieces, ended = exchange.pipe.take()
             if pieces:
                 self._outlet.write(pieces)
-            if ended:
+            if ended and exchange.parked is not None and not exchange.failed:
+                iterable, exchange.parked = exchange.parked, None
+                self._park(exchange, iterable)
+            elif ended:
                 self._finish_response(exchange)
             elif self._outlet.paused:
                 self._watch_writing()
@@ -343,6 +357,33 @@ class Protocol(asyncio.Protocol):
         else:
             self._finish_response(exchange)
 
+    def _park(self, exchange: Exchange, iterable: AsyncIterable[bytes]) -> None:
+        """The application's part is over; the loop goes on with the rest of its response."""
+
+        def send(block: bytes) -> None:
+            self._outlet.write(exchange.frame_block(block))
+            if self._outlet.paused:
+                parked.pause()
+                self._watch_writing()
+
+        def end(error: BaseException | None) -> None:
+            self._parked = None
+            if error is None:
+                self._outlet.write(exchange.end_pieces)
+            else:
+                exchange.failed = True
+                _logger.error("%r failed while parked: %r", exchange, error, exc_info=error)
+            self._finish_response(exchange)
+
+        parked = self._parked = ParkedResponse(self._engine, iterable, send, end)
+        if self._engine.draining:
+            parked.end()
+        elif self._outlet.paused:
+            parked.pause()
+            self._watch_writing()
+        else:
+            self._engine.deadlines.set(self, NEVER)
+
     def _finish_response(self, exchange: Exchange) -> None:
         self._exchange = None
         self._head = None
@@ -352,6 +393,8 @@ class Protocol(asyncio.Protocol):
             # The application has answered without reading all of its content.
             self._release_content(ClientDisconnected("the response is complete"))
             exchange.persistent = False
+        if exchange.parked is not None:
+            exchange.release()  # HEAD, or it failed before
         if exchange.failed:
             if exchange.close_delimited:
                 self._outlet.reset()  # an orderly end would look like the end of the content
@@ -370,15 +413,16 @@ class Protocol(asyncio.Protocol):
 
     def _start_next_request(self) -> None:
         self.phase = Phase.IDLE
-        if self._read_paused:
-            self._resume_reading()
         events = self._http.start_next_request()
+        self._read_ahead()
         if events:
             self._process(events)
         elif self._peer_ended:
             self._end_of_requests()
         elif self._http.request_begun:
             self._begin_head()
+        elif not self._engine.keeps_connections:
+            self._close_after_flush()
         elif self._outlet.flushed:
             self._outlet.end_watch()
             self._set_deadline(self._engine.config.keep_alive)
@@ -413,7 +457,10 @@ class Protocol(asyncio.Protocol):
     def drain(self) -> None:
         """Close the connection if no request is under way, and soon if it only waits for its client's end."""
         if self.phase is Phase.IDLE:
+            self.phase = Phase.LINGERING  # what is not flushed yet may take its time, and nothing more is answered
             self._transport.close()
+        elif self._parked is not None:
+            self._parked.end()
         elif self.phase is Phase.LINGERING and self._outlet.flushed:
             self._set_deadline(_DRAIN_LINGER_SECONDS)
 
@@ -459,6 +506,7 @@ class Protocol(asyncio.Protocol):
         if stream.awaited:
             self._refuse(Refusal(408, "the request content took too long"))
         else:
+            stream.begin_anew(self._engine.loop.time())
             self._await_content(stream)
 
     def _withdraw_busy(self, exchange: Exchange) -> None:
@@ -489,6 +537,11 @@ class Protocol(asyncio.Protocol):
             if not self._peer_ended:
                 self._engine.watch.discard(self)
             self._transport.resume_reading()
+
+    def _read_ahead(self) -> None:
+        """Read on, unless the bound on what has been read of later requests is still reached."""
+        if self._read_paused and self._http.buffered_size <= _READ_AHEAD_SIZE:
+            self._resume_reading()
 
     def _release_content(self, error: OSError | None = None) -> None:
         content, self._content = self._content, None

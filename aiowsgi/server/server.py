@@ -23,6 +23,7 @@ from aiowsgi.http.parsers import make_head_parser
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.listeners import Listener, close_sockets, open_sockets
 from aiowsgi.server.protocol import Phase, Protocol
+from aiowsgi.server.stats import ServerStats, take_stats
 from aiowsgi.version import __version__
 
 if TYPE_CHECKING:
@@ -273,6 +274,10 @@ class Server:
         for connection in list(engine.connections):
             connection.drain()
         await all_ended()
+
+    def stats(self) -> ServerStats:
+        """Take a snapshot of connections, requests, threads and waiting times."""
+        return take_stats(self._started_engine())
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Self] = anyio.TASK_STATUS_IGNORED) -> None:
         """Start, tell ``task_status``, and serve until :meth:`shutdown` is called or this task is cancelled."""

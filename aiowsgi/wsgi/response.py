@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from types import TracebackType
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from aiowsgi.errors import ApplicationError
 from aiowsgi.semantics import HOP_BY_HOP, TOKEN, ResponseHead, has_content
@@ -212,15 +212,12 @@ class Response:
             return
         if not self.begun:
             self._begin(block, whole=False)
-        elif self._suppressed:
-            return
-        elif self._missing_size is not None:
-            self._count(block)
+        elif not self.finished:
+            if self._missing_size is not None:
+                self._count(block)
             self._sink.send_block(block)
-        elif self.finished:
-            raise ApplicationError("write() called after the end of the response", _WRITE)
-        else:
-            self._sink.send_block(block)
+        elif not self._suppressed:
+            self._refuse_surplus()
 
     def _started_head(self) -> ResponseHead:
         if self._head is None:
@@ -253,8 +250,15 @@ class Response:
     def _count(self, block: bytes) -> None:
         assert self._missing_size is not None
         if len(block) > self._missing_size:
-            raise ApplicationError("the body is longer than its Content-Length", _CONTENT_LENGTH)
+            self._refuse_surplus()
         self._missing_size -= len(block)
+
+    def _refuse_surplus(self) -> NoReturn:
+        if self._started_head().content_length is not None:
+            raise ApplicationError("the body is longer than its Content-Length", _CONTENT_LENGTH)
+        raise ApplicationError(
+            "content after the end of the response: a late write(), or an iterable longer than its len()", _WRITE
+        )
 
     def send(self, iterable: Iterable[bytes]) -> None:
         """Send the body that an application returned, and end the response.

@@ -1,0 +1,119 @@
+"""A snapshot of what a server does.
+
+Thread: event loop. Made on demand: requests pay for nothing but the note of how long they waited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiowsgi.server.protocol import Phase
+
+if TYPE_CHECKING:
+    from aiowsgi.server.engine import Engine
+
+__all__ = ["ConnectionStats", "QueueWaitStats", "RequestStats", "ServerStats", "ThreadStats", "take_stats"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStats:
+    """Connections by what they wait for.
+
+    Args:
+        idle: for a request.
+        reading: for the rest of a request.
+        writing: for an answer, or for the client to take it.
+        closing: for the client's end, after the last answer.
+    """
+
+    idle: int
+    reading: int
+    writing: int
+    closing: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStats:
+    """Requests by how far they are.
+
+    Args:
+        waiting: for a thread.
+        running: the application runs, and nothing of its response is out.
+        streaming: a part of the response is out.
+        done: answered whole since the server started.
+    """
+
+    waiting: int
+    running: int
+    streaming: int
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadStats:
+    """Threads of the pool, which other servers may share.
+
+    Args:
+        idle: waiting for a request.
+        running: running an application.
+        stalled: waiting for a client.
+    """
+
+    idle: int
+    running: int
+    stalled: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueWaitStats:
+    """How long the last thousand requests waited for a thread, in seconds; 0.0 where there were none."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStats:
+    """See the parts."""
+
+    connections: ConnectionStats
+    requests: RequestStats
+    threads: ThreadStats
+    queue_wait: QueueWaitStats
+
+
+_READING = frozenset({Phase.HEAD, Phase.CONTENT})
+_WRITING = frozenset({Phase.ANSWERING, Phase.FLUSHING})
+
+
+def take_stats(engine: Engine) -> ServerStats:
+    """Take a snapshot. Event loop."""
+    phases = [connection.phase for connection in engine.connections]
+    exchanges = engine.exchanges.copy()
+    waiting = sum(exchange.waiting for exchange in exchanges)
+    streaming = sum(exchange.begun for exchange in exchanges)
+    pool = engine.pool.stats()
+    waits = sorted(engine.queue_waits)
+    return ServerStats(
+        ConnectionStats(
+            idle=phases.count(Phase.IDLE),
+            reading=sum(phase in _READING for phase in phases),
+            writing=sum(phase in _WRITING for phase in phases),
+            closing=phases.count(Phase.LINGERING),
+        ),
+        RequestStats(
+            waiting=waiting,
+            running=len(exchanges) - waiting - streaming,
+            streaming=streaming,
+            done=engine.completed_count,
+        ),
+        ThreadStats(idle=pool.idle, running=pool.running, stalled=pool.stalled),
+        QueueWaitStats(p50=_quantile(waits, 0.5), p90=_quantile(waits, 0.9), p99=_quantile(waits, 0.99)),
+    )
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
