@@ -14,7 +14,7 @@ import enum
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, Union
 
@@ -189,7 +189,7 @@ class Config:
     """
 
     # fmt: off
-    bind: tuple[str, ...] = option(
+    bind: Sequence[str] = option(
         (), Kind.TEXTS, "Address to listen on: host:port, :port, [::1]:port, unix:path or fd://N. Repeatable.",
         group=LISTEN, flags=("-b",), default_text="127.0.0.1:8000")
     host: str | None = option(
@@ -210,7 +210,7 @@ class Config:
         8, Kind.COUNT, "Threads that run the application at once.", group=THREADS, least=1, most=10_000)
     max_threads: int | None = option(
         None, Kind.COUNT, "Threads in all, counting those that wait for a slow client.",
-        group=THREADS, least=1, most=100_000, default_text="threads + 64")
+        group=THREADS, least=1, most=100_000, default_text="threads + 64; 1 where threads is 1")
     thread_idle_timeout: float = option(
         60.0, Kind.SECONDS, "A thread without work ends after this time.", group=THREADS, least=0.01)
     queue_size: int = option(
@@ -236,7 +236,8 @@ class Config:
         256 * MiB, Kind.SIZE, "Request content held in memory over all requests; at it, reading pauses.",
         group=REQUESTS, least=64 * KiB)
     stream_body: bool = option(
-        False, Kind.FLAG, "Start the application at the head and let it read the content as it arrives.",
+        False, Kind.FLAG, "Start the application at the head and let it read the content as it arrives; "
+        "chunked content then has no CONTENT_LENGTH.",
         group=REQUESTS)
 
     response_buffer: int = option(
@@ -331,8 +332,14 @@ class Config:
 
     @property
     def thread_limit(self) -> int:
-        """The most threads that may exist: ``max_threads``, or its default."""
-        return self.threads + 64 if self.max_threads is None else self.max_threads
+        """The most threads that may exist: ``max_threads``, or its default.
+
+        One thread is a promise: an application that is not safe in threads never runs twice at once, not even beside a
+        thread that waits for a slow client.
+        """
+        if self.max_threads is not None:
+            return self.max_threads
+        return 1 if self.threads == 1 else self.threads + 64
 
     @classmethod
     def from_texts(
@@ -358,7 +365,8 @@ class Config:
             given: Any = flags.get(item.name)
             origin = item.flag
             if given is None and item.name not in ignored:
-                given, origin = variables.get(item.variable), item.variable
+                # A variable that is set to nothing is a way to unset it.
+                given, origin = variables.get(item.variable) or None, item.variable
             if given is None:
                 continue
             spelled[item.name] = (origin, given)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import anyio.from_thread
 
-from aiowsgi.config import Config
+from aiowsgi.config import OPTIONS, Config
+from aiowsgi.errors import ConfigError, StartupError
 from aiowsgi.process.run import choose_loop, run
 from aiowsgi.server.listeners import open_sockets
 from aiowsgi.server.server import Server
@@ -70,6 +71,34 @@ _WAITRESS_NAMES = {
     "url_prefix": "root_path",
 }
 
+_NEEDLESS = "leave it out, nothing here needs it"
+_OF_A_PROXY = "wrap the application in a middleware that knows the proxy, such as werkzeug's ProxyFix"
+# Those that have no counterpart, and what to do.
+_WAITRESS_ADVICE = {
+    "asyncore_loop_timeout": _NEEDLESS,
+    "asyncore_use_poll": _NEEDLESS,
+    "channel_request_lookahead": "leave it out, waitress.client_disconnected works without it",
+    "channel_timeout": "use keep_alive, header_timeout, body_timeout and write_timeout",
+    "cleanup_interval": _NEEDLESS,
+    "clear_untrusted_proxy_headers": _OF_A_PROXY,
+    "expose_tracebacks": "leave it out, tracebacks go to the log",
+    "ident": "use server_header, true or false",
+    "ipv4": "use listen with the addresses",
+    "ipv6": "use listen with the addresses",
+    "log_socket_errors": _NEEDLESS,
+    "log_untrusted_proxy_headers": _OF_A_PROXY,
+    "outbuf_overflow": "leave it out, a response that is known whole lies where the application made it",
+    "recv_bytes": _NEEDLESS,
+    "send_bytes": _NEEDLESS,
+    "server_name": "leave it out, SERVER_NAME is what the client asked for",
+    "sockets": "use bind=[\"fd://N\"], where N is the socket's fileno()",
+    "trusted_proxy": _OF_A_PROXY,
+    "trusted_proxy_count": _OF_A_PROXY,
+    "trusted_proxy_headers": _OF_A_PROXY,
+    "unix_socket_perms": "call os.umask() before",
+    "url_scheme": _OF_A_PROXY,
+}
+
 
 def serve(application: WSGIApplication, **options: Any) -> None:
     """Serve an application until SIGTERM or SIGINT: :func:`aiowsgi.run` as waitress spells it.
@@ -79,18 +108,40 @@ def serve(application: WSGIApplication, **options: Any) -> None:
         options: ``host``, ``port`` (waitress's default, 8080), ``listen`` ("host:port" separated by spaces),
             ``threads``, ``unix_socket``, ``connection_limit``, ``max_request_body_size``, ``max_request_header_size``,
             ``inbuf_overflow``, ``outbuf_high_watermark``, ``url_prefix``; and all of :class:`~aiowsgi.config.Config`'s.
+            As in waitress, numbers may be text.
 
     Raises:
-        TypeError: an argument of waitress's has no counterpart here.
+        TypeError: an argument of waitress's has no counterpart here; the message says what to do.
+        Exception: as :func:`aiowsgi.run`.
     """
+    run(application, **_translate(options))
+
+
+def _translate(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what waitress's arguments say in this package's."""
+    strange = sorted(options.keys() & (_WAITRESS_ADVICE.keys() - {item.name for item in OPTIONS}))
+    if strange:
+        advice = "; ".join(f"{name}: {_WAITRESS_ADVICE[name]}" for name in strange)
+        raise TypeError(f"serve() does not take all that waitress does: {advice}")
     translated = {_WAITRESS_NAMES.get(name, name): value for name, value in options.items()}
     listen = translated.pop("listen", None)
     if listen is not None:
-        translated["bind"] = tuple(listen.replace("*", "").split())
+        addresses = listen.split() if isinstance(listen, str) else listen
+        translated["bind"] = tuple(address.replace("*", "") for address in addresses)
     elif not translated.keys() & {"bind", "uds"}:
         # waitress listens on every address and port 8080.
         translated = {"host": "", "port": 8080, **translated}
-    run(application, **translated)
+    problems = []
+    for item in OPTIONS:
+        value = translated.get(item.name)
+        if isinstance(value, str):
+            try:
+                translated[item.name] = item.parse(value)
+            except ValueError as error:
+                problems.append(f"{item.name}={value}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return translated
 
 
 class SimpleServer:
@@ -113,6 +164,8 @@ class SimpleServer:
         self._loop_name = address.loop
         self._portal: anyio.from_thread.BlockingPortal | None = None
         self._server: Server | None = None
+        # Set by a thread that then looks for the portal; the loop sets the portal and then looks here.
+        self._shutdown_requested = False
         self.server_address: tuple[str, int] = self._sockets[0].getsockname()[:2]
         self.server_name, self.server_port = self.server_address
 
@@ -125,28 +178,49 @@ class SimpleServer:
         self.server_close()
 
     def serve_forever(self) -> None:
-        """Serve in the calling thread until :meth:`shutdown` is called from another, or KeyboardInterrupt."""
+        """Serve in the calling thread until :meth:`shutdown` is called from another, or KeyboardInterrupt.
+
+        It may be called again. KeyboardInterrupt leaves running requests no time to end.
+
+        Raises:
+            StartupError: the loop or the parser is not installed, or the server has been closed.
+        """
         _, loop_factory = choose_loop(self._loop_name)
         anyio.run(self._serve, backend_options={"loop_factory": loop_factory})
 
     async def _serve(self) -> None:
-        bind = tuple(f"fd://{sock.fileno()}" for sock in self._sockets)
+        numbers = [sock.fileno() for sock in self._sockets]
+        if -1 in numbers:
+            raise StartupError("the server has been closed")
+        bind = tuple(f"fd://{number}" for number in numbers)
         server = Server(self._application, bind=bind, **self._options)
+        await server.start()  # before the portal, which would wrap what is raised
         async with anyio.from_thread.BlockingPortal() as portal:
-            await server.start()
             self._server = server
             self._portal = portal
             try:
+                if self._shutdown_requested:
+                    await server.shutdown()
                 await server.serve_until_shutdown()
             finally:
                 self._portal = self._server = None
+                self._shutdown_requested = False
 
     def shutdown(self) -> None:
-        """Let requests end, and :meth:`serve_forever` with them. Another thread than its."""
+        """Let requests end, and :meth:`serve_forever` with them, or as soon as it is called. Another thread than its.
+
+        Raises:
+            RuntimeError: this is the thread that serves, which cannot wait for itself.
+        """
+        self._shutdown_requested = True
         portal, server = self._portal, self._server
         if portal is not None and server is not None:
-            with contextlib.suppress(RuntimeError):  # it ended by itself meanwhile
+            try:
                 portal.call(server.shutdown)
+            except RuntimeError:
+                if self._portal is portal:
+                    raise
+                # else it has ended by itself meanwhile
 
     def server_close(self) -> None:
         """Stop listening."""

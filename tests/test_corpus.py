@@ -1,7 +1,7 @@
 """Every request in ``tests/corpus``: the outcome that its name demands, by both parsers, however the bytes arrive.
 
 ``invalid/<rfc>-<section>-<condition>.<status>.http`` is refused with that status.
-``valid/<rfc>-<section>-<condition>.ok.http`` is accepted as the ``.json`` beside it says; content and bytes are latin-1.
+``valid/<rfc>-<section>-<condition>.ok.http`` is accepted as the ``.json`` beside it says; bytes are latin-1 there.
 
 The RFC in a name is the one that gives the rule; where it leaves a choice, the status is the policy's.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ServerThread, running_server
+from tests.conftest import PARSERS, ServerThread, running_server
 from tests.http.reading import Reading, byte_by_byte, every_split, new_connection, read_request
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -40,13 +40,14 @@ def expectation(path: Path) -> dict[str, Any]:
     return expected
 
 
-def readings(parser_name: str, data: bytes) -> Iterator[tuple[str, Reading]]:
-    """Read the same bytes in every way that is tried; name each."""
-    yield "whole", read_request(new_connection(parser_name), [data])
-    yield "byte by byte", read_request(new_connection(parser_name), byte_by_byte(data))
-    if len(data) <= SMALL_SIZE:
-        for first, second in every_split(data):
-            yield f"split at {len(first)}", read_request(new_connection(parser_name), [first, second])
+def readings(data: bytes) -> Iterator[tuple[str, Reading]]:
+    """Read the same bytes in every way that is tried, with both parsers; name each."""
+    for parser_name in PARSERS:
+        yield f"{parser_name}, whole", read_request(new_connection(parser_name), [data])
+        yield f"{parser_name}, byte by byte", read_request(new_connection(parser_name), byte_by_byte(data))
+        if len(data) <= SMALL_SIZE:
+            for halves in every_split(data):
+                yield f"{parser_name}, split at {len(halves[0])}", read_request(new_connection(parser_name), halves)
 
 
 def test_corpus_is_complete_and_well_named() -> None:
@@ -61,16 +62,16 @@ def test_corpus_is_complete_and_well_named() -> None:
 
 
 @pytest.mark.parametrize("path", INVALID, ids=name_of)
-def test_invalid_request_in_any_pieces_is_refused(path: Path, parser_name: str) -> None:
+def test_invalid_request_in_any_pieces_is_refused(path: Path) -> None:
     status = demanded_status(path)
-    for way, reading in readings(parser_name, path.read_bytes()):
+    for way, reading in readings(path.read_bytes()):
         assert reading.refusal == status, (way, reading)
         assert not reading.complete, (way, reading)
         assert reading.left_over_size == 0, (way, reading)
 
 
 @pytest.mark.parametrize("path", VALID, ids=name_of)
-def test_valid_request_in_any_pieces_is_read_as_expected(path: Path, parser_name: str) -> None:
+def test_valid_request_in_any_pieces_is_read_as_expected(path: Path) -> None:
     expected = expectation(path)
     wanted = Reading(
         head=(
@@ -92,7 +93,7 @@ def test_valid_request_in_any_pieces_is_read_as_expected(path: Path, parser_name
     )
     data = path.read_bytes()
     assert data.endswith(expected["left_over"].encode("latin-1"))
-    for way, reading in readings(parser_name, data):
+    for way, reading in readings(data):
         assert reading == wanted, way
 
 
@@ -116,54 +117,54 @@ class RecordingServer:
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[dict[str, RecordingServer]]:
+def servers() -> Iterator[list[RecordingServer]]:
+    """One server for all requests: a refusal must not show in anything but its own connection."""
     with ExitStack() as stack:
-        servers = {}
+        servers = []
         for parser_name, loop_name in (("h11", "asyncio"), ("httptools", "uvloop")):
             recorder = Recorder()
             thread = stack.enter_context(running_server(recorder, loop_name, http=parser_name))
-            servers[parser_name] = RecordingServer(thread, recorder)
+            servers.append(RecordingServer(thread, recorder))
         yield servers
 
 
 @pytest.mark.parametrize("path", INVALID, ids=name_of)
 def test_invalid_request_over_a_socket_is_answered_and_closed_and_never_reaches_the_application(
-    path: Path, parser_name: str, servers: dict[str, RecordingServer]
+    path: Path, servers: list[RecordingServer]
 ) -> None:
-    server = servers[parser_name]
-    server.recorder.requests.clear()
     data = path.read_bytes()
-    with server.connect() as client:
-        client.send(data)
-        if read_request(new_connection(parser_name), [data]).refused_at_end:
-            client.end()
-        response = client.receive()
-        assert response.status_code == demanded_status(path)
-        assert response.interim in ([], [b"HTTP/1.1 100 Continue"])
-        assert response.value("Connection") == "close"
-        assert response.value("Content-Type") == "text/plain; charset=utf-8"
-        assert client.at_end()
-    assert server.recorder.requests == []
+    needs_end = read_request(new_connection("h11"), [data]).refused_at_end
+    for server in servers:
+        server.recorder.requests.clear()
+        with server.connect() as client:
+            client.send(data)
+            if needs_end:
+                client.end()
+            response = client.receive()
+            assert response.status_code == demanded_status(path)
+            assert response.interim in ([], [b"HTTP/1.1 100 Continue"])
+            assert response.value("Connection") == "close"
+            assert response.value("Content-Type") == "text/plain; charset=utf-8"
+            assert client.at_end()
+        assert server.recorder.requests == []
 
 
 @pytest.mark.parametrize("path", VALID, ids=name_of)
-def test_valid_request_over_a_socket_reaches_the_application(
-    path: Path, parser_name: str, servers: dict[str, RecordingServer]
-) -> None:
+def test_valid_request_over_a_socket_reaches_the_application(path: Path, servers: list[RecordingServer]) -> None:
     expected = expectation(path)
-    server = servers[parser_name]
-    server.recorder.requests.clear()
-    with server.connect() as client:
-        client.send(path.read_bytes())
-        response = client.receive(expected["method"])
-        assert response.status_code == 200
-        closes = response.value("Connection") == "close"
-        assert closes is not expected["persistent"]
-        client.end()
-        client.read_all()
-    method, target, query, content = server.recorder.requests[0]
-    assert (method, target, query) == (expected["method"], expected["target"], expected["query"])
-    assert content == expected["content"].encode("latin-1")
-    if closes:
-        # RFC 9112 §9.6: no further requests are processed on that connection.
-        assert len(server.recorder.requests) == 1
+    for server in servers:
+        server.recorder.requests.clear()
+        with server.connect() as client:
+            client.send(path.read_bytes())
+            response = client.receive(expected["method"])
+            assert response.status_code == 200
+            closes = response.value("Connection") == "close"
+            assert closes is not expected["persistent"]
+            client.end()
+            client.read_all()
+        method, target, query, content = server.recorder.requests[0]
+        assert (method, target, query) == (expected["method"], expected["target"], expected["query"])
+        assert content == expected["content"].encode("latin-1")
+        if closes:
+            # RFC 9112 §9.6: no further requests are processed on that connection.
+            assert len(server.recorder.requests) == 1

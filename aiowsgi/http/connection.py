@@ -156,8 +156,7 @@ class HTTPConnection:
 
     def _keep_partial_head(self, data: bytes | bytearray, start: int) -> None:
         buffer = data if isinstance(data, bytearray) else bytearray(data)
-        # A lone CR may be half of the one empty line that may stand before a request.
-        if len(buffer) > start and buffer != b"\r":
+        if len(buffer) > start:
             self._policy.check_partial_head(buffer[start:], max(0, self._scanned_size - start))
         self._buffer = buffer
         self._scanned_size = len(buffer)

@@ -33,6 +33,9 @@ __all__ = ["load_application"]
 APPLICATION_NAMES = ("application", "app")
 FACTORY_NAMES = ("create_app", "make_app")
 
+# More arguments than any signature names: what takes so many takes any number.
+MANY = 1000
+
 _MISSING: Any = object()
 
 
@@ -117,7 +120,11 @@ def _read(target: Any, name: str, owner: str) -> Any:
 def _meant(target: Any, name: str) -> str:
     if isinstance(target, ModuleType) and _has_member(target, name):
         return f"; it has a module of that name, which belongs before the colon: '{target.__name__}.{name}'"
-    return did_you_mean(name, dir(target))
+    names = dir(target)
+    for known in APPLICATION_NAMES:
+        if name in APPLICATION_NAMES and known in names:
+            return f"; did you mean {known!r}?"
+    return did_you_mean(name, names)
 
 
 def _has_member(module: ModuleType, name: str) -> bool:
@@ -164,17 +171,16 @@ def _check(name: str, target: Any) -> None:
             f"{name!r} is an ASGI application (asynchronous), not a WSGI one; in a Django project take "
             f"project.wsgi:application, otherwise an ASGI server, or wrap it in a2wsgi.ASGIMiddleware"
         )
-    if _takes(target, 2):
+    if _takes(target, 2) and not _needs_nothing(target):
         return
     if _takes(target, 0):
         what = "a class" if inspect.isclass(target) else "a factory"
         raise ApplicationImportError(
-            f"{name!r} cannot be called with (environ, start_response); it looks like {what} that makes the "
-            f"application: '{name}()', or --factory"
+            f"{name!r} does not take (environ, start_response); it looks like {what} that makes the application: "
+            f"'{name}()', or --factory"
         )
-    raise ApplicationImportError(
-        f"{name!r} cannot be called with (environ, start_response): it takes {inspect.signature(target)}"
-    )
+    signature = inspect.signature(target, follow_wrapped=False)
+    raise ApplicationImportError(f"{name!r} does not take (environ, start_response), but {signature}")
 
 
 def _is_asgi(target: Any) -> bool:
@@ -203,6 +209,13 @@ def _takes(target: Any, count: int) -> bool:
     except ValueError:
         return True
     return True
+
+
+def _needs_nothing(target: Any) -> bool:
+    """Whether a function or class has defaults for all that it takes, as factories have and applications have not."""
+    if not _takes(target, 0) or _takes(target, MANY):
+        return False
+    return not {"environ", "env", "start_response"} & set(_parameters(target))
 
 
 def _described(target: Any) -> str:

@@ -22,6 +22,7 @@ import anyio
 from aiowsgi.config import Config
 from aiowsgi.errors import StartupError
 from aiowsgi.process.application import load_application
+from aiowsgi.process.descriptors import raise_descriptor_limit
 from aiowsgi.process.log import configure_logging
 from aiowsgi.server import Server
 from aiowsgi.version import __version__
@@ -69,6 +70,7 @@ def run(
         application = load_application(application, factory=factory)
     loop_name, loop_factory = choose_loop(config.loop)
     configure_logging(config.log_level)
+    raise_descriptor_limit()
     anyio.run(_serve, application, config, loop_name, backend_options={"loop_factory": loop_factory})
 
 

@@ -1,6 +1,6 @@
 """Deadlines of any number of connections, without a timer object for each and without scanning them.
 
-Connections lie in buckets by the tenth of a second in which they are next looked at. Moving a deadline *later*, as
+Connections lie in buckets by the eighth of a second in which they are next looked at. Moving a deadline *later*, as
 every request does, is one assignment: the connection stays in its bucket, and is put into a later one when that
 comes up. Only moving it *earlier* moves the connection. One timer of the loop serves all; with nothing due it sleeps.
 
@@ -21,8 +21,9 @@ _logger = logging.getLogger("aiowsgi.error")
 
 NEVER = math.inf
 
-# Deadlines are met late by up to this much. Arbitrary; a tenth of the shortest timeout that anybody sets.
-_BUCKET_SECONDS = 0.1
+# Deadlines are met late by up to this much. Arbitrary; an eighth of the shortest timeout that anybody sets. A power of
+# two, so that no rounding puts a deadline into the bucket before it.
+_BUCKET_SECONDS = 0.125
 
 
 class DeadlineHolder(Protocol):

@@ -75,9 +75,11 @@ class Engine:
         self.base_environ = base_environ(
             software=software,
             root_path=config.root_path,
-            multithread=config.threads > 1,
+            multithread=config.thread_limit > 1,
             multiprocess=False,
         )
+        #: Connections that have been accepted, and whose transport is still being made.
+        self.arriving: set[Protocol] = set()
         #: Connections that are open.
         self.connections: set[Protocol] = set()
         #: Exchanges that were submitted and whose worker has not ended. Any thread removes its own.
@@ -116,7 +118,12 @@ class Engine:
     def _submit_batch(self) -> None:
         batch, self._batch = self._batch, []
         for exchange in batch:
-            self.pool.submit(exchange)
+            try:
+                self.pool.submit(exchange)
+            except RuntimeError:
+                # Closed at the end of a drain, whose connections are being aborted: that withdraws the exchange.
+                if not self.draining:
+                    raise
 
     def forget(self, exchange: Exchange) -> None:
         """An exchange has ended, or will never run. Any thread."""
@@ -126,10 +133,12 @@ class Engine:
 
     def add_connection(self, connection: Protocol) -> None:
         """A connection was made."""
+        self.arriving.discard(connection)
         self.connections.add(connection)
 
     def remove_connection(self, connection: Protocol) -> None:
         """A connection is gone."""
+        self.arriving.discard(connection)
         self.connections.discard(connection)
         if self._on_change is not None:
             self._on_change()

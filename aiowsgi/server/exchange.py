@@ -66,6 +66,7 @@ class Exchange:
         "_connection",
         "_content",
         "_engine",
+        "_finished",
         "_framing",
         "_head_data",
         "_on_ready",
@@ -96,6 +97,7 @@ class Exchange:
         self._ticket: list[None] = [None]
         self._framing: Framing | None = None
         self._head_data = b""
+        self._finished = False
         self.head = head
         #: When the engine took it, by the engine's clock.
         self.submitted_at = 0.0
@@ -214,7 +216,7 @@ class Exchange:
                 error,
                 exc_info=(type(error), error, error.__traceback__),
             )
-        if self.whole is not None:
+        if self.whole is not None or self._finished:
             return  # the answer was complete; only what came after it failed
         if self.pipe is not None:
             self.failed = True
@@ -309,6 +311,7 @@ class Exchange:
         """See :meth:`ResponseSink.finish`."""
         pipe = cast(ResponsePipe, self.pipe)
         if self.parked is None:
+            self._finished = True
             pipe.finish(self.end_pieces)
         elif self._head_data:
             pipe.write((self._head_data,))

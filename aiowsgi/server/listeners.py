@@ -18,6 +18,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from aiowsgi.config import BindAddress, FileDescriptorAddress, TCPAddress, UnixAddress
 
@@ -57,9 +58,37 @@ def open_sockets(addresses: Sequence[BindAddress], backlog: int) -> list[socket.
 
 
 def close_sockets(sockets: Sequence[socket.socket]) -> None:
-    """Close listening sockets; a Unix socket's file goes with it, if it is still that socket's."""
+    """Close listening sockets."""
     for sock in sockets:
         sock.close()
+
+
+class _UnixSocket(socket.socket):
+    """A Unix socket that was bound here: its file goes when it is closed, if the file is still its own.
+
+    One that was inherited is its owner's, who may hand it to other processes while this one ends.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._file: tuple[str, int, int] | None = None
+
+    def bind(self, path: Any) -> None:
+        """See :meth:`socket.socket.bind`."""
+        super().bind(path)
+        status = os.stat(path)
+        self._file = os.path.abspath(path), status.st_dev, status.st_ino
+
+    def close(self) -> None:
+        """See :meth:`socket.socket.close`."""
+        if self._file is not None:
+            path, device, inode = self._file
+            self._file = None
+            with contextlib.suppress(OSError):
+                status = os.stat(path)
+                if (status.st_dev, status.st_ino) == (device, inode):
+                    os.unlink(path)
+        super().close()
 
 
 def _open(address: BindAddress) -> list[socket.socket]:
@@ -122,7 +151,7 @@ def _bind_unix(path: str) -> socket.socket:
         if _is_live(path):
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         os.unlink(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = _UnixSocket()
     try:
         sock.bind(path)
     except BaseException:
@@ -145,7 +174,12 @@ def _is_live(path: str) -> bool:
 
 def _inherit(fd: int) -> socket.socket:
     """Take over a listening socket; the caller's descriptor stays open."""
-    sock = socket.socket(fileno=os.dup(fd))
+    own_fd = os.dup(fd)
+    try:
+        sock = socket.socket(fileno=own_fd)
+    except OSError:
+        os.close(own_fd)
+        raise
     if sock.type != socket.SOCK_STREAM:
         sock.close()
         raise OSError(errno.ENOTSOCK, "not a stream socket")
@@ -158,8 +192,9 @@ class Listener:
     Args:
         sock: listening and non-blocking.
         loop: serves the connections.
-        protocol_factory: makes their protocols.
-        may_accept: asked before each connection; after False, nothing is accepted until :meth:`resume`.
+        protocol_factory: makes their protocols, called as soon as a connection has been accepted.
+        has_room: asked before each connection.
+        make_room: called where there is none and somebody waits; nothing is accepted then until :meth:`resume`.
     """
 
     def __init__(
@@ -167,18 +202,19 @@ class Listener:
         sock: socket.socket,
         loop: asyncio.AbstractEventLoop,
         protocol_factory: Callable[[], asyncio.Protocol],
-        may_accept: Callable[[], bool],
+        has_room: Callable[[], bool],
+        make_room: Callable[[], object],
     ) -> None:
         self._socket = sock
         self._loop = loop
         self._protocol_factory = protocol_factory
-        self._may_accept = may_accept
+        self._has_room = has_room
+        self._make_room = make_room
         self._fd = sock.fileno()
-        self._unix_file = _unix_file(sock)
         self._timer: asyncio.TimerHandle | None = None
         self._accepting = False
         self._short = False
-        #: Connections on their way from accept() to a protocol.
+        # Connections on their way from accept() to their protocol.
         self._handovers: set[asyncio.Task[object]] = set()
         self.url = _url(sock)
         self.port = sock.getsockname()[1] if sock.family in (socket.AF_INET, socket.AF_INET6) else None
@@ -202,13 +238,16 @@ class Listener:
 
     def _accept(self, count: int = _ACCEPT_COUNT) -> bool:
         """Accept what is there; tell whether there may be more."""
-        for _ in range(count):
-            if not self._may_accept():
-                self.pause()
+        for number in range(count):
+            if not self._has_room():
+                if number == 0:  # the kernel has just said that there is somebody
+                    self.pause()
+                    self._make_room()
                 return False
             try:
                 sock, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError):
+                self._shortage_ended()
                 return False
             except ConnectionAbortedError:
                 continue  # gone before we came to it
@@ -217,21 +256,19 @@ class Listener:
                     raise
                 self._endure_shortage(error)
                 return False
-            if self._short:
-                self._short = False
-                _logger.info("accepting connections again on %s", self.url)
             sock.setblocking(False)
-            task = self._loop.create_task(self._hand_over(sock))
+            task = self._loop.create_task(self._hand_over(sock, self._protocol_factory()))
             self._handovers.add(task)
             task.add_done_callback(self._handovers.discard)
         return True
 
-    async def _hand_over(self, sock: socket.socket) -> None:
+    async def _hand_over(self, sock: socket.socket, protocol: asyncio.Protocol) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._protocol_factory, sock)
+            await self._loop.connect_accepted_socket(lambda: protocol, sock)
         except OSError as error:
             _logger.debug("connection lost before it began: %s", error)
             sock.close()
+            protocol.connection_lost(error)
 
     def _endure_shortage(self, error: OSError) -> None:
         """Out of descriptors or memory: accepting pauses for a moment, with one line for all of the shortage."""
@@ -241,15 +278,16 @@ class Listener:
         self.pause()
         self._timer = self._loop.call_later(_SHORTAGE_SECONDS, self.resume)
 
+    def _shortage_ended(self) -> None:
+        """All that waited have been accepted. One that was is not the end: the next may find nothing again."""
+        if self._short:
+            self._short = False
+            _logger.info("accepting connections again on %s", self.url)
+
     def take_backlog(self) -> None:
         """Accept all that the kernel has queued, within reason: those clients believe that they are connected."""
         while self._fd >= 0 and self._accept():
             pass
-
-    @property
-    def handover_count(self) -> int:
-        """Connections that have been accepted and have no protocol yet."""
-        return len(self._handovers)
 
     def close(self) -> None:
         """Stop listening."""
@@ -259,30 +297,7 @@ class Listener:
         if self._timer is not None:
             self._timer.cancel()
         self._fd = -1
-        if self._unix_file is not None:
-            _remove_unix_file(*self._unix_file)
         self._socket.close()
-
-
-def _unix_file(sock: socket.socket) -> tuple[str, int, int] | None:
-    """Return path, device and inode of a Unix socket's file."""
-    if sock.family != getattr(socket, "AF_UNIX", None):
-        return None
-    path = sock.getsockname()
-    if not isinstance(path, str) or not path or path.startswith("\0"):
-        return None
-    with contextlib.suppress(OSError):
-        status = os.stat(path)
-        return path, status.st_dev, status.st_ino
-    return None
-
-
-def _remove_unix_file(path: str, device: int, inode: int) -> None:
-    """Remove a socket's file, unless another server's has taken its place."""
-    with contextlib.suppress(OSError):
-        status = os.stat(path)
-        if (status.st_dev, status.st_ino) == (device, inode):
-            os.unlink(path)
 
 
 def _url(sock: socket.socket) -> str:

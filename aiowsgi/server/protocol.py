@@ -172,6 +172,8 @@ class Protocol(asyncio.Protocol):
             self._send_on()
         elif self.phase is Phase.FLUSHING:
             self._start_next_request()
+        elif self.phase is Phase.LINGERING:
+            self._linger()
 
     # Requests.
 
@@ -229,18 +231,26 @@ class Protocol(asyncio.Protocol):
                 self._dispatch(cast(RequestHead, self._head))
             else:
                 self._content = None  # all of it is in the application's hands
-        elif content.full:
-            # The disk or the application is behind; that is not the client's fault.
-            self._pause_reading()
-            self._engine.deadlines.set(self, NEVER)
         else:
-            self._resume_reading()
+            if content.full:
+                self._pause_reading()
+            else:
+                self._resume_reading()
             self._await_content(content)
 
     def _await_content(self, content: ContentBuffer | ContentStream) -> None:
+        """Set the deadline for more content, unless something else is due before it."""
         if self._exchange is not None and self._exchange.waiting:
-            return  # for a thread, first of all
-        self._engine.deadlines.set(self, content.due(self._engine.loop.time()))
+            return  # a thread
+        if self.phase is Phase.ANSWERING and self._outlet.paused:
+            # The client has to take some of its response first; then _send_on() comes back here.
+            if not self._outlet.watched:
+                self._watch_writing()
+        elif content.full:
+            # The disk or the application is behind; that is not the client's fault.
+            self._engine.deadlines.set(self, NEVER)
+        else:
+            self._engine.deadlines.set(self, content.due(self._engine.loop.time()))
 
     def _content_written(self) -> None:
         """A part of the content has reached its file."""
@@ -254,7 +264,9 @@ class Protocol(asyncio.Protocol):
         if stream.continue_wanted:
             stream.continue_wanted = False
             stream.begin_anew(self._engine.loop.time())
-            self._outlet.write((CONTINUE,))
+            # RFC 9110 §15.2: an interim response precedes the final one.
+            if self._exchange is not None and not self._exchange.begun:
+                self._outlet.write((CONTINUE,))
         self._content_arrived()
 
     def _end_of_requests(self) -> None:
@@ -294,6 +306,7 @@ class Protocol(asyncio.Protocol):
             exchange.withdraw()
             exchange.disconnection.set()
             if exchange.begun:
+                self._close_sender()
                 self._outlet.reset()
                 return
         method = None if self._head is None else self._head.method
@@ -340,7 +353,11 @@ class Protocol(asyncio.Protocol):
             elif self._outlet.paused:
                 self._watch_writing()
             else:
-                self._engine.deadlines.set(self, NEVER)  # now it is the application that is awaited
+                self._outlet.end_watch()
+                if self._content is not None:
+                    self._await_content(self._content)
+                else:
+                    self._engine.deadlines.set(self, NEVER)  # now it is the application that is awaited
 
     def _send_piece(self, piece: bytes) -> None:
         """A piece of a file has been read."""
@@ -445,14 +462,23 @@ class Protocol(asyncio.Protocol):
         elif self._outlet.end():
             self._resume_reading()
         if self._outlet.flushed:
-            self._set_deadline(_DRAIN_LINGER_SECONDS if self._engine.draining else _LINGER_SECONDS)
+            self._linger()
         else:
+            self._outlet.tell_when_flushed()
             self._watch_writing()
+
+    def _linger(self) -> None:
+        self._set_deadline(_DRAIN_LINGER_SECONDS if self._engine.draining else _LINGER_SECONDS)
 
     def _discard(self, size: int) -> None:
         self._discarded_size += size
         if self._discarded_size > _LINGER_SIZE:
             self._transport.close()
+
+    @property
+    def idle(self) -> bool:
+        """Whether the connection waits for a request, and its client has taken all answers."""
+        return self.phase is Phase.IDLE and self._outlet.flushed
 
     def drain(self) -> None:
         """Close the connection if no request is under way, and soon if it only waits for its client's end."""
@@ -517,7 +543,8 @@ class Protocol(asyncio.Protocol):
     def _check_writing(self) -> None:
         """The client had ``write_timeout`` to take some of its response."""
         config = self._engine.config
-        if self._outlet.taken_size >= max(1, config.write_min_rate * config.write_timeout):
+        # Not watched: it is another deadline that passed, while an earlier response was on its way.
+        if not self._outlet.watched or self._outlet.taken_size >= max(1, config.write_min_rate * config.write_timeout):
             self._watch_writing()
         else:
             _logger.debug("%s does not take its response", self._info.remote_host or "unix")
@@ -540,7 +567,9 @@ class Protocol(asyncio.Protocol):
 
     def _read_ahead(self) -> None:
         """Read on, unless the bound on what has been read of later requests is still reached."""
-        if self._read_paused and self._http.buffered_size <= _READ_AHEAD_SIZE:
+        if self._read_paused and (
+            self._http.buffered_size <= _READ_AHEAD_SIZE or self._http.state is not ReadState.COMPLETE
+        ):
             self._resume_reading()
 
     def _release_content(self, error: OSError | None = None) -> None:

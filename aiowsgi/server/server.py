@@ -23,7 +23,7 @@ from aiowsgi.http.parsers import make_head_parser
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.listeners import Listener, close_sockets, open_sockets
 from aiowsgi.server.protocol import Phase, Protocol
-from aiowsgi.server.stats import ServerStats, take_stats
+from aiowsgi.server.stats import ServerStats, requests_under_way, take_stats, unsent_count
 from aiowsgi.version import __version__
 
 if TYPE_CHECKING:
@@ -42,8 +42,9 @@ class DrainReport:
     """What became of the requests that were under way when a server shut down.
 
     Args:
-        completed: requests answered since the shutdown began.
-        abandoned: requests that were cut off, or whose thread still runs.
+        completed: requests answered since the shutdown began, all of whose response is out.
+        abandoned: requests that were cut off, whether still arriving, running or being answered; and those whose
+            thread still runs.
     """
 
     __slots__ = ("abandoned", "completed")
@@ -107,7 +108,9 @@ class Server:
     @property
     def url(self) -> str:
         """The first of :attr:`urls`."""
-        return self._listeners[0].url
+        for url in self.urls:
+            return url
+        raise AttributeError("the server does not listen")
 
     @property
     def port(self) -> int:
@@ -147,7 +150,9 @@ class Server:
         except BaseException:
             close_sockets(sockets)
             raise
-        self._listeners = [Listener(sock, engine.loop, self.protocol_factory, self._may_accept) for sock in sockets]
+        self._listeners = [
+            Listener(sock, engine.loop, self._arriving_protocol, self._has_room, self._make_room) for sock in sockets
+        ]
         for listener in self._listeners:
             listener.start()
 
@@ -187,19 +192,20 @@ class Server:
         """
         return Protocol(self._engine or self._open_engine())
 
-    def _may_accept(self) -> bool:
-        engine = self._started_engine()
-        handover_count = sum(listener.handover_count for listener in self._listeners)
-        if len(engine.connections) + handover_count < self._max_connections:
-            return True
-        # Full. Who gets an answer now gives up its place with it.
-        engine.keeps_connections = False
-        self._close_longest_idle()
-        return False
+    def _arriving_protocol(self) -> Protocol:
+        protocol = self.protocol_factory()
+        self._started_engine().arriving.add(protocol)
+        return protocol
 
-    def _close_longest_idle(self) -> None:
+    def _has_room(self) -> bool:
+        engine = self._started_engine()
+        return len(engine.connections) + len(engine.arriving) < self._max_connections
+
+    def _make_room(self) -> None:
         """Make room at the limit: idle connections are cheap to close, and their clients know how to come back."""
-        idle = [connection for connection in self._started_engine().connections if connection.phase is Phase.IDLE]
+        # Who gets an answer now gives up its place with it.
+        self._started_engine().keeps_connections = False
+        idle = [connection for connection in self._started_engine().connections if connection.idle]
         idle.sort(key=lambda connection: connection.deadline)
         # In batches, so that a flood of connections does not look at all of them for each.
         for connection in idle[: max(1, self._max_connections // 100)]:
@@ -207,7 +213,7 @@ class Server:
 
     def _connection_ended(self) -> None:
         engine = self._started_engine()
-        if len(engine.connections) < self._max_connections:
+        if self._has_room():
             engine.keeps_connections = self.config.keep_alive > 0
             for listener in self._listeners:
                 listener.resume()
@@ -233,17 +239,19 @@ class Server:
 
     async def _end(self, scope: anyio.CancelScope, graceful: float) -> DrainReport:
         engine = self._started_engine()
-        completed_before = engine.completed_count
+        completed_before = engine.completed_count - unsent_count(engine)
         engine.draining = True
         engine.keeps_connections = False
         try:
             with scope, anyio.move_on_after(graceful):
                 await self._end_requests(graceful)
         finally:
-            abandoned = len(engine.exchanges)
+            await self._end_arrivals()
+            cut_off_count = unsent_count(engine)
+            completed = max(0, engine.completed_count - completed_before - cut_off_count)
+            arriving_count = sum(connection.phase is Phase.CONTENT for connection in engine.connections)
+            abandoned = len(requests_under_way(engine)) + arriving_count + cut_off_count
             engine.on_change(None)
-            for listener in self._listeners:
-                listener.close()
             for connection in list(engine.connections):
                 connection.abort()
             engine.deadlines.close()
@@ -251,7 +259,15 @@ class Server:
             for pool in self._pools:
                 pool.close()
             self._stopped.set()
-        return DrainReport(engine.completed_count - completed_before, abandoned)
+        return DrainReport(completed, abandoned)
+
+    async def _end_arrivals(self) -> None:
+        """Accept no more, and wait for the few turns of the loop until every connection can be closed."""
+        for listener in self._listeners:
+            listener.close()
+        with anyio.CancelScope(shield=True):
+            while self._started_engine().arriving:
+                await anyio.lowlevel.checkpoint()
 
     async def _end_requests(self, graceful: float) -> None:
         """Wait until all connections and requests have ended, after some help."""
@@ -266,9 +282,7 @@ class Server:
 
         for listener in self._listeners:
             listener.take_backlog()
-            listener.close()
-        while any(listener.handover_count for listener in self._listeners):
-            await anyio.lowlevel.checkpoint()
+        await self._end_arrivals()
         with anyio.move_on_after(min(_IDLE_GRACE_SECONDS, graceful)):
             await all_ended()
         for connection in list(engine.connections):
@@ -301,8 +315,14 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         cancelled = kind is not None and issubclass(kind, asyncio.CancelledError)
-        with anyio.CancelScope(shield=True):
-            await self.shutdown(0 if cancelled else None)
+        with anyio.CancelScope(shield=cancelled):
+            try:
+                await self.shutdown(0 if cancelled else None)
+            except asyncio.CancelledError:
+                # Whoever cancels while requests end leaves them no more time.
+                with anyio.CancelScope(shield=True):
+                    await self.shutdown(0)
+                raise
 
 
 def _default_max_connections() -> int:

@@ -13,8 +13,18 @@ from aiowsgi.server.protocol import Phase
 
 if TYPE_CHECKING:
     from aiowsgi.server.engine import Engine
+    from aiowsgi.server.exchange import Exchange
 
-__all__ = ["ConnectionStats", "QueueWaitStats", "RequestStats", "ServerStats", "ThreadStats", "take_stats"]
+__all__ = [
+    "ConnectionStats",
+    "QueueWaitStats",
+    "RequestStats",
+    "ServerStats",
+    "ThreadStats",
+    "requests_under_way",
+    "take_stats",
+    "unsent_count",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +51,8 @@ class RequestStats:
     Args:
         waiting: for a thread.
         running: the application runs, and nothing of its response is out.
-        streaming: a part of the response is out.
-        done: answered whole since the server started.
+        streaming: a part of the response is out, whether a thread makes the rest, the loop or a file.
+        done: answered whole since the server started; the client may still be taking the last of it.
     """
 
     waiting: int
@@ -92,9 +102,15 @@ _WRITING = frozenset({Phase.ANSWERING, Phase.FLUSHING})
 def take_stats(engine: Engine) -> ServerStats:
     """Take a snapshot. Event loop."""
     phases = [connection.phase for connection in engine.connections]
-    exchanges = engine.exchanges.copy()
-    waiting = sum(exchange.waiting for exchange in exchanges)
-    streaming = sum(exchange.begun for exchange in exchanges)
+    waiting = running = streaming = 0
+    for exchange in requests_under_way(engine):
+        # In this order, and each looked at once: a worker takes it from one state to the next meanwhile.
+        if exchange.begun:
+            streaming += 1
+        elif exchange.waiting:
+            waiting += 1
+        else:
+            running += 1
     pool = engine.pool.stats()
     waits = sorted(engine.queue_waits)
     return ServerStats(
@@ -106,12 +122,29 @@ def take_stats(engine: Engine) -> ServerStats:
         ),
         RequestStats(
             waiting=waiting,
-            running=len(exchanges) - waiting - streaming,
+            running=running,
             streaming=streaming,
             done=engine.completed_count,
         ),
         ThreadStats(idle=pool.idle, running=pool.running, stalled=pool.stalled),
         QueueWaitStats(p50=_quantile(waits, 0.5), p90=_quantile(waits, 0.9), p99=_quantile(waits, 0.99)),
+    )
+
+
+def requests_under_way(engine: Engine) -> set[Exchange]:
+    """Return the requests that a worker has not ended, and those whose responses go on without one. Event loop."""
+    exchanges = engine.exchanges.copy()
+    for connection in engine.connections:
+        if connection._exchange is not None:
+            exchanges.add(connection._exchange)
+    return exchanges
+
+
+def unsent_count(engine: Engine) -> int:
+    """Count the connections whose last response is complete and has not been taken whole by the kernel. Event loop."""
+    return sum(
+        connection._exchange is None and connection.phase is not Phase.CLOSED and not connection._outlet.flushed
+        for connection in engine.connections
     )
 
 

@@ -111,7 +111,8 @@ def _check_fields(response_headers: object) -> tuple[list[tuple[str, str]], int 
         if len(name) == 14 and name.lower() == "content-length":
             content_length = _check_content_length(value, content_length)
         else:
-            fields.append(item)
+            # RFC 9110 §5.5: whitespace around a value is not part of it. Django's Set-Cookie begins with a space.
+            fields.append((name, value.strip(" \t")))
     return fields, content_length
 
 

@@ -123,10 +123,12 @@ def loop_factory(name: str) -> asyncio.AbstractEventLoop:
 def serve(application: WSGIApplication, loop_name: str, **options: object) -> Iterator[Served]:
     """Serve an application until the block ends; its threads have ended then, too."""
     started: Future[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+    # Each loop with one parser: the one that every installation has, and the one that is taken where it is there.
+    options = {"threads": THREADS, "loop": loop_name, "http": "h11" if loop_name == "asyncio" else "auto"} | options
 
     async def main() -> None:
         stop = asyncio.Event()
-        async with Server(application, bind=["127.0.0.1:0"], threads=THREADS, loop=loop_name, **options) as server:
+        async with Server(application, bind=["127.0.0.1:0"], **options) as server:
             started.set_result((server.port, asyncio.get_running_loop(), stop))
             await stop.wait()
 

@@ -63,7 +63,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-@pytest.mark.parametrize("name", ["Ada", "Zoë", "日本", "a b", "100%"])
+@pytest.mark.parametrize("name", ["Ada", "Zoë", "日本", "a b", "100%", "%41"])
 def test_path_and_query_are_decoded_once(client: httpx.Client, name: str) -> None:
     quoted = "".join(f"%{octet:02x}" for octet in name.encode())
     response = client.get(f"/hello/{quoted}", params={"title": "Dr ☕ & "})

@@ -108,6 +108,4 @@ def requests_of(connection: HTTPConnection, pieces: Iterable[bytes]) -> Iterator
         yield from connection.receive_data(piece)
         while connection.state is ReadState.COMPLETE:
             yield from connection.start_next_request()
-            if not connection.request_begun:
-                break
     yield from connection.receive_eof()

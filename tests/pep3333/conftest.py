@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,14 @@ class Calls(queue.SimpleQueue[Any]):
     def take(self) -> Any:
         """Return the next message, waiting for it."""
         return self.get(timeout=PATIENCE)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Poll until a condition holds that nothing announces."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE} seconds: {condition}"
+        time.sleep(0.001)
 
 
 @pytest.fixture

@@ -87,8 +87,7 @@ def test_application_is_called_with_positional_arguments_only(serve):
 
     def application(*arguments, **keywords):
         calls.put((len(arguments), keywords))
-        environ, start_response = arguments
-        start_response("200 OK", [])
+        arguments[1]("200 OK", [])
         return []
 
     with serve(application).connect() as client:

@@ -100,7 +100,9 @@ def test_close_after_a_response_without_content_is_called_once(serve, status):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("midway"), SystemExit(1), KeyboardInterrupt(), GeneratorExit()], ids=lambda e: type(e).__name__
+    "error",
+    [RuntimeError("midway"), SystemExit(1), KeyboardInterrupt(), GeneratorExit()],
+    ids=lambda e: type(e).__name__,
 )
 def test_close_after_an_error_during_iteration_is_called_once(serve, error_log, error):
     # "terminated early due to an application error during iteration"

@@ -53,7 +53,8 @@ def test_environ_of_a_request_with_everything_has_only_latin_1_native_strings(en
 
 
 @pytest.mark.parametrize(
-    "method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "get", "M-SEARCH", "!#$%&'*+.^_`|~"]
+    "method",
+    ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "get", "M-SEARCH", "!#$%&'*+.^_`|~"],
 )
 def test_request_method_is_as_the_client_wrote_it(environ_of, method):
     # "cannot ever be an empty string, and so is always required"; RFC 9110 §9.1: methods are case-sensitive.

@@ -97,9 +97,7 @@ def test_iterable_of_any_shape_reaches_the_client_in_order(serve, shape):
 
 
 def test_list_subclass_with_an_iter_of_its_own_is_iterated(serve):
-    with serve(lambda environ, start_response: (start_response("200 OK", []), ListSubclass([b"a", b"b"]))[1]).connect() as (
-        client
-    ):
+    with serve(returning(ListSubclass([b"a", b"b"]))).connect() as client:
         assert client.get().content == b"AB"
 
 
@@ -168,9 +166,7 @@ def test_len_that_fails_is_as_no_len(serve, error):
         def __len__(self):
             raise error("nobody knows")
 
-    with serve(lambda environ, start_response: (start_response("200 OK", []), Unsized([b"one", b"two"]))[1]).connect() as (
-        client
-    ):
+    with serve(returning(Unsized([b"one", b"two"]))).connect() as client:
         response = client.get()
         assert response.status_code == 200
         assert response.content == b"onetwo"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import subprocess
@@ -33,6 +34,8 @@ WAYS = [
     pytest.param((chunked, {}), id="chunked-memory"),
     pytest.param((in_one_piece, {"request_buffer": 0}), id="length-file"),
     pytest.param((chunked, {"request_buffer": 5}), id="chunked-file"),
+    pytest.param((in_one_piece, {"stream_body": True}), id="length-streamed"),
+    pytest.param((chunked, {"stream_body": True}), id="chunked-streamed"),
 ]
 
 
@@ -194,10 +197,14 @@ def test_request_without_content_has_an_input_at_its_end(serve, method):
     assert calls.take() == (b"", b"", b"", [], [])
 
 
-@pytest.mark.parametrize(("frame", "options"), [way.values[0] for way in WAYS], ids=[way.id for way in WAYS])
+BUFFERED_WAYS = WAYS[:4]
+
+
+@pytest.mark.parametrize("way", BUFFERED_WAYS)
 @pytest.mark.parametrize("read_size", [0, 10], ids=["nothing", "a part"])
-def test_content_left_unread_does_not_become_the_next_request(serve, frame, options, read_size):
+def test_content_left_unread_does_not_become_the_next_request(serve, way, read_size):
     # The content looks like requests, which must never be answered.
+    frame, options = way
     calls = Calls()
 
     def application(environ, start_response):
@@ -216,6 +223,31 @@ def test_content_left_unread_does_not_become_the_next_request(serve, frame, opti
         assert client.receive().content == b"/last"
         assert client.at_end()
     assert [calls.take()[0] for _ in range(3)] == ["/first", "/first", "/last"]
+
+
+@pytest.mark.parametrize("frame", [in_one_piece, chunked])
+@pytest.mark.parametrize("arrives", ["before", "after"])
+def test_content_streamed_and_left_unread_does_not_become_the_next_request(serve, frame, arrives):
+    # The connection may end with the response, but what was content is never taken for a request.
+    calls = Calls()
+
+    def application(environ, start_response):
+        calls.put(environ["PATH_INFO"])
+        start_response("200 OK", [("Content-Length", "8")])
+        return [b"answered"]
+
+    data = frame(b"GET /smuggled HTTP/1.1\r\nHost: test\r\n\r\n" * 50)
+    cut = len(data) if arrives == "before" else data.index(b"GET")
+    server = serve(application, stream_body=True)
+    with server.connect() as client:
+        client.send(b"POST /first HTTP/1.1\r\nHost: test\r\n" + data[:cut])
+        assert client.receive().content == b"answered"
+        with contextlib.suppress(ConnectionError):
+            client.send(data[cut:] + b"GET /last HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+            client.read_all()
+    server.stop()
+    paths = [calls.take() for _ in range(calls.qsize())]
+    assert paths in (["/first"], ["/first", "/last"])
 
 
 def test_content_left_unread_by_a_failing_application_does_not_become_the_next_request(serve, error_log):
@@ -251,6 +283,27 @@ def test_chunked_content_comes_with_its_length_and_without_its_coding(serve):
             assert environ["CONTENT_LENGTH"] == str(len(content))
             assert "HTTP_TRANSFER_ENCODING" not in environ
             assert calls.take() == content
+
+
+def test_chunked_content_that_is_streamed_comes_without_a_length(serve):
+    # Nobody knows it yet; wsgi.input_terminated says that reading to the end is safe.
+    calls = Calls()
+
+    def application(environ, start_response):
+        calls.put(environ.copy())
+        calls.put(environ["wsgi.input"].read())
+        start_response("204 No Content", [])
+        return []
+
+    with serve(application, stream_body=True).connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
+        environ = calls.take()
+        client.send(b"7\r\ncontent\r\n0\r\n\r\n")
+        assert client.receive().status_code == 204
+    assert "CONTENT_LENGTH" not in environ
+    assert "HTTP_TRANSFER_ENCODING" not in environ
+    assert environ["wsgi.input_terminated"] is True
+    assert calls.take() == b"content"
 
 
 def test_input_of_two_requests_is_not_shared(serve):

@@ -8,7 +8,7 @@ import pytest
 
 
 def reconstructed_url(environ):
-    """The PEP's own algorithm."""
+    """The PEP's own algorithm, with the encoding that ``wsgiref.util.request_uri`` gives to ``quote``."""
     url = environ["wsgi.url_scheme"] + "://"
     if environ.get("HTTP_HOST"):
         url += environ["HTTP_HOST"]
@@ -27,8 +27,17 @@ def reconstructed_url(environ):
 
 
 @pytest.mark.parametrize("root_path", ["", "/mount"])
-@pytest.mark.parametrize("host", ["example.org", "example.org:8080", "[::1]:8080", "127.0.0.1"])
-@pytest.mark.parametrize("target", ["/", "/a/b", "/a%20b?c=%20d", "/%E6%97%A5?q=%E6%9C%AC", "/a?b?c", "/a//b/"])
+@pytest.mark.parametrize(
+    ("host", "target"),
+    [
+        ("example.org", "/"),
+        ("example.org:8080", "/a/b"),
+        ("[::1]:8080", "/a%20b?c=%20d"),
+        ("127.0.0.1", "/%E6%97%A5?q=%E6%9C%AC"),
+        ("example.org", "/a?b?c"),
+        ("example.org", "/a//b/"),
+    ],
+)
 def test_url_is_that_of_the_request(environ_of, root_path, host, target):
     request = f"GET {root_path}{target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
     assert reconstructed_url(environ_of(request, root_path=root_path)) == f"http://{host}{root_path}{target}"

@@ -163,8 +163,7 @@ def test_file_in_a_package_is_its_member(files: WriteFiles) -> None:
         {
             "src/shop/__init__.py": "",
             "src/shop/web/__init__.py": "",
-            "src/shop/web/main.py": "from ..stock import answer\n"
-            "def app(environ, start_response): return [answer]\n",
+            "src/shop/web/main.py": "from ..stock import answer\ndef app(environ, start_response): return [answer]\n",
             "src/shop/stock.py": "answer = b'in stock'\n",
         }
     )
@@ -255,12 +254,17 @@ def test_folder_is_no_application(files: WriteFiles) -> None:
 
 
 def test_missing_attribute_is_named_with_the_one_that_was_meant(files: WriteFiles) -> None:
-    files({"hello.py": app(b"") + "class site: application = app\n"})
+    files({"hello.py": app(b"") + "class site: application = app\nnumber = 3\n"})
     assert str(failure_of("hello:appp")) == "module 'hello' has no attribute 'appp'; did you mean 'app'?"
     assert (
         str(failure_of("hello:site.aplication"))
         == "'hello:site' has no attribute 'aplication'; did you mean 'application'?"
     )
+    files({"flask_app.py": app(b"", "application")})
+    assert str(failure_of("hello:application")).endswith("has no attribute 'application'; did you mean 'app'?")
+    assert str(failure_of("hello:number.app")) == "'hello:number' has no attribute 'app'"
+    assert str(failure_of("hello:other")) == "module 'hello' has no attribute 'other'"
+    assert str(failure_of("flask_app:app")).endswith("has no attribute 'app'; did you mean 'application'?")
     assert str(failure_of("hello:site.application.x")) == "'hello:site.application' has no attribute 'x'"
 
 
@@ -349,12 +353,7 @@ def test_file_that_cannot_be_decoded_is_a_failed_import(files: WriteFiles) -> No
 
 def test_attribute_that_raises_is_named(files: WriteFiles) -> None:
     files(
-        {
-            "lazy.py": "class Site:\n"
-            "    @property\n"
-            "    def app(self): raise RuntimeError('no database')\n"
-            "site = Site()\n"
-        }
+        {"lazy.py": "class Site:\n    @property\n    def app(self): raise RuntimeError('no database')\nsite = Site()\n"}
     )
     error = failure_of("lazy:site.app")
     assert str(error) == "attribute 'app' of 'lazy:site' could not be read: RuntimeError: no database"
@@ -434,9 +433,7 @@ def test_object_that_cannot_be_called_is_described(files: WriteFiles, source: st
 
 def test_module_given_as_the_application_is_described(files: WriteFiles) -> None:
     files({"things.py": "import json as app\n"})
-    assert str(failure_of("things")) == (
-        "'things:app' is a module, which cannot be called; name the application in it"
-    )
+    assert str(failure_of("things")) == ("'things:app' is a module, which cannot be called; name the application in it")
 
 
 @pytest.mark.parametrize(
@@ -459,32 +456,41 @@ def test_asgi_application_is_recognised(files: WriteFiles, source: str) -> None:
     assert "'asynchronous:app' is an ASGI application" in str(failure_of("asynchronous"))
 
 
-@pytest.mark.parametrize("source", ["def app(): return 1", "def app(*, debug=False): return 1"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def app(): return 1",
+        "def app(*, debug=False): return 1",
+        "def app(config=None, debug=False): return 1",
+        "def app(config=None, debug=False, **settings): return 1",
+    ],
+)
 def test_factory_given_as_the_application_is_recognised(files: WriteFiles, source: str) -> None:
     files({"made.py": source + "\n"})
     assert "it looks like a factory that makes the application: 'made:app()', or --factory" in str(failure_of("made"))
 
 
-def test_class_given_in_place_of_its_instance_is_recognised(files: WriteFiles) -> None:
-    files({"made.py": "class app:\n    def __call__(self, environ, start_response): return []\n"})
+@pytest.mark.parametrize("init", ["", "    def __init__(self, config=None, debug=False): pass\n"])
+def test_class_given_in_place_of_its_instance_is_recognised(files: WriteFiles, init: str) -> None:
+    files({"made.py": f"class app:\n{init}    def __call__(self, environ, start_response): return []\n"})
     assert "it looks like a class that makes the application: 'made:app()'" in str(failure_of("made"))
 
 
 def test_function_with_another_signature_is_refused(files: WriteFiles) -> None:
     files({"view.py": "def app(request): return 'hello'\n"})
-    assert str(failure_of("view")) == (
-        "'view:app' cannot be called with (environ, start_response): it takes (request)"
-    )
+    assert str(failure_of("view")) == ("'view:app' does not take (environ, start_response), but (request)")
 
 
 @pytest.mark.parametrize(
     "source",
     [
         # werkzeug's Request.application: the signature shown is that of the function inside.
-        "import functools\ndef view(request): pass\n"
-        "@functools.wraps(view)\ndef app(*args): return [b'fits']",
+        "import functools\ndef view(request): pass\n@functools.wraps(view)\ndef app(*args): return [b'fits']",
         "def app(environ, start_response, extra=None): return [b'fits']",
         "def app(*args): return [b'fits']",
+        "def app(*args, **kwargs): return [b'fits']",
+        "def app(environ=None, start_response=None): return [b'fits']",
+        "class app:\n    def __init__(self, environ, start_response): pass\n    def __iter__(self): yield b'fits'",
         "import functools\ndef f(x, environ, start_response): return [b'fits']\napp = functools.partial(f, 1)",
         "class Site:\n    def __call__(self, environ, start_response): return [b'fits']\napp = Site()",
         "class Site:\n    def run(self, environ, start_response): return [b'fits']\napp = Site().run",

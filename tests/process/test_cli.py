@@ -64,9 +64,7 @@ def test_help_lists_every_option_with_its_default_under_its_group(
     assert out.startswith("Usage: aiowsgi [OPTIONS] APP\n")
 
 
-def test_help_in_a_narrow_terminal_fits(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_help_in_a_narrow_terminal_fits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = outcome(capsys, "-h")
     assert code == 0
@@ -160,9 +158,7 @@ def test_failing_import_shows_the_traceback_of_the_application_and_one_message(
     assert "aiowsgi" not in "".join(trace)
 
 
-def test_failing_factory_shows_its_traceback_and_exit_3(
-    capsys: pytest.CaptureFixture[str], files: WriteFiles
-) -> None:
+def test_failing_factory_shows_its_traceback_and_exit_3(capsys: pytest.CaptureFixture[str], files: WriteFiles) -> None:
     files({"made.py": "def make():\n    raise ValueError('no settings')\n"})
     code, _, err = outcome(capsys, "made:make", "--factory")
     assert code == 3
@@ -247,9 +243,7 @@ def test_command_line_serves_until_a_signal_and_exits_0(
     assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT)
 
 
-def test_python_dash_m_is_the_command_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_python_dash_m_is_the_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["aiowsgi", "--version"])
     with pytest.raises(SystemExit) as caught:
         runpy.run_module("aiowsgi", run_name="__main__")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("own_process")
 
+
 def sigterm() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -95,11 +96,14 @@ def test_run_takes_the_name_of_a_factory(files: WriteFiles) -> None:
 
 def test_run_that_abandons_a_request_says_so_and_returns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, release, stuck = tmp_path / "sock", threading.Event(), threading.Event()
+    workers: list[threading.Thread] = []
 
     def app_that_never_ends(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        workers.append(threading.current_thread())
         stuck.set()
         sigterm()
         release.wait(PATIENCE)
+        start_response("200 OK", [])
         return []
 
     def connect_and_leave() -> None:
@@ -114,6 +118,7 @@ def test_run_that_abandons_a_request_says_so_and_returns(tmp_path: Path, capsys:
             run(app_that_never_ends, uds=str(path), graceful_timeout=0.05)
         finally:
             release.set()
+            workers[0].join(PATIENCE)
     assert left.exception() is None or isinstance(left.exception(), ConnectionResetError)
     assert re.search(r"\[WARNING\] stopped; running requests: 0 finished, 1 abandoned\n", capsys.readouterr().err)
 
@@ -161,9 +166,7 @@ def test_run_with_unknown_application_listens_nowhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loop_name", ["asyncio", "uvloop"])
-def test_run_with_address_in_use_raises_startup_error_and_closes_the_others(
-    tmp_path: Path, loop_name: str
-) -> None:
+def test_run_with_address_in_use_raises_startup_error_and_closes_the_others(tmp_path: Path, loop_name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(StartupError, match=f"cannot listen on {address}: Address already in use"):

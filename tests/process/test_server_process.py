@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import aiowsgi
-from tests.process.server_process import PATIENCE, ServerProcess, connect_unix, server_process, wait_until
+from tests.process.server_process import ServerProcess, connect_unix, server_process, wait_until
 
 HELLO = """
 def app(environ, start_response):
@@ -87,7 +87,9 @@ def test_start_line_tells_url_threads_loop_parser_python_and_pid(folder: Path, l
 
 @signals
 @loops
-def test_signal_lets_the_request_that_runs_end_and_exits_0(folder: Path, signum: signal.Signals, loop_name: str) -> None:
+def test_signal_lets_the_request_that_runs_end_and_exits_0(
+    folder: Path, signum: signal.Signals, loop_name: str
+) -> None:
     with server_process(folder, "waiting", "--port=0", "--loop", loop_name) as server, server.connect() as client:
         client.send(GET)
         server.wait_for_log("running /slow")
@@ -118,6 +120,22 @@ def test_second_signal_ends_at_once_and_leaves_no_socket_file(
         assert server.wait() == 128 + signum
         assert time.monotonic() - begun < 5.0
     assert f"{signum.name} again: ending at once" in server.log
+    assert not (folder / "sock").exists()
+
+
+def test_two_signals_received_together_end_at_once_and_leave_no_socket_file(folder: Path) -> None:
+    with (
+        server_process(folder, "waiting", "--uds=sock") as server,
+        connect_unix(folder / "sock") as client,
+    ):
+        client.send(GET)
+        server.wait_for_log("running /slow")
+        server.signal(signal.SIGSTOP)
+        server.signal(signal.SIGTERM)
+        server.signal(signal.SIGINT)
+        server.signal(signal.SIGCONT)
+        assert server.wait() in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    assert "again: ending at once" in server.log
     assert not (folder / "sock").exists()
 
 
@@ -202,10 +220,11 @@ def test_log_level_error_says_nothing_of_the_ordinary(folder: Path) -> None:
     assert server.log == ""
 
 
-def test_closed_standard_error_does_not_keep_it_from_serving(folder: Path) -> None:
-    (folder / "closing.py").write_text("import os\nos.close(2)\n" + HELLO)
-    with server_process(folder, "closing", "--uds=sock") as server:
+def test_log_that_nobody_reads_any_more_does_not_keep_it_from_serving(folder: Path) -> None:
+    broken_pipe = "import os\nreader, writer = os.pipe()\nos.close(reader)\nos.dup2(writer, 2)\n"
+    (folder / "unread.py").write_text(broken_pipe + HELLO)
+    with server_process(folder, "unread", "--uds=sock") as server:
         with connect_unix(folder / "sock") as client:
             assert client.get("/").content == b"hello"
         server.signal(signal.SIGTERM)
-        server.process.wait(PATIENCE)
+        assert server.wait() == 0

@@ -1,0 +1,72 @@
+"""The flag that tells whether a client is gone."""
+
+from __future__ import annotations
+
+import threading
+
+from aiowsgi.bridge.disconnection import Disconnection
+
+
+def test_disconnection_is_not_set_until_it_is() -> None:
+    disconnection = Disconnection()
+    assert disconnection.is_set() is False
+    disconnection.set()
+    assert disconnection.is_set() is True
+
+
+def test_disconnection_wait_returns_after_its_timeout() -> None:
+    disconnection = Disconnection()
+    assert disconnection.wait(0) is False
+    assert disconnection.wait(0.001) is False
+
+
+def test_disconnection_wait_returns_at_once_if_it_is_set() -> None:
+    disconnection = Disconnection()
+    disconnection.set()
+    assert disconnection.wait() is True
+    assert disconnection.wait(60) is True
+
+
+def test_disconnection_wait_ends_when_it_is_set() -> None:
+    disconnection = Disconnection()
+    results: list[bool] = []
+    threads = [threading.Thread(target=lambda: results.append(disconnection.wait(60))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    disconnection.set()
+    for thread in threads:
+        thread.join(60)
+    assert results == [True] * 3
+
+
+def test_disconnection_calls_each_callback_once() -> None:
+    disconnection = Disconnection()
+    called: list[int] = []
+    disconnection.add_callback(lambda: called.append(1))
+    disconnection.add_callback(lambda: called.append(2))
+    assert called == []
+    disconnection.set()
+    disconnection.set()
+    assert called == [1, 2]
+
+
+def test_disconnection_calls_a_late_callback_at_once() -> None:
+    disconnection = Disconnection()
+    called: list[int] = []
+    disconnection.set()
+    disconnection.add_callback(lambda: called.append(1))
+    assert called == [1]
+
+
+def test_disconnection_does_not_call_a_callback_that_was_taken_back() -> None:
+    disconnection = Disconnection()
+    called: list[int] = []
+
+    def callback() -> None:
+        called.append(1)
+
+    disconnection.add_callback(callback)
+    disconnection.remove_callback(callback)
+    disconnection.remove_callback(callback)  # once more, which is nothing
+    disconnection.set()
+    assert called == []
