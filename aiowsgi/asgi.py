@@ -83,6 +83,7 @@ class ASGIAdapter:
             raise TypeError(f"application must be callable, not {type(application).__name__}")
         self.application = application
         self.config = Config(threads=threads, **options)
+        self.multithread = pool is not None or self.config.thread_limit > 1
         self.held_size = 0  # bytes of content in memory, of all requests
         self._shared_pool = pool
         self._request_count = 0
@@ -293,7 +294,7 @@ class _Exchange:
         base = base_environ(
             software=f"aiowsgi/{__version__}",
             root_path=(scope.get("root_path") or "").rstrip("/"),
-            multithread=True,
+            multithread=self._adapter.multithread,
             multiprocess=True,  # for all that is known
         )
         content = cast(BinaryIO, self._content)

@@ -277,6 +277,9 @@ class Config:
     root_path: str = option(
         "", Kind.TEXT, "SCRIPT_NAME: the path under which a proxy mounts the application.",
         group=APPLICATION, default_text="none")
+    environ: Sequence[str] = option(
+        (), Kind.TEXTS, "A variable to place in every environ, as NAME=value. Repeatable.",
+        group=APPLICATION, default_text="none")
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -312,6 +315,10 @@ class Config:
                 yield f"bind={text}: {error}"
         if self.max_threads is not None and self.max_threads < self.threads:
             yield f"max_threads={self.max_threads}: must be at least threads ({self.threads})"
+        for text in self.environ:
+            name, equals, _ = text.partition("=")
+            if not (name and equals) or name.startswith(("wsgi.", "HTTP_", "CONTENT_")):
+                yield f"environ={text}: must be NAME=value, and not a name of the server's own"
         if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
             yield f"root_path={self.root_path}: must start with a slash and not end with one"
         if self.limit_request_head < self.limit_request_line:

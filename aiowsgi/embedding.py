@@ -91,7 +91,7 @@ _WAITRESS_ADVICE = {
     "recv_bytes": _NEEDLESS,
     "send_bytes": _NEEDLESS,
     "server_name": "leave it out, SERVER_NAME is what the client asked for",
-    "sockets": "use bind=[\"fd://N\"], where N is the socket's fileno()",
+    "sockets": 'use bind=["fd://N"], where N is the socket\'s fileno()',
     "trusted_proxy": _OF_A_PROXY,
     "trusted_proxy_count": _OF_A_PROXY,
     "trusted_proxy_headers": _OF_A_PROXY,

@@ -9,8 +9,10 @@ Thread: worker.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, cast
+
+from aiowsgi.errors import ApplicationError
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
@@ -38,33 +40,47 @@ class SynchronousBody:
     """
 
     def __init__(self, iterable: AsyncIterable[bytes]) -> None:
-        self._iterator = aiter(iterable)
-        self._runner: asyncio.Runner | None = None
+        self._iterable = iterable
+        self._iterator: AsyncIterator[bytes] | None = None
+        # A factory, so that the loop does not become the thread's own.
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        async def step() -> bytes:
-            return await anext(self._iterator)
-
-        if self._runner is None:
-            self._runner = asyncio.Runner()
+        if self._closed:
+            raise StopIteration
         try:
-            return self._runner.run(step())
+            return self._runner.run(self._next_block())
         except StopAsyncIteration:
             raise StopIteration from None
 
+    async def _next_block(self) -> bytes:
+        if self._iterator is None:
+            self._iterator = aiter(self._iterable)
+        return await anext(self._iterator)
+
     def close(self) -> None:
-        """Close the iterable."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            aclose = getattr(self._iterator, "aclose", None)
-            try:
-                if aclose is not None:
-                    runner.run(aclose())
-            finally:
-                runner.close()
+        """Close the iterable, once, whether or not it was begun."""
+        if not self._closed:
+            self._closed = True
+            with self._runner:
+                self._runner.run(self._close())
+
+    async def _close(self) -> None:
+        try:
+            if self._iterator is not None and self._iterator is not self._iterable:
+                await _aclose(self._iterator)
+        finally:
+            await _aclose(self._iterable)
+
+
+async def _aclose(iterable: object) -> None:
+    aclose = getattr(iterable, "aclose", None)
+    if aclose is not None:
+        await aclose()
 
 
 def park(environ: WSGIEnvironment, iterable: AsyncIterable[bytes]) -> Iterator[bytes]:
@@ -76,23 +92,41 @@ def park(environ: WSGIEnvironment, iterable: AsyncIterable[bytes]) -> Iterator[b
             start_response("200 OK", [("Content-Type", "text/event-stream")])
             return aiowsgi.park(environ, events())
 
+    The head leaves at once. Blocks follow as the iterable yields them, no faster than the client takes them.
+
     Args:
         environ: of the request.
-        iterable: yields blocks of ``bytes``; it runs in the server's event loop, so that it must never block. Its
-            ``aclose()`` is called when it ends, the client goes or the server drains.
+        iterable: yields blocks of ``bytes``; it runs in the server's event loop, in a context without the request's
+            context variables, and must never block: a call that does is logged with its line. Its ``aclose()`` is
+            called once, when it has ended, the client has gone or the server drains, or if it is never begun.
 
     Returns:
         The body to return to the server: empty, with a ``close()``. On another WSGI server it streams the iterable
         in the calling thread instead, in an event loop of its own.
 
     Raises:
-        ApplicationError: this response has been parked before.
+        ApplicationError: this response has been parked before, has ended, or has a Content-Length; also where another
+            server calls the application inside of an event loop, which leaves no way to go on.
         TypeError: ``iterable`` is not asynchronously iterable.
     """
-    if not hasattr(iterable, "__aiter__"):
+    if not hasattr(type(iterable), "__aiter__"):
         raise TypeError(f"park() takes an asynchronous iterable, not {type(iterable).__name__}")
     place: Callable[[AsyncIterable[bytes]], None] | None = environ.get("aiowsgi.park")
     if place is None:
+        if _in_event_loop():
+            raise ApplicationError(
+                "this server cannot park a response, and calls the application inside of an event loop, where it cannot"
+                " be streamed either: serve it with aiowsgi, or with a server that runs applications in threads",
+                "aiowsgi.park()",
+            )
         return cast("Iterator[bytes]", SynchronousBody(iterable))
     place(iterable)
     return cast("Iterator[bytes]", ParkedBody())
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -507,3 +507,17 @@ def test_help_of_every_option_is_a_sentence() -> None:
     for option in OPTIONS:
         assert option.help.endswith(".")
         assert "|" not in option.help + option.default_text  # it stands in a table
+
+
+@pytest.mark.parametrize("text", ["MODE", "=value", "wsgi.version=1", "HTTP_X=1", "CONTENT_LENGTH=1"])
+def test_environ_that_is_no_variable_of_the_deployer_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="must be NAME=value"):
+        Config(environ=[text])
+
+
+def test_environ_repeats() -> None:
+    assert Config.from_texts({"environ": ("A=1", "B=2 3")}, {}).environ == ("A=1", "B=2 3")
+
+
+def test_variable_set_to_nothing_is_not_set() -> None:
+    assert Config.from_texts({}, {"AIOWSGI_THREADS": ""}).threads == 8

@@ -186,9 +186,7 @@ def test_module_says_what_is_public(module: str) -> None:
 
 # Of a package, its modules say it.
 @pytest.mark.parametrize("module", [m for m in MODULES if m not in IS_PACKAGE])
-def test_module_says_which_thread_runs_it(module: str, request: pytest.FixtureRequest) -> None:
-    if module in ("aiowsgi.bridge.disconnection", "aiowsgi.bridge.pipes"):
-        request.applymarker(pytest.mark.xfail(reason="says it of each method, not of the module"))
+def test_module_says_which_thread_runs_it(module: str) -> None:
     assert re.search(r"^Thread: \S", ast.get_docstring(syntax(module)) or "", re.MULTILINE)
 
 

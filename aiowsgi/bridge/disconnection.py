@@ -1,5 +1,7 @@
 """Whether the client of a request is gone: told once by the loop, asked and waited for in the worker.
 
+Thread: any, as each method says.
+
 Source: PEP 3333 has no word for it. ``environ["aiowsgi.disconnected"]`` is this object;
 ``environ["waitress.client_disconnected"]`` is its :meth:`Disconnection.is_set`, as waitress offers it.
 """

@@ -3,23 +3,37 @@
 ``ResponsePipe`` carries a streamed response from the worker to the loop, ``ContentPipe`` a request's content from the
 loop to the worker. The worker blocks, and is counted as stalled, where the other side is too slow; the loop never does.
 
-Verbs: the loop's side says ``feed``, ``feed_end``, ``abort``, ``take``; the worker's side ``read``, ``write``,
-``finish``.
+Thread: event loop on one side, worker on the other, as each method says. The loop's side says ``feed``,
+``feed_end``, ``abort``, ``take``; the worker's side ``read``, ``write``, ``finish``.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from contextlib import AbstractContextManager
 
 from aiowsgi.errors import ClientDisconnected
 
-__all__ = ["ContentPipe", "ResponsePipe"]
+__all__ = ["ContentPipe", "ResponsePipe", "add_block"]
+
+# Arbitrary; the objects around blocks of this size are a hundredth of them.
+_SMALL_SIZE = 4 * 1024
 
 #: See :meth:`aiowsgi.bridge.pool.Pool.stalled`.
 Stalled = Callable[[Callable[[], bool]], AbstractContextManager[None]]
+
+
+def add_block(blocks: MutableSequence[bytes | bytearray], block: bytes) -> None:
+    """Append a block of content, to the last one where both are small: a million blocks of a byte are 30 MB."""
+    if blocks and len(block) < _SMALL_SIZE and len(blocks[-1]) < _SMALL_SIZE:
+        last = blocks[-1]
+        if not isinstance(last, bytearray):
+            last = blocks[-1] = bytearray(last)
+        last += block
+    else:
+        blocks.append(block)
 
 
 class ResponsePipe:
@@ -137,7 +151,7 @@ class ContentPipe:
         self._on_first_read = on_first_read
         self._lock = threading.Lock()
         self._arrival = threading.Condition(self._lock)
-        self._blocks: deque[bytes] = deque()
+        self._blocks: deque[bytes | bytearray] = deque()
         self._size = 0
         self._ended = False
         self._error: OSError | None = None
@@ -159,7 +173,7 @@ class ContentPipe:
         """Add content. Event loop."""
         with self._lock:
             if self._error is None:
-                self._blocks.append(block)
+                add_block(self._blocks, block)
                 self._size += len(block)
                 self._arrival.notify()
 
@@ -198,7 +212,7 @@ class ContentPipe:
             block = self._blocks.popleft()
             self._size -= len(block)
         self._notify()
-        return block
+        return bytes(block)
 
     def _fill(self) -> bool:
         """Make sure that the current block has unread bytes; tell whether it has."""

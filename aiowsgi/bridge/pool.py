@@ -14,6 +14,7 @@ Thread: any, unless a method says otherwise.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import queue
@@ -195,7 +196,9 @@ class ThreadPool:
             try:
                 job.run()
             except BaseException:
-                _logger.exception("internal error in a worker thread while running %r", job)
+                # Whatever happens, and be it in the log: a thread that died would be missing for good.
+                with contextlib.suppress(BaseException):
+                    _logger.exception("internal error in a worker thread while running %r", job)
             # Do not keep a request alive while waiting for the next.
             del job
             if len(self._threads) > self._allowed_count and self._retire(surplus=True):

@@ -72,9 +72,7 @@ class HTTPConnection:
         if self.state is ReadState.HEAD:
             if not self._buffer:
                 return self._read(data)
-            # A head in pieces. A bytearray grows in place, however small the pieces are.
-            if isinstance(self._buffer, bytes):
-                self._buffer = bytearray(self._buffer)
+            # A head in pieces lies in a bytearray, which grows in place, however small they are.
             self._buffer += data
             return self._read(self._buffer)
         if self.state is ReadState.CONTENT:
@@ -114,6 +112,9 @@ class HTTPConnection:
             if data and self._content is not None:
                 self._read_content(self._content, bytes(data), events)
         except Refusal as refusal:
+            if self.state is ReadState.HEAD:
+                # RFC 9112 §2.2: an empty line may stand before it.
+                refusal.answers_head = data.removeprefix(b"\r\n").startswith(b"HEAD ")
             self._close()
             events.append(refusal)
         return events

@@ -32,7 +32,12 @@ class Refusal(Exception):
     Args:
         status_code: of the answer.
         detail: the rule that was broken, in words that hold nothing of what the client sent.
+
+    Attributes:
+        answers_head: the request was a HEAD, whose answer has no content.
     """
+
+    answers_head = False
 
     def __init__(self, status_code: int, detail: str) -> None:
         self.status_code = status_code

@@ -165,4 +165,4 @@ def refusal_response(refusal: Refusal, method: str | None, server: str, *, retry
         "Content-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
     )
-    return (head if method == "HEAD" else head + content).encode("latin-1")
+    return (head if method == "HEAD" or refusal.answers_head else head + content).encode("latin-1")

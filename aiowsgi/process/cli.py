@@ -122,7 +122,8 @@ def _click_option(item: Option) -> click.Option:
     attributes: dict[str, Any] = {"default": None, "help": f"{help} [default: {item.shown_default()}]"}
     if item.kind is Kind.FLAG:
         return click.Option([item.name, f"{item.flag}/--no-{item.flag.removeprefix('--')}"], **attributes)
-    attributes |= {"type": str, "metavar": METAVARS[item.kind], "multiple": item.kind is Kind.TEXTS}
+    metavar = "NAME=VALUE" if item.name == "environ" else METAVARS[item.kind]
+    attributes |= {"type": str, "metavar": metavar, "multiple": item.kind is Kind.TEXTS}
     return click.Option([item.name, *item.flags, item.flag], **attributes)
 
 

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from aiowsgi.bridge.pipes import ContentPipe
+from aiowsgi.bridge.pipes import ContentPipe, add_block
 from aiowsgi.errors import ClientDisconnected
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class ContentBuffer(_Arrival):
         self._io_pool = engine.io_pool
         self._wakeup = engine.wakeup
         self._on_written = on_written
-        self._blocks: list[bytes] = []
+        self._blocks: list[bytes | bytearray] = []
         self._held_size = 0  # bytes in memory: in _blocks, or in the hands of a write
         self._file: BinaryIO | None = None
         self._writing = False
@@ -133,7 +133,7 @@ class ContentBuffer(_Arrival):
 
     def append(self, block: bytes) -> None:
         """Add content that has arrived."""
-        self._blocks.append(block)
+        add_block(self._blocks, block)
         self.size += len(block)
         self._held_size += len(block)
         self._budget.used += len(block)
@@ -150,7 +150,7 @@ class ContentBuffer(_Arrival):
             blocks, self._blocks = self._blocks, []
             self._io_pool.submit(_Write(self, blocks))
 
-    def write(self, blocks: list[bytes]) -> None:
+    def write(self, blocks: list[bytes | bytearray]) -> None:
         """Write blocks to the file. I/O thread."""
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="aiowsgi-")  # noqa: SIM115 - closed by release()
@@ -207,7 +207,7 @@ class _Write:
 
     __slots__ = ("_blocks", "_content", "_error", "_size")
 
-    def __init__(self, content: ContentBuffer, blocks: list[bytes]) -> None:
+    def __init__(self, content: ContentBuffer, blocks: list[bytes | bytearray]) -> None:
         self._content = content
         self._blocks = blocks
         self._size = sum(map(len, blocks))

@@ -77,6 +77,7 @@ class Engine:
             root_path=config.root_path,
             multithread=config.thread_limit > 1,
             multiprocess=False,
+            extra=dict(text.split("=", 1) for text in config.environ),
         )
         #: Connections that have been accepted, and whose transport is still being made.
         self.arriving: set[Protocol] = set()

@@ -24,6 +24,8 @@ __all__ = ["Outlet"]
 
 # What a transport may hold before the application has to wait.
 _HIGH_WATER_SIZE = 64 * 1024
+# Between the kernel's questions whether a client is still there. Arbitrary; a tenth of what it takes anyway.
+_PROBE_SECONDS = 10
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
@@ -104,6 +106,19 @@ class Outlet:
             return False
         self._transport.write_eof()
         return True
+
+    def probe_client(self) -> None:
+        """Have the kernel ask from time to time whether the client, which has ended its side, is still there.
+
+        An end of its side is all that arrives of a client that has closed its connection. Its kernel answers for
+        it a minute or so (on Linux: tcp_fin_timeout), then with a reset; for one that still reads, always.
+        """
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            with contextlib.suppress(OSError, AttributeError):  # AttributeError: options that this platform lacks
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_SECONDS)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_SECONDS)
 
     def reset(self) -> None:
         """Close with a reset: what the client has of the response is not all of it."""

@@ -3,15 +3,20 @@
 The application hands it over with :func:`aiowsgi.park`; once its own iterable is exhausted and closed, its thread is
 free and the loop goes on here, with backpressure, until the iterable ends, the client goes or the server drains.
 
+The response is over with any of these, at once; closing the iterable comes after it and delays nobody.
+
 Thread: event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
+from aiowsgi.bridge.blocking import WatchedCoroutine
 from aiowsgi.errors import ApplicationError
 
 if TYPE_CHECKING:
@@ -19,18 +24,29 @@ if TYPE_CHECKING:
 
 __all__ = ["ParkedResponse", "discard"]
 
+_logger = logging.getLogger("aiowsgi.error")
+
+# What an iterable that never waits may send in one turn of the loop. Arbitrary; below a millisecond of it.
+_TURN_SIZE = 64 * 1024
+# What a block counts for beside its size.
+_BLOCK_COST = 1024
+# How long an iterable may take to close. Arbitrary; longer than a transaction takes to be rolled back.
+_CLOSE_SECONDS = 10.0
+
 
 def discard(engine: Engine, iterable: AsyncIterable[bytes]) -> None:
     """Close an iterable that was parked and will not be sent."""
-    aclose = getattr(iterable, "aclose", None)
-    if aclose is not None:
-        task = engine.loop.create_task(aclose())
-        engine.closing_tasks.add(task)
-        task.add_done_callback(engine.closing_tasks.discard)
+    ParkedResponse(engine, iterable, _send_to_nobody, _send_to_nobody).cancel()
+
+
+def _send_to_nobody(_: object) -> None:
+    pass
 
 
 class ParkedResponse:
     """One asynchronous iterable on its way to one client.
+
+    It runs in a context of its own, which is empty: whatever handed it to the loop may have been another request.
 
     Args:
         engine: whose loop drives it.
@@ -40,7 +56,7 @@ class ParkedResponse:
             raised. Not after :meth:`cancel`.
     """
 
-    __slots__ = ("_ending", "_iterator", "_on_block", "_on_end", "_resumed", "_task")
+    __slots__ = ("_begun", "_engine", "_iterable", "_on_block", "_on_end", "_over", "_resumed", "_task", "_timer")
 
     def __init__(
         self,
@@ -49,17 +65,22 @@ class ParkedResponse:
         on_block: Callable[[bytes], None],
         on_end: Callable[[BaseException | None], None],
     ) -> None:
-        self._iterator: AsyncIterator[bytes] = aiter(iterable)
+        self._engine = engine
+        self._iterable = iterable
         self._on_block = on_block
-        self._on_end: Callable[[BaseException | None], None] | None = on_end
+        self._on_end = on_end
         self._resumed: asyncio.Future[None] | None = None
-        self._ending = False
-        self._task = engine.loop.create_task(self._run(), name="aiowsgi parked response")
+        self._begun = False
+        self._over = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._task = engine.loop.create_task(
+            WatchedCoroutine(self._run()), name="aiowsgi parked response", context=contextvars.Context()
+        )
 
     def pause(self) -> None:
         """Take no more blocks: the client is behind."""
         if self._resumed is None:
-            self._resumed = self._task.get_loop().create_future()
+            self._resumed = self._engine.loop.create_future()
 
     def resume(self) -> None:
         """Go on."""
@@ -70,33 +91,77 @@ class ParkedResponse:
 
     def end(self) -> None:
         """End the response here and now, as if the iterable had ended."""
-        self._ending = True
-        self._task.cancel()
+        if not self._over:
+            self._settle(None)
+            self._interrupt()
 
     def cancel(self) -> None:
         """The client is gone."""
-        self._on_end = None
+        if not self._over:
+            self._on_end = _send_to_nobody
+            self._settle(None)
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        # A task that is cancelled before its first step never takes one, and would close nothing.
+        if self._begun:
+            self._task.cancel()
+
+    def _settle(self, error: BaseException | None) -> None:
+        """The response is over; from now on the iterable has only to close."""
+        if self._over:
+            if error is not None and not isinstance(error, asyncio.CancelledError):
+                self._log_failure(error)
+            return
+        self._over = True
+        engine = self._engine
+        self._timer = engine.loop.call_later(_CLOSE_SECONDS, self._give_up)
+        engine.closing_tasks.add(self._task)
+        self._task.add_done_callback(self._closed)
+        self._on_end(error)
+
+    def _closed(self, task: asyncio.Task[None]) -> None:
+        engine = self._engine
+        if self._timer is not None:
+            self._timer.cancel()
+        engine.closing_tasks.discard(task)
+        if engine.draining:
+            engine.wake()
+
+    def _give_up(self) -> None:
+        _logger.error("%r was parked, and has not closed within %g s: cancelled", self._iterable, _CLOSE_SECONDS)
         self._task.cancel()
 
-    async def _run(self) -> None:
-        error: BaseException | None = None
-        try:
-            try:
-                await self._send_blocks()
-            finally:
-                aclose = getattr(self._iterator, "aclose", None)
-                if aclose is not None:
-                    await aclose()
-        except asyncio.CancelledError as cancelled:
-            if not self._ending:
-                error = cancelled
-        except BaseException as raised:  # SystemExit and the like must not end the loop either
-            error = raised
-        if self._on_end is not None:
-            self._on_end(error)
+    def _log_failure(self, error: BaseException) -> None:
+        _logger.error("%r was parked, and failed to close: %r", self._iterable, error, exc_info=error)
 
-    async def _send_blocks(self) -> None:
-        async for block in self._iterator:
+    async def _run(self) -> None:
+        self._begun = True
+        iterator = None
+        if not self._over:
+            try:
+                iterator = aiter(self._iterable)
+                await self._send_blocks(iterator)
+            except GeneratorExit:  # the loop was closed, and the task with it
+                raise
+            except BaseException as error:  # SystemExit and the like must not end the loop either
+                self._settle(error)
+            else:
+                self._settle(None)
+        if iterator is not None:
+            await self._close(iterator)
+        if iterator is not self._iterable:
+            await self._close(self._iterable)
+
+    async def _send_blocks(self, iterator: AsyncIterator[bytes]) -> None:
+        size = 0
+        while True:
+            try:
+                block = await anext(iterator)
+            except StopAsyncIteration:
+                return
+            if self._over:
+                return  # it has swallowed its cancellation
             if not isinstance(block, bytes):
                 raise ApplicationError(
                     f"a block of a parked body is {type(block).__name__}, not bytes",
@@ -104,5 +169,20 @@ class ParkedResponse:
                 )
             if block:
                 self._on_block(block)
+            size += _BLOCK_COST + len(block)
             if self._resumed is not None:
                 await self._resumed
+                size = 0
+            elif size >= _TURN_SIZE:
+                await asyncio.sleep(0)
+                size = 0
+
+    async def _close(self, iterable: object) -> None:
+        try:
+            aclose = getattr(iterable, "aclose", None)
+            if aclose is not None:
+                await aclose()
+        except (GeneratorExit, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            self._log_failure(error)

@@ -138,6 +138,7 @@ class Protocol(asyncio.Protocol):
         else:
             # The client may have closed its writing side only, and wait for its answer. The transport, which has read
             # the end, will tell no more of it.
+            self._outlet.probe_client()
             self._engine.watch.add(self)
         return True
 
@@ -320,6 +321,8 @@ class Protocol(asyncio.Protocol):
         if exchange is not self._exchange:
             exchange.release()  # the connection went away meanwhile
             return
+        if self._parked is not None:
+            return  # told twice: resume_writing() has taken the last of it already
         if exchange.whole is None:
             self._send_on()
             return
@@ -376,6 +379,7 @@ class Protocol(asyncio.Protocol):
 
     def _park(self, exchange: Exchange, iterable: AsyncIterable[bytes]) -> None:
         """The application's part is over; the loop goes on with the rest of its response."""
+        exchange.leave_pipe()
 
         def send(block: bytes) -> None:
             self._outlet.write(exchange.frame_block(block))

@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = ["DrainReport", "Server"]
 
-# Descriptors that are left to the application, the loop, temporary files and logs.
+# Descriptors that are left to the application, the loop, temporary files and logs; a quarter where there are few.
 _DESCRIPTOR_RESERVE = 64
 _MOST_CONNECTIONS = 50_000
+# What parked iterables have for closing once there is no more time. Arbitrary.
+_LAST_SECONDS = 1.0
 # An idle client's next request may be on its way when a drain begins.
 _IDLE_GRACE_SECONDS = 0.1
 
@@ -251,9 +253,10 @@ class Server:
             completed = max(0, engine.completed_count - completed_before - cut_off_count)
             arriving_count = sum(connection.phase is Phase.CONTENT for connection in engine.connections)
             abandoned = len(requests_under_way(engine)) + arriving_count + cut_off_count
-            engine.on_change(None)
             for connection in list(engine.connections):
                 connection.abort()
+            await self._end_parked()
+            engine.on_change(None)
             engine.deadlines.close()
             engine.watch.close()
             for pool in self._pools:
@@ -269,6 +272,18 @@ class Server:
             while self._started_engine().arriving:
                 await anyio.lowlevel.checkpoint()
 
+    async def _end_parked(self) -> None:
+        """Let what was parked close, now that its connections are gone: tasks must not outlive their server."""
+        engine = self._started_engine()
+        changed = asyncio.Event()
+        engine.on_change(changed.set)
+        with anyio.move_on_after(_LAST_SECONDS, shield=True):
+            while engine.connections or engine.closing_tasks:
+                changed.clear()
+                await changed.wait()
+        for task in engine.closing_tasks:
+            task.cancel()
+
     async def _end_requests(self, graceful: float) -> None:
         """Wait until all connections and requests have ended, after some help."""
         engine = self._started_engine()
@@ -276,7 +291,7 @@ class Server:
         engine.on_change(changed.set)
 
         async def all_ended() -> None:
-            while engine.connections or engine.exchanges:
+            while engine.connections or engine.exchanges or engine.closing_tasks:
                 changed.clear()
                 await changed.wait()
 
@@ -334,4 +349,4 @@ def _default_max_connections() -> int:
     soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft_limit == resource.RLIM_INFINITY:
         return _MOST_CONNECTIONS
-    return max(1, min(_MOST_CONNECTIONS, soft_limit - _DESCRIPTOR_RESERVE))
+    return max(1, min(_MOST_CONNECTIONS, soft_limit - min(_DESCRIPTOR_RESERVE, soft_limit // 4)))

@@ -105,10 +105,12 @@ class VirtualLoop:
         heapq.heappush(self._timers, (when, next(self._numbers), handle))
         return handle
 
-    def create_task(self, coroutine: Coroutine[Any, Any, _T], *, name: str | None = None) -> asyncio.Task[_T]:
+    def create_task(
+        self, coroutine: Coroutine[Any, Any, _T], *, name: str | None = None, context: Context | None = None
+    ) -> asyncio.Task[_T]:
         """See :meth:`asyncio.loop.create_task`."""
         self._check_thread()
-        return asyncio.Task(coroutine, loop=cast(asyncio.AbstractEventLoop, self), name=name)
+        return asyncio.Task(coroutine, loop=cast(asyncio.AbstractEventLoop, self), name=name, context=context)
 
     def create_future(self) -> asyncio.Future[Any]:
         """See :meth:`asyncio.loop.create_future`."""

@@ -84,8 +84,9 @@ class StepPool:
         self._local.worker.wait_until(ready)
 
     def pause(self) -> None:
-        """Give the baton back, so that the test may do something in between. Worker."""
-        self.wait_until(lambda: True)
+        """Give the baton back, so that the test may do something in between. Worker; any other thread just goes on."""
+        if hasattr(self._local, "worker"):
+            self.wait_until(lambda: True)
 
     def step(self) -> bool:
         """Let one job move: the first that can go on, or else the next that waits. Test.

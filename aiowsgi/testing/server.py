@@ -63,9 +63,9 @@ class MemoryServer:
         self.config = Config(**options) if config is None else config
         self.loop = self.make_loop()
         #: Runs the application.
-        self.pool = StepPool("application")
+        self.pool = StepPool("step-application")
         #: Reads and writes files.
-        self.io_pool = StepPool("io")
+        self.io_pool = StepPool("step-io")
         self._application = application
         self._kernel_size = kernel_size
         self.engine = Engine(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote_to_bytes
@@ -32,7 +33,9 @@ class _Discard(io.TextIOBase):
 _DISCARD = _Discard()
 
 
-def base_environ(*, software: str, root_path: str, multithread: bool, multiprocess: bool) -> WSGIEnvironment:
+def base_environ(
+    *, software: str, root_path: str, multithread: bool, multiprocess: bool, extra: Mapping[str, str] | None = None
+) -> WSGIEnvironment:
     """Return what is the same in every environ of a server, to be copied by :func:`build_environ`.
 
     Args:
@@ -40,8 +43,10 @@ def base_environ(*, software: str, root_path: str, multithread: bool, multiproce
         root_path: ``SCRIPT_NAME``, not percent-encoded.
         multithread: another thread of this process may be running the application at the same time.
         multiprocess: an equivalent application object may be running in another process.
+        extra: the deployer's own variables; they give way to the server's.
     """
     return {
+        **(extra or {}),
         "wsgi.version": (1, 0),
         "wsgi.multithread": multithread,
         "wsgi.multiprocess": multiprocess,

@@ -40,7 +40,7 @@ class FileRegion:
         """Close the descriptor."""
         os.close(self.fd)
 
-    def blocks(self, block_size: int = 256 * 1024) -> Generator[bytes]:
+    def blocks(self, block_size: int = 256 * 1024) -> Generator[bytes, None, None]:
         """Read the content, then close. Blocks on the disk.
 
         Raises:

@@ -164,7 +164,6 @@ class Response:
         status: str,
         response_headers: list[tuple[str, str]],
         exc_info: ExcInfo | tuple[None, None, None] | None = None,
-        /,
     ) -> Callable[[bytes], object]:
         """See PEP 3333 "The start_response() Callable".
 

@@ -199,3 +199,29 @@ def test_close_that_raises_after_a_whole_stream_to_http_1_0_does_not_reset_it(se
         with server.connect() as client:
             client.send(b"GET / HTTP/1.0\r\n\r\n")
             assert client.receive().content == b"all"
+
+
+class RaisingHandler(logging.Handler):
+    """A program's own handler, or filter, that fails."""
+
+    def emit(self, record):
+        raise RuntimeError("the log is full")
+
+
+def test_fault_whose_log_record_cannot_be_handled_is_answered_and_costs_no_thread(serve):
+    def application(environ, start_response):
+        raise RuntimeError("on purpose")
+
+    logger = logging.getLogger("aiowsgi.error")
+    handler = RaisingHandler()
+    logger.addHandler(handler)
+    try:
+        server = serve(application, threads=THREADS, max_threads=THREADS)
+        for _ in range(THREADS + 1):
+            client = server.connect(timeout=1)
+            try:
+                assert client.get().status_code == 500
+            finally:
+                client.reset()
+    finally:
+        logger.removeHandler(handler)

@@ -241,7 +241,9 @@ def test_content_pipe_aborted_gives_what_has_arrived_and_then_raises(worker: Wor
     pipe.feed(b"456")
     assert worker.start(lambda: pipe.read(3)).result == b"123"
     for _ in range(2):
-        assert isinstance(worker.start(lambda: pipe.read(1)).error, ClientDisconnected)
+        work = worker.start(lambda: pipe.read(1))
+        worker.settle()
+        assert isinstance(work.error, ClientDisconnected)
 
 
 def test_content_pipe_aborted_wakes_its_worker(worker: Worker) -> None:

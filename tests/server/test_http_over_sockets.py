@@ -171,6 +171,13 @@ def test_head_says_the_length_that_get_has(serve: Serve) -> None:
         assert length == str(len(answer_of("HEAD", "/a")))
 
 
+def test_head_that_is_refused_has_no_content_either(serve: Serve) -> None:
+    with serve(echo).connect(QUICK_SECONDS) as client:
+        client.send(b"HEAD /a HTTP/1.1\r\nHost: a b\r\n\r\n")
+        assert client.receive("HEAD").status_code == 400
+        assert client.at_end()
+
+
 # Pipelining: RFC 9112 §9.3.2.
 
 

@@ -172,3 +172,15 @@ def test_errors_without_standard_error_takes_everything(monkeypatch):
     errors.writelines(["a", "b"])
     errors.flush()
     print("printed", file=errors, flush=True)
+
+
+def test_deployer_s_own_variables_are_in_environ_and_give_way_to_the_server_s() -> None:
+    base = base_environ(
+        software="aiowsgi/1",
+        root_path="",
+        multithread=True,
+        multiprocess=False,
+        extra={"MYAPP_MODE": "live", "SERVER_SOFTWARE": "mine"},
+    )
+    assert base["MYAPP_MODE"] == "live"
+    assert base["SERVER_SOFTWARE"] == "aiowsgi/1"

@@ -1,0 +1,215 @@
+"""A bounded log that any thread appends to, and that any number of readers follow on any number of event loops.
+
+There is no queue for a reader: it keeps the number of the next item, and is there in the log only while it waits. An
+item is stored once, and whoever appends it pays for one wake-up of each loop on which somebody waits, however many they
+are. The loop then wakes its readers in batches, so that it goes on serving others in between.
+
+Thread: as each method says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+__all__ = ["Broadcast"]
+
+Item = TypeVar("Item")
+
+# Readers that are woken in one turn of the loop: some 3 ms of it, where each writes a small block to its client.
+_BATCH_COUNT = 100
+# Waiting times are met late by up to this much, so that one timer, and few looks at the readers, serve all of them.
+_TIMER_SECONDS = 0.25
+
+
+class Broadcast(Generic[Item]):
+    """See the module.
+
+    Args:
+        capacity: items that are kept, 1 or more.
+
+    Fields guarded by ``_lock``: all but ``_items`` and ``_capacity``. Readers look at ``_end`` and ``_items`` without
+    it: an item is there before ``_end`` passes its number, and each change of the dict is atomic.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._items: dict[int, Item] = {}
+        self._end = 1
+        self._closed = False
+        # Of each loop on which somebody waits for the next item.
+        self._waiters: dict[asyncio.AbstractEventLoop, _Waiters] = {}
+        self._reader_count = 0
+        self._lost_count = 0
+        self._cut_off_count = 0
+
+    def append(self, make: Callable[[int], Item]) -> Item:
+        """Add an item, made from its number. Any thread; never waits for a reader.
+
+        Raises:
+            RuntimeError: the log is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("closed")
+            number = self._end
+            item = make(number)
+            self._items[number] = item
+            self._end = number + 1
+            self._items.pop(number - self._capacity, None)
+            waiters = self._take_waiters()
+        for each in waiters:
+            each.wake_soon()
+        return item
+
+    def close(self) -> None:
+        """Add no more; readers may read on to the end. Any thread."""
+        with self._lock:
+            self._closed = True
+            waiters = self._take_waiters()
+        for each in waiters:
+            each.wake_soon()
+
+    def _take_waiters(self) -> tuple[_Waiters, ...]:
+        if not self._waiters:
+            return ()
+        waiters = tuple(self._waiters.values())
+        self._waiters.clear()
+        return waiters
+
+    def get(self, number: int) -> Item | None:
+        """Return an item; ``None`` if it is not there yet or no more. Any thread."""
+        return self._items.get(number)
+
+    @property
+    def end(self) -> int:
+        """The number that the next item gets; the first one got 1. Any thread."""
+        return self._end
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more can be appended. Any thread."""
+        return self._closed
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Readers that read, items that were lost to slow ones, readers that were cut off. Any thread."""
+        with self._lock:
+            return self._reader_count, self._lost_count, self._cut_off_count
+
+    def count(self, *, readers: int = 0, lost: int = 0, cut_off: int = 0) -> None:
+        """Add to :attr:`counts`. Any thread."""
+        with self._lock:
+            self._reader_count += readers
+            self._lost_count += lost
+            self._cut_off_count += cut_off
+
+    async def wait(self, number: int, timeout: float | None = None) -> bool:
+        """Wait until an item is there or the log is closed. Event loop.
+
+        Args:
+            number: of the item.
+            timeout: seconds, met late by up to a quarter of a second; ``None`` waits without end.
+
+        Returns:
+            Whether that was so in time.
+        """
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if number < self._end or self._closed:
+                return True
+            waiters = self._waiters.get(loop)
+            if waiters is None:
+                waiters = self._waiters[loop] = _Waiters(loop)
+        # Whoever appends from now on finds the waiters, and wakes them in a later turn of this loop.
+        future = waiters.add(timeout)
+        try:
+            return await future
+        finally:
+            if waiters.discard(future):
+                self._forget(waiters)
+
+    def _forget(self, waiters: _Waiters) -> None:
+        """Nobody waits there any more. Event loop."""
+        with self._lock:
+            if self._waiters.get(waiters.loop) is waiters:
+                del self._waiters[waiters.loop]
+
+
+class _Waiters:
+    """Those who wait on one event loop, until they are woken together. Event loop, but for :meth:`wake_soon`."""
+
+    __slots__ = ("_futures", "_timer", "_timer_at", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        # When each has waited for long enough.
+        self._futures: dict[asyncio.Future[bool], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+
+    def add(self, timeout: float | None) -> asyncio.Future[bool]:
+        future: asyncio.Future[bool] = self.loop.create_future()
+        if timeout is None:
+            self._futures[future] = float("inf")
+        else:
+            due = self._futures[future] = self.loop.time() + timeout
+            if due < self._timer_at:
+                self._set_timer(due)
+        return future
+
+    def discard(self, future: asyncio.Future[bool]) -> bool:
+        """Forget one; tell whether it was the last."""
+        self._futures.pop(future, None)
+        if self._futures:
+            return False
+        self._cancel_timer()
+        return True
+
+    def wake_soon(self) -> None:
+        """Wake all. Any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits there
+            self.loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._cancel_timer()
+        futures = list(self._futures)
+        self._futures.clear()
+        self._wake_batch(iter(futures), True)
+
+    def _wake_batch(self, futures: Iterator[asyncio.Future[bool]], result: bool) -> None:
+        count = 0
+        for future in futures:
+            if not future.done():  # cancelled
+                future.set_result(result)
+                count += 1
+                if count == _BATCH_COUNT:
+                    self.loop.call_soon(self._wake_batch, futures, result)
+                    return
+
+    def _set_timer(self, when: float) -> None:
+        self._cancel_timer()
+        self._timer_at = when
+        self._timer = self.loop.call_at(when, self._expire)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._timer_at = float("inf")
+
+    def _expire(self) -> None:
+        self._timer = None
+        self._timer_at = float("inf")
+        now = self.loop.time()
+        expired = [future for future, due in self._futures.items() if due <= now]
+        for future in expired:
+            del self._futures[future]
+        next_due = min(self._futures.values(), default=float("inf"))
+        if next_due < float("inf"):
+            self._set_timer(max(next_due, now + _TIMER_SECONDS))
+        self._wake_batch(iter(expired), False)

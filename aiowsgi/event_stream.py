@@ -1,0 +1,104 @@
+"""``aiowsgi.sse``: a channel as a browser's ``EventSource`` reads it.
+
+Thread: event loop, but for :func:`sse`, which any thread calls.
+
+Source: HTML Living Standard, section 9.2 "Server-sent events".
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIEnvironment
+
+    from aiowsgi.channel import Channel, Subscription
+
+__all__ = ["EventStream", "sse"]
+
+# The standard recommends a comment "every 15 seconds or so": proxies give up on a connection that is silent.
+_KEEP_ALIVE_SECONDS = 15.0
+_COMMENT = b":\n\n"
+# Events that have come together are sent together, up to this much. Arbitrary; what the transport holds.
+_JOIN_SIZE = 64 * 1024
+
+
+def sse(
+    channel: Channel,
+    environ: WSGIEnvironment,
+    *,
+    retry: float | None = None,
+    keep_alive: float | None = _KEEP_ALIVE_SECONDS,
+) -> EventStream:
+    """Frame a channel's events as ``text/event-stream``.
+
+    A browser that comes back says which event it has seen last, and is given those after it: see
+    :meth:`Channel.subscribe`.
+
+    ::
+
+        start_response("200 OK", [("Content-Type", "text/event-stream"), ("Cache-Control", "no-cache")])
+        return aiowsgi.park(environ, aiowsgi.sse(channel, environ))
+
+    Args:
+        channel: whose events.
+        environ: of the request; only ``HTTP_LAST_EVENT_ID`` is read.
+        retry: seconds after which a browser that has lost the connection comes back; ``None`` leaves it to the browser.
+        keep_alive: seconds of silence after which a comment is sent, by which a client that has gone is noticed too;
+            ``None`` for never.
+
+    Returns:
+        An asynchronous iterable of blocks, for :func:`aiowsgi.park`.
+    """
+    opening = _COMMENT if retry is None else b"retry: %d\n\n" % round(retry * 1000)
+    return EventStream(channel.subscribe(environ.get("HTTP_LAST_EVENT_ID")), opening, keep_alive)
+
+
+class EventStream(AsyncIterator[bytes]):
+    """The blocks of one response.
+
+    Args:
+        subscription: is read, and closed with this.
+        opening: the first block. There is one, so that the head leaves at once on every server.
+        keep_alive: see :func:`sse`.
+    """
+
+    __slots__ = ("_keep_alive", "_opening", "_subscription")
+
+    def __init__(self, subscription: Subscription, opening: bytes, keep_alive: float | None) -> None:
+        self._subscription = subscription
+        self._opening = opening
+        self._keep_alive = keep_alive
+
+    async def __anext__(self) -> bytes:
+        if self._opening:
+            opening, self._opening = self._opening, b""
+            return opening
+        subscription = self._subscription
+        event = subscription.take()
+        while event is None:
+            if not await subscription.wait(self._keep_alive):
+                return _COMMENT
+            event = subscription.take()
+        frame = event.frame()
+        return self._join(frame) if subscription.behind else frame
+
+    def _join(self, frame: bytes) -> bytes:
+        """Add the frames of what else has come: one write to the client for all of them."""
+        frames = [frame]
+        size = len(frame)
+        while size < _JOIN_SIZE and self._subscription.behind:
+            try:
+                event = self._subscription.take()
+            except StopAsyncIteration:
+                break  # which comes again
+            if event is None:
+                break
+            frames.append(event.frame())
+            size += len(frames[-1])
+        return b"".join(frames)
+
+    async def aclose(self) -> None:
+        """End the subscription."""
+        await self._subscription.aclose()

@@ -1,0 +1,415 @@
+"""The thread pool: growing, stalling, ending. Real threads, which wait for each other and never for time to pass."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from aiowsgi.bridge.pool import ThreadPool
+from aiowsgi.testing import StepPool
+
+LONG = 30.0
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Poll for what no event tells of: that a thread has come to rest."""
+    deadline = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0)
+
+
+class Task:
+    """A job that tells when it runs, and ends when it is told to; in between it may be stalled."""
+
+    def __init__(self, pool: ThreadPool, stalls: bool = False) -> None:
+        self._pool = pool
+        self._stalls = stalls
+        self.running = threading.Event()
+        self.client_ready = threading.Event()
+        self.going_on = threading.Event()
+        self.may_end = threading.Event()
+        self.ended = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def run(self) -> None:
+        self.thread = threading.current_thread()
+        self.running.set()
+        if self._stalls:
+            with self._pool.stalled(self.client_ready.is_set):
+                assert self.client_ready.wait(LONG)
+            self.going_on.set()
+        assert self.may_end.wait(LONG)
+        self.ended.set()
+
+
+class Tasks:
+    """Makes tasks, submits them and ends them all."""
+
+    def __init__(self, pool: ThreadPool) -> None:
+        self.pool = pool
+        self.made: list[Task] = []
+
+    def submit(self, count: int = 1, stalls: bool = False) -> list[Task]:
+        tasks = [Task(self.pool, stalls) for _ in range(count)]
+        self.made += tasks
+        for task in tasks:
+            self.pool.submit(task)
+        return tasks
+
+    def end(self) -> None:
+        for task in self.made:
+            task.client_ready.set()
+            task.may_end.set()
+        for task in self.made:
+            assert task.ended.wait(LONG)
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Tasks]]:
+    made: list[Tasks] = []
+
+    def make(threads: int, **options: object) -> Tasks:
+        options.setdefault("name", "test-pool")
+        tasks = Tasks(ThreadPool(threads, **options))  # type: ignore[arg-type]
+        made.append(tasks)
+        return tasks
+
+    yield make
+    for tasks in made:
+        tasks.end()
+        tasks.pool.close()
+    wait_for(lambda: not threads_named("test-pool"))
+
+
+def threads_named(prefix: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith(prefix)]
+
+
+def all_running(tasks: list[Task]) -> bool:
+    return all(task.running.wait(LONG) for task in tasks)
+
+
+def test_pool_starts_no_thread_before_a_job(make: Callable[..., Tasks]) -> None:
+    make(4)
+    assert threads_named("test-pool") == []
+
+
+def test_pool_grows_with_demand_up_to_its_size(make: Callable[..., Tasks]) -> None:
+    tasks = make(3)
+    for count in range(1, 4):
+        assert all_running(tasks.submit())
+        assert len(threads_named("test-pool")) == count
+    waiting = tasks.submit(5)
+    assert tasks.pool.waiting_count == 5
+    assert len(threads_named("test-pool")) == 3
+    assert not any(task.running.is_set() for task in waiting)
+    stats = tasks.pool.stats()
+    assert (stats.waiting, stats.running, stats.stalled, stats.idle) == (5, 3, 0, 0)
+
+
+def test_pool_runs_jobs_in_the_order_of_their_submission(make: Callable[..., Tasks]) -> None:
+    tasks = make(1)
+    order: list[int] = []
+    done = threading.Event()
+
+    class Numbered:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def run(self) -> None:
+            order.append(self.number)
+            if self.number == 99:
+                done.set()
+
+    for number in range(100):
+        tasks.pool.submit(Numbered(number))
+    assert done.wait(LONG)
+    assert order == list(range(100))
+
+
+def test_pool_uses_a_thread_that_is_idle_again(make: Callable[..., Tasks]) -> None:
+    tasks = make(4)
+    used = set()
+    for _ in range(20):
+        (task,) = tasks.submit()
+        assert task.running.wait(LONG)
+        used.add(task.thread)
+        task.may_end.set()
+        wait_for(lambda: tasks.pool.stats().idle == 1)
+    assert len(used) == 1
+
+
+def test_pool_names_its_threads(make: Callable[..., Tasks]) -> None:
+    tasks = make(2, name="test-pool-of-words")
+    assert all_running(tasks.submit(2))
+    assert {thread.name for thread in threads_named("test-pool")} == {
+        "test-pool-of-words-worker-1",
+        "test-pool-of-words-worker-2",
+    }
+    assert all(thread.daemon for thread in threads_named("test-pool"))
+
+
+def test_pool_without_a_name_has_one_of_its_own() -> None:
+    pool = ThreadPool(1)
+    task = Task(pool)
+    pool.submit(task)
+    assert task.running.wait(LONG)
+    assert task.thread is not None
+    assert task.thread.name.startswith("aiowsgi-")
+    assert task.thread.name.endswith("-worker-1")
+    task.may_end.set()
+    pool.close()
+
+
+def test_pool_shrinks_after_the_idle_timeout_and_grows_again(make: Callable[..., Tasks]) -> None:
+    tasks = make(3, idle_timeout=0.01)
+    assert all_running(tasks.submit(3))
+    tasks.end()
+    wait_for(lambda: not threads_named("test-pool"))
+    stats = tasks.pool.stats()
+    assert (stats.waiting, stats.running, stats.stalled, stats.idle) == (0, 0, 0, 0)
+    assert all_running(tasks.submit(3))
+
+
+def test_pool_whose_threads_end_all_the_time_loses_no_job(make: Callable[..., Tasks]) -> None:
+    # An idle timeout of nearly nothing: threads retire while jobs are put.
+    tasks = make(2, idle_timeout=0.0001)
+    count = 2000
+    done = threading.Semaphore(0)
+
+    class Signal:
+        def run(self) -> None:
+            done.release()
+
+    for number in range(count):
+        tasks.pool.submit(Signal())
+        if number % 3 == 0:
+            assert done.acquire(timeout=LONG)
+    for _ in range(count - (count + 2) // 3):
+        assert done.acquire(timeout=LONG)
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, BaseException])
+def test_pool_survives_a_job_that_raises_anything(
+    make: Callable[..., Tasks], error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = make(1)
+
+    class Faulty:
+        def run(self) -> None:
+            raise error("fault of a test")
+
+    tasks.pool.submit(Faulty())
+    (task,) = tasks.submit()
+    assert task.running.wait(LONG)
+    assert "fault of a test" in caplog.text
+    assert len(threads_named("test-pool")) == 1
+
+
+# Stalled threads.
+
+
+def test_pool_with_stalled_threads_runs_as_many_others(make: Callable[..., Tasks]) -> None:
+    tasks = make(2)
+    downloads = tasks.submit(10, stalls=True)
+    assert all_running(downloads)
+    wait_for(lambda: tasks.pool.stats().stalled == 10)
+    assert all_running(tasks.submit(2))  # the eleventh and the twelfth
+    (waiting,) = tasks.submit()
+    stats = tasks.pool.stats()
+    assert (stats.waiting, stats.running, stats.stalled) == (1, 2, 10)
+    assert not waiting.running.is_set()
+
+
+def test_pool_with_stalled_threads_never_exceeds_max_threads(make: Callable[..., Tasks]) -> None:
+    tasks = make(2, max_threads=5)
+    assert all_running(tasks.submit(5, stalls=True))
+    wait_for(lambda: tasks.pool.stats().stalled == 5)
+    waiting = tasks.submit(3)
+    assert len(threads_named("test-pool")) == 5
+    assert tasks.pool.waiting_count == 3
+    assert not any(task.running.is_set() for task in waiting)
+    tasks.made[0].client_ready.set()
+    tasks.made[0].may_end.set()
+    assert waiting[0].running.wait(LONG)
+    assert len(threads_named("test-pool")) == 5
+
+
+def test_pool_whose_size_is_max_threads_holds_to_it(make: Callable[..., Tasks]) -> None:
+    tasks = make(1, max_threads=1)
+    (stalled,) = tasks.submit(1, stalls=True)
+    assert stalled.running.wait(LONG)
+    wait_for(lambda: tasks.pool.stats().stalled == 1)
+    (waiting,) = tasks.submit()
+    assert not waiting.running.is_set()
+    stalled.client_ready.set()
+    assert stalled.going_on.wait(LONG)
+    assert not waiting.running.is_set()
+
+
+def test_pool_is_back_to_its_size_once_nothing_is_stalled(make: Callable[..., Tasks]) -> None:
+    tasks = make(2)
+    downloads = tasks.submit(10, stalls=True)
+    assert all_running(downloads)
+    wait_for(lambda: tasks.pool.stats().stalled == 10)
+    for download in downloads:
+        download.client_ready.set()
+    assert all(download.going_on.wait(LONG) for download in downloads)
+    assert tasks.pool.stats().stalled == 0
+    for download in downloads:
+        download.may_end.set()
+    # Each surplus thread ends with its job, not after an idle timeout.
+    wait_for(lambda: len(threads_named("test-pool")) == 2)
+    assert all_running(tasks.submit(2))
+    tasks.submit(2)
+    assert len(threads_named("test-pool")) == 2
+
+
+def test_pool_lets_a_waiting_job_begin_as_soon_as_a_thread_stalls(make: Callable[..., Tasks]) -> None:
+    tasks = make(1, max_threads=2)
+    gate = threading.Event()
+
+    class LateStall(Task):
+        def run(self) -> None:
+            assert gate.wait(LONG)
+            super().run()
+
+    first = LateStall(tasks.pool, stalls=True)
+    tasks.made.append(first)
+    tasks.pool.submit(first)
+    (second,) = tasks.submit()
+    assert not second.running.is_set()
+    gate.set()
+    assert second.running.wait(LONG)
+
+
+# Closing.
+
+
+def test_pool_closed_takes_no_more_jobs() -> None:
+    pool = ThreadPool(1)
+    pool.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.submit(Task(pool))
+
+
+def test_pool_closed_ends_idle_threads_at_once_and_others_with_their_jobs(make: Callable[..., Tasks]) -> None:
+    tasks = make(3)
+    busy, *others = tasks.submit(3)
+    assert all_running([busy, *others])
+    for task in others:
+        task.may_end.set()
+    wait_for(lambda: tasks.pool.stats().idle == 2)
+    tasks.pool.close()
+    wait_for(lambda: len(threads_named("test-pool")) == 1)
+    assert not busy.ended.is_set()
+    busy.may_end.set()
+    wait_for(lambda: not threads_named("test-pool"))
+
+
+def test_pool_closed_with_stalled_threads_ends_them_when_they_go_on(make: Callable[..., Tasks]) -> None:
+    tasks = make(1)
+    downloads = tasks.submit(5, stalls=True)
+    assert all_running(downloads)
+    wait_for(lambda: tasks.pool.stats().stalled == 5)
+    tasks.pool.close()
+    tasks.end()
+    wait_for(lambda: not threads_named("test-pool"))
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_pool_of_no_threads_is_refused(threads: int) -> None:
+    with pytest.raises(ValueError, match=f"threads={threads}: must be at least 1"):
+        ThreadPool(threads)
+
+
+# The pool that steps, which the simulations stand on.
+
+
+class Steps:
+    """A job that gives the baton back between its steps."""
+
+    def __init__(self, pool: StepPool, log: list[str], name: str) -> None:
+        self._pool = pool
+        self._log = log
+        self._name = name
+        self.ready = False
+
+    def run(self) -> None:
+        self._log.append(f"{self._name}1")
+        self._pool.pause()
+        self._log.append(f"{self._name}2")
+        with self._pool.stalled(lambda: self.ready):
+            pass
+        self._log.append(f"{self._name}3")
+
+
+def test_step_pool_moves_one_thread_at_a_time_and_only_when_told() -> None:
+    pool, log = StepPool(), []
+    first, second = Steps(pool, log, "a"), Steps(pool, log, "b")
+    pool.submit(first)
+    pool.submit(second)
+    assert log == []
+    assert pool.begin()
+    assert log == ["a1"]
+    assert pool.begin()
+    assert not pool.begin()
+    assert pool.movable == (first, second)
+    assert pool.go_on(1)
+    assert log == ["a1", "b1", "b2"]
+    assert pool.stats().stalled == 1
+    assert pool.movable == (first,)
+    second.ready = True
+    assert pool.go_on(1)
+    assert log[-1] == "b3"
+    assert pool.begun == (first,)
+    assert pool.go_on()
+    assert not pool.step()
+    first.ready = True
+    assert pool.step()
+    assert log == ["a1", "b1", "b2", "b3", "a2", "a3"]
+    assert pool.begun == ()
+    pool.close()
+
+
+def test_step_pool_raises_what_a_job_raises() -> None:
+    pool = StepPool()
+
+    class Faulty:
+        def run(self) -> None:
+            raise SystemExit("fault of a test")
+
+    pool.submit(Faulty())
+    with pytest.raises(SystemExit, match="fault of a test"):
+        pool.step()
+    assert pool.begun == ()
+    pool.close()
+
+
+def test_step_pool_tells_where_a_job_hangs() -> None:
+    pool = StepPool(failure_timeout=0.05)
+    released = threading.Event()
+
+    class Hanging:
+        def run(self) -> None:
+            released.wait(LONG)
+
+    pool.submit(Hanging())
+    with pytest.raises(TimeoutError, match=r"released\.wait\(LONG\)"):
+        pool.step()
+    released.set()
+
+
+def test_step_pool_closed_ends_its_threads_even_those_that_wait() -> None:
+    pool, log = StepPool("test-steps"), []
+    for name in "ab":
+        pool.submit(Steps(pool, log, name))
+        pool.begin()
+    pool.go_on()
+    pool.close()
+    assert log == ["a1", "b1", "a2"]
+    assert threads_named("test-steps") == []
