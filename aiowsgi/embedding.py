@@ -7,6 +7,7 @@ Source: https://docs.pylonsproject.org/projects/waitress/ "serve"; :mod:`wsgiref
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator, Mapping
@@ -20,12 +21,12 @@ from aiowsgi.config import OPTIONS, Config
 from aiowsgi.errors import ConfigError, StartupError
 from aiowsgi.process.run import choose_loop, run
 from aiowsgi.server.listeners import open_sockets
-from aiowsgi.server.server import Server
+from aiowsgi.server.server import DrainReport, Server
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
-__all__ = ["SimpleServer", "make_server", "run_in_thread", "serve"]
+__all__ = ["SimpleServer", "make_server", "options_from_waitress", "run_in_thread", "serve"]
 
 
 @contextlib.contextmanager
@@ -60,6 +61,7 @@ def run_in_thread(application: WSGIApplication, **options: Any) -> Iterator[Serv
             portal.call(server.shutdown)
 
 
+_WAITRESS_PORT = 8080
 # What waitress calls its arguments, where they mean the same here.
 _WAITRESS_NAMES = {
     "unix_socket": "uds",
@@ -90,7 +92,7 @@ _WAITRESS_ADVICE = {
     "outbuf_overflow": "leave it out, a response that is known whole lies where the application made it",
     "recv_bytes": _NEEDLESS,
     "send_bytes": _NEEDLESS,
-    "server_name": "leave it out, SERVER_NAME is what the client asked for",
+    "server_name": "leave it out, SERVER_NAME is the address that the client came to",
     "sockets": 'use bind=["fd://N"], where N is the socket\'s fileno()',
     "trusted_proxy": _OF_A_PROXY,
     "trusted_proxy_count": _OF_A_PROXY,
@@ -114,10 +116,10 @@ def serve(application: WSGIApplication, **options: Any) -> None:
         TypeError: an argument of waitress's has no counterpart here; the message says what to do.
         Exception: as :func:`aiowsgi.run`.
     """
-    run(application, **_translate(options))
+    run(application, **options_from_waitress(options))
 
 
-def _translate(options: Mapping[str, Any]) -> dict[str, Any]:
+def options_from_waitress(options: Mapping[str, Any]) -> dict[str, Any]:
     """Say what waitress's arguments say in this package's."""
     strange = sorted(options.keys() & (_WAITRESS_ADVICE.keys() - {item.name for item in OPTIONS}))
     if strange:
@@ -127,10 +129,9 @@ def _translate(options: Mapping[str, Any]) -> dict[str, Any]:
     listen = translated.pop("listen", None)
     if listen is not None:
         addresses = listen.split() if isinstance(listen, str) else listen
-        translated["bind"] = tuple(address.replace("*", "") for address in addresses)
+        translated["bind"] = tuple(map(_listen_address, addresses))
     elif not translated.keys() & {"bind", "uds"}:
-        # waitress listens on every address and port 8080.
-        translated = {"host": "", "port": 8080, **translated}
+        translated = {"host": "", "port": _WAITRESS_PORT, **translated}  # every address
     problems = []
     for item in OPTIONS:
         value = translated.get(item.name)
@@ -142,6 +143,12 @@ def _translate(options: Mapping[str, Any]) -> dict[str, Any]:
     if problems:
         raise ConfigError(problems)
     return translated
+
+
+def _listen_address(text: str) -> str:
+    address = text.replace("*", "")
+    _, colon, port = address.rpartition(":")
+    return address if colon and "]" not in port else f"{address}:{_WAITRESS_PORT}"
 
 
 class SimpleServer:
@@ -166,6 +173,7 @@ class SimpleServer:
         self._server: Server | None = None
         # Set by a thread that then looks for the portal; the loop sets the portal and then looks here.
         self._shutdown_requested = False
+        self._ending: asyncio.Future[DrainReport] | None = None
         self.server_address: tuple[str, int] = self._sockets[0].getsockname()[:2]
         self.server_name, self.server_port = self.server_address
 
@@ -203,24 +211,26 @@ class SimpleServer:
                     await server.shutdown()
                 await server.serve_until_shutdown()
             finally:
-                self._portal = self._server = None
+                self._portal = self._server = self._ending = None
                 self._shutdown_requested = False
 
     def shutdown(self) -> None:
-        """Let requests end, and :meth:`serve_forever` with them, or as soon as it is called. Another thread than its.
+        """Let requests end, and :meth:`serve_forever` with them, or as soon as it is called.
 
-        Raises:
-            RuntimeError: this is the thread that serves, which cannot wait for itself.
+        From another thread it returns when that has happened; a signal handler in the thread that serves cannot wait.
         """
         self._shutdown_requested = True
         portal, server = self._portal, self._server
-        if portal is not None and server is not None:
-            try:
-                portal.call(server.shutdown)
-            except RuntimeError:
-                if self._portal is portal:
-                    raise
-                # else it has ended by itself meanwhile
+        if portal is None or server is None:
+            return
+        if server.engine.loop is _running_loop():
+            server.engine.loop.call_soon_threadsafe(self._begin_shutdown, server)
+            return
+        with contextlib.suppress(RuntimeError):  # it has ended by itself meanwhile
+            portal.call(server.shutdown)
+
+    def _begin_shutdown(self, server: Server) -> None:
+        self._ending = asyncio.ensure_future(server.shutdown())
 
     def server_close(self) -> None:
         """Stop listening."""
@@ -239,3 +249,11 @@ def make_server(host: str, port: int, application: WSGIApplication, **options: A
         OSError: the address cannot be listened on.
     """
     return SimpleServer(host, port, application, **options)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that the calling thread runs, if any."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

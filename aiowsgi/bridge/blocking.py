@@ -32,7 +32,7 @@ BLOCKING_SECONDS = 0.1
 # A step that is still under way then may never end, and is told of before it does. Arbitrary.
 _STILL_BLOCKING_SECONDS = 5.0
 # The thread outlives what it watches by so many looks, so that a response every second does not start it each time.
-_IDLE_LOOKS = 20
+_IDLE_LOOKS = 10
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _PATHS = sysconfig.get_paths()

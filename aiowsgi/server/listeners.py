@@ -28,7 +28,7 @@ _logger = logging.getLogger("aiowsgi.error")
 
 # Connections taken in one turn of the loop, so that a flood of them does not starve those that are there.
 _ACCEPT_COUNT = 64
-# How long accepting pauses when the process or the machine is out of something.
+# How long accepting pauses when the process or the machine is out of something, or no connection can be closed.
 _SHORTAGE_SECONDS = 0.5
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -194,7 +194,8 @@ class Listener:
         loop: serves the connections.
         protocol_factory: makes their protocols, called as soon as a connection has been accepted.
         has_room: asked before each connection.
-        make_room: called where there is none and somebody waits; nothing is accepted then until :meth:`resume`.
+        make_room: called where there is none and somebody waits; tells whether a connection is about to end, after
+            which :meth:`resume` is to be called. Until then nothing is accepted.
     """
 
     def __init__(
@@ -203,7 +204,7 @@ class Listener:
         loop: asyncio.AbstractEventLoop,
         protocol_factory: Callable[[], asyncio.Protocol],
         has_room: Callable[[], bool],
-        make_room: Callable[[], object],
+        make_room: Callable[[], bool],
     ) -> None:
         self._socket = sock
         self._loop = loop
@@ -231,7 +232,9 @@ class Listener:
 
     def resume(self) -> None:
         """Accept again."""
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if not self._accepting and self._fd >= 0:
             self._accepting = True
             self._loop.add_reader(self._fd, self._accept)
@@ -242,7 +245,9 @@ class Listener:
             if not self._has_room():
                 if number == 0:  # the kernel has just said that there is somebody
                     self.pause()
-                    self._make_room()
+                    if not self._make_room():
+                        # All are busy, or just arriving. One that turns idle does not say so.
+                        self._timer = self._loop.call_later(_SHORTAGE_SECONDS, self.resume)
                 return False
             try:
                 sock, _ = self._socket.accept()

@@ -9,6 +9,7 @@ Thread: event loop.
 from __future__ import annotations
 
 import asyncio
+import select
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -203,15 +204,20 @@ class Server:
         engine = self._started_engine()
         return len(engine.connections) + len(engine.arriving) < self._max_connections
 
-    def _make_room(self) -> None:
-        """Make room at the limit: idle connections are cheap to close, and their clients know how to come back."""
+    def _make_room(self) -> bool:
+        """Close idle connections at the limit, if there are any: their clients know how to come back."""
         # Who gets an answer now gives up its place with it.
         self._started_engine().keeps_connections = False
         idle = [connection for connection in self._started_engine().connections if connection.idle]
         idle.sort(key=lambda connection: connection.deadline)
         # In batches, so that a flood of connections does not look at all of them for each.
-        for connection in idle[: max(1, self._max_connections // 100)]:
-            connection.drain()
+        most_count = max(1, self._max_connections // 100)
+        closed_count = 0
+        for connection in idle:
+            if closed_count < most_count and not _has_unread_data(connection):
+                connection.drain()
+                closed_count += 1
+        return closed_count > 0
 
     def _connection_ended(self) -> None:
         engine = self._started_engine()
@@ -338,6 +344,16 @@ class Server:
                 with anyio.CancelScope(shield=True):
                     await self.shutdown(0)
                 raise
+
+
+def _has_unread_data(connection: Protocol) -> bool:
+    """Tell whether something has arrived, most likely a request, that the loop has not come to yet."""
+    fd = connection.fileno()
+    if fd < 0:
+        return False
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _default_max_connections() -> int:

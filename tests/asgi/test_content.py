@@ -91,19 +91,21 @@ async def test_content_over_the_buffer_goes_to_a_file_and_memory_is_given_back(a
 
 
 async def test_content_over_the_total_goes_to_a_file_at_once(adapt: Adapt) -> None:
-    reader = Reader()
+    reader = Reader(lambda file: (file.read(), adapter.held_size))
     total = 64 * 1024
     adapter = adapt(reader, request_buffer=1024 * 1024, request_buffer_total=total)
     first = Conversation(adapter, post(total + 1), None)
     first.feed(bytes(total), more=True)
     await until(lambda: adapter.held_size == total)
-    second = Conversation(adapter, post(3), b"abc")
-    await second.ended()
-    assert adapter.held_size == total
+    second = Conversation(adapter, post(6), None)
+    second.feed(b"abc", more=True)
+    await until(second._incoming.empty)
     first.feed(b"!")
     await first.ended()
-    assert reader.notes.take() == ("3", b"abc")
-    assert reader.notes.take() == (str(total + 1), bytes(total) + b"!")
+    second.feed(b"def")  # there is room again, but its place is the file now
+    await second.ended()
+    assert reader.notes.take() == (str(total + 1), (bytes(total) + b"!", 0))
+    assert reader.notes.take() == ("6", (b"abcdef", 0))
 
 
 @pytest.mark.parametrize("request_buffer", [0, 1000])

@@ -149,3 +149,16 @@ async def test_context_of_the_caller_is_seen_and_not_changed(adapt: Adapt) -> No
     await answer(adapt(application), http_scope())
     assert notes.take() == "the middleware's"
     assert request_id.get() == "the middleware's"
+
+
+@pytest.mark.parametrize(("threads", "multithread"), [(1, False), (2, True)])
+async def test_single_thread_is_not_called_multithreaded(adapt: Adapt, threads: int, multithread: bool) -> None:
+    notes = Notes()
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        notes.put(environ["wsgi.multithread"])
+        start_response("200 OK", [])
+        return []
+
+    await answer(adapt(application, threads), http_scope())
+    assert notes.take() is multithread

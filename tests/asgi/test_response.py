@@ -156,6 +156,11 @@ async def test_failure_before_the_head_is_500_and_logged_once(
     assert record.exc_info[1] is error
 
 
+async def test_failure_leaves_no_task_behind(adapt: Adapt) -> None:
+    await answer(adapt(returning(None)), http_scope())  # type: ignore[arg-type] # on purpose
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+
+
 async def test_broken_rule_is_logged_with_its_clause(adapt: Adapt, error_log: pytest.LogCaptureFixture) -> None:
     status, _, _ = await answer(adapt(returning(["text"])), http_scope())  # type: ignore[list-item] # on purpose
     assert status == 500

@@ -38,7 +38,9 @@ class UvicornThread:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(application, log_config=None, timeout_graceful_shutdown=5, **options)
+        config = uvicorn.Config(
+            application, log_config=None, timeout_graceful_shutdown=5, ws="websockets-sansio", **options
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
 
@@ -241,7 +243,8 @@ async def name_user(request: Request, call_next: Callable[[Request], Any]) -> Re
 
 def test_flask_in_starlette_under_a_middleware_sees_its_state(serve: Serve) -> None:
     app = Starlette(
-        routes=[Mount("/shop", ASGIAdapter(flask_app()))], middleware=[Middleware(BaseHTTPMiddleware, name_user)]
+        routes=[Mount("/shop", ASGIAdapter(flask_app()))],
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=name_user)],
     )
     server = serve(app)
     response = httpx.get(f"{server.url}/shop/items/7")

@@ -223,13 +223,14 @@ def test_content_pipe_returns_less_only_at_the_end(worker: Worker) -> None:
 def test_content_pipe_tells_what_lies_unread_and_when_it_is_taken(worker: Worker) -> None:
     notify = Count()
     pipe = ContentPipe(worker.pool.stalled, notify)
-    pipe.feed(b"12345")
-    pipe.feed(b"678")
-    assert pipe.size == 8
+    size = 128 * 1024  # of a block that is not joined with its neighbour
+    pipe.feed(b"1" * size)
+    pipe.feed(b"2" * size)
+    assert pipe.size == 2 * size
     worker.start(lambda: pipe.read(1))
-    assert pipe.size == 3
+    assert pipe.size == size
     assert notify.calls == 1
-    worker.start(lambda: pipe.read(5))
+    worker.start(lambda: pipe.read(size))
     assert pipe.size == 0
     assert notify.calls == 2
 

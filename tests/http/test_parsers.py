@@ -143,6 +143,7 @@ def _parsed(parser: HeadParser, head: bytes) -> object:
         ([b"Connection: keep-alive"], True),
         ([b"Connection: close"], False),
         ([b"Connection: close", b"Content-Length: 0"], False),
+        ([*WS], False),
         ([b"Content-Length: 5"], False),
         ([b"Transfer-Encoding: chunked"], False),
         (WS, False),

@@ -81,7 +81,11 @@ class Request:
         self.close_count = 0
         self.parked_count = 0
         self.parked_close_count = 0
-        self.failures: list[str] = []
+        self.failures: list[str] = []  # the simulation's, of all requests
+
+    def fail(self, message: str) -> None:
+        """Note that something is not as it must be."""
+        self.failures.append(f"{self}: {message}")
 
     def __repr__(self) -> str:
         return (
@@ -120,8 +124,13 @@ class Request:
         """The content of a whole response."""
         if self.method == "HEAD" or self.kind == "nothing":
             return b""
-        if self.kind in ("echo", "part"):
-            return self.content if self.kind == "echo" else self.content[:10]
+        bodies = {
+            "echo": self.content,
+            "early_echo": text(self.number, 10) + self.content,
+            "part": self.content[:10],
+        }
+        if self.kind in bodies:
+            return bodies[self.kind]
         return text(self.number, self.size) * self.count
 
     @property
@@ -130,11 +139,6 @@ class Request:
         if self.method == "HEAD":
             return frozenset({"whole", "500", "broken"} if self.kind in _FAILING else {"whole"})
         return _FAILING.get(self.kind, frozenset({"whole"}))
-
-    @property
-    def reads_all(self) -> bool:
-        """Whether all of its content has been read before its response begins."""
-        return self.kind in _READING
 
 
 # What ends badly, and how.
@@ -146,7 +150,6 @@ _FAILING = {
     "short": frozenset({"broken"}),
     "raise_after": frozenset({"broken"}),
 }
-_READING = frozenset({"read"})
 
 
 class Body:
@@ -163,8 +166,10 @@ class Body:
 
     def close(self) -> None:
         self._request.close_count += 1
+        if self._request.close_count > 1:
+            self._request.fail("closed more than once")
         if self._request.caller != (threading.get_ident(), _number.get()):
-            self._request.failures.append("closed in another thread or context than it was called in")
+            self._request.fail("closed in another thread or context than it was called in")
         self._close()
 
 
@@ -188,6 +193,8 @@ class ParkedBlocks:
 
     async def aclose(self) -> None:
         self._request.parked_close_count += 1
+        if self._request.parked_close_count > 1:
+            self._request.fail("closed more than once")
 
 
 class Application:
@@ -206,8 +213,10 @@ class Application:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = self.requests[int(environ["QUERY_STRING"])]
         request.call_count += 1
+        if request.call_count > 1:
+            request.fail("ran more than once")
         if _number.get() != -1:
-            request.failures.append("called in a context that is not new")
+            request.fail("called in a context that is not new")
         _number.set(request.number)
         request.caller = (threading.get_ident(), request.number)
         self._on_call(request, environ)
@@ -228,7 +237,7 @@ class Application:
 
     def _check_content(self, request: Request, content: bytes) -> None:
         if content != request.content or request.spoiled:
-            request.failures.append(f"got {len(content)} bytes of content, and not those that were sent")
+            request.fail(f"got {len(content)} bytes of content, and not those that were sent")
 
     # The kinds.
 
@@ -286,6 +295,16 @@ class Application:
         def blocks() -> Iterator[bytes]:
             while block := environ["wsgi.input"].read(1000):
                 self.pool.pause()
+                yield block
+
+        self._start(request, start_response)
+        return Body(request, blocks())
+
+    def _early_echo(self, request: Request, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        def blocks() -> Iterator[bytes]:
+            self.pool.pause()
+            yield text(request.number, 10)
+            while block := environ["wsgi.input"].read(1000):
                 yield block
 
         self._start(request, start_response)

@@ -1,0 +1,1129 @@
+"""Parked responses, on real sockets under both loops; and on a server that cannot park."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import re
+import socket
+import threading
+import time
+import wsgiref.simple_server
+import wsgiref.validate
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import flask
+import pytest
+import werkzeug.wsgi
+
+import aiowsgi
+from aiowsgi.bridge import blocking
+from aiowsgi.server import parked
+from tests.conftest import LOOPS, ServerThread, running_server
+from tests.raw import RawClient, Truncated
+
+PATIENCE = 10.0
+Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Poll a condition for a bounded time."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.005)
+
+
+class Stream(AsyncIterator[bytes]):
+    """An asynchronous iterable that notes what is done to it.
+
+    Args:
+        blocks: what it yields; then
+        hold: it waits until it is released; or
+        error: it raises this; or it ends.
+        close_error: what ``aclose()`` raises.
+        close_hold: ``aclose()`` waits without end.
+    """
+
+    def __init__(
+        self,
+        *blocks: Any,
+        hold: bool = False,
+        error: BaseException | None = None,
+        close_error: BaseException | None = None,
+        close_hold: bool = False,
+    ) -> None:
+        self.blocks = list(blocks)
+        self.hold = hold
+        self.error = error
+        self.close_error = close_error
+        self.close_hold = close_hold
+        self.begun = False
+        self.released: asyncio.Future[None] | None = None
+        self.closed_count = 0
+
+    async def __anext__(self) -> Any:
+        self.begun = True
+        if self.blocks:
+            return self.blocks.pop(0)
+        if self.hold:
+            self.released = asyncio.get_running_loop().create_future()
+            await self.released
+        if self.error is not None:
+            raise self.error
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self.closed_count += 1
+        if self.close_hold:
+            await asyncio.get_running_loop().create_future()
+        if self.close_error is not None:
+            raise self.close_error
+
+    def release(self) -> None:
+        """End the waiting. Event loop."""
+        assert self.released is not None
+        self.released.set_result(None)
+
+    def wait_until_closed(self) -> None:
+        wait_until(lambda: self.closed_count, "aclose()")
+
+
+class Endless(Stream):
+    """Yields without ever waiting for anything."""
+
+    block = b"x" * (16 * 1024)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.yielded_size = 0
+
+    async def __anext__(self) -> bytes:
+        self.yielded_size += len(self.block)
+        return self.block
+
+
+class Site:
+    """A server whose application is what the test says."""
+
+    def __init__(self) -> None:
+        self.application: Application = lambda environ, start_response: []
+        self.server: ServerThread
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/other":
+            start_response("200 OK", [])
+            return [b"other"]
+        return self.application(environ, start_response)
+
+    def connect(self) -> RawClient:
+        return self.server.connect()
+
+    def parks(self, stream: Any, *fields: tuple[str, str], status: str = "200 OK") -> None:
+        """Make an application that parks a stream and does nothing else."""
+
+        def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            start_response(status, list(fields))
+            return aiowsgi.park(environ, stream)
+
+        self.application = application
+
+
+@pytest.fixture(scope="module", params=LOOPS)
+def shared_site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    site = Site()
+    # One thread for the application: a parked response that held it would hold everything.
+    with running_server(site, request.param, threads=1, max_threads=1) as site.server:
+        yield site
+
+
+@pytest.fixture
+def site(shared_site: Site) -> Site:
+    return shared_site
+
+
+@pytest.fixture
+def errors(error_log: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Return what has been logged as an error or a warning, by anybody."""
+    return lambda: [record.getMessage() for record in error_log.records if record.levelno >= logging.WARNING]
+
+
+def get_until_end(client: RawClient, target: str = "/") -> bytes:
+    """Send a request; return the content of its chunked response, which must be whole."""
+    response = client.get(target)
+    assert response.status_code == 200
+    assert response.value("Transfer-Encoding") == "chunked"
+    return response.content
+
+
+def begin(client: RawClient, target: str = "/") -> None:
+    """Send a request and read the head of its response."""
+    client.send(f"GET {target} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+    assert client.receive_head().status_code == 200
+
+
+# What reaches the client.
+
+
+def test_park_blocks_arrive_in_order_and_stream_is_closed_once(site: Site, errors: Any) -> None:
+    stream = Stream(b"one", b"", b"two", b"three" * 100_000)
+    site.parks(stream)
+    with site.connect() as client:
+        assert get_until_end(client) == b"onetwo" + b"three" * 100_000
+        assert get_until_end_of_other(client) == b"other"
+    stream.wait_until_closed()
+    assert stream.closed_count == 1
+    assert errors() == []
+
+
+def get_until_end_of_other(client: RawClient) -> bytes:
+    """Use the connection once more, for a response that nobody parks."""
+    return client.get("/other").content
+
+
+def test_park_empty_iterable_is_an_empty_response(site: Site) -> None:
+    site.parks(Stream())
+    with site.connect() as client:
+        assert get_until_end(client) == b""
+        assert get_until_end_of_other(client) == b"other"
+
+
+def test_park_head_arrives_before_the_first_block(site: Site) -> None:
+    stream = Stream(hold=True)
+    site.parks(stream, ("X-Mark", "head"))
+    client = site.connect()
+    client.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+    assert client.receive_head().value("X-Mark") == "head"
+    wait_until(lambda: stream.released, "the first block is awaited")
+    client.reset()
+    stream.wait_until_closed()
+
+
+def test_park_after_blocks_of_its_own_goes_on_behind_them(site: Site) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"own "
+        yield from aiowsgi.park(environ, Stream(b"parked"))
+        yield b"own again "
+
+    site.application = application
+    with site.connect() as client:
+        assert get_until_end(client) == b"own own again parked"
+
+
+def test_park_after_write_goes_on_behind_it(site: Site) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])(b"written ")
+        return aiowsgi.park(environ, Stream(b"parked"))
+
+    site.application = application
+    with site.connect() as client:
+        assert get_until_end(client) == b"written parked"
+
+
+def test_park_async_generator_runs_its_finally_when_client_resets(site: Site) -> None:
+    ended = threading.Event()
+
+    async def generator() -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.set()
+
+    site.parks(generator())
+    client = site.connect()
+    begin(client)
+    assert client.read_chunk() == b"first"
+    client.reset()
+    assert ended.wait(PATIENCE)
+
+
+def test_parked_responses_hold_no_thread(site: Site) -> None:
+    """There is one thread in all."""
+    streams = [Stream(b"first", hold=True) for _ in range(20)]
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return aiowsgi.park(environ, streams[int(environ["PATH_INFO"][1:])])
+
+    site.application = application
+    clients = [site.connect() for _ in streams]
+    for number, client in enumerate(clients):
+        begin(client, f"/{number}")
+        assert client.read_chunk() == b"first"
+    with site.connect() as client:
+        assert get_until_end_of_other(client) == b"other"
+    stats = site.server.server.stats
+    # The thread itself may still be on its way back.
+    wait_until(
+        lambda: site.server.call(lambda: (stats().threads.running, stats().threads.stalled)) == (0, 0), "no thread"
+    )
+    for client in clients:
+        client.reset()
+
+
+def test_park_iterable_with_separate_iterator_closes_both_once(site: Site) -> None:
+    iterator = Stream(b"block")
+
+    class Source:
+        closed_count = 0
+
+        def __aiter__(self) -> Stream:
+            return iterator
+
+        async def aclose(self) -> None:
+            self.closed_count += 1
+
+    source = Source()
+    site.parks(source)
+    with site.connect() as client:
+        assert get_until_end(client) == b"block"
+    wait_until(lambda: source.closed_count, "aclose()")
+    assert (iterator.closed_count, source.closed_count) == (1, 1)
+
+
+def test_parked_iterable_that_never_waits_leaves_the_loop_to_others(site: Site) -> None:
+    stream = Endless()
+    site.parks(stream)
+    with site.connect() as greedy, site.connect() as client:
+        begin(greedy)
+        done = threading.Event()
+
+        def read() -> None:
+            while not done.is_set():
+                greedy.socket.recv(1 << 20)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            for _ in range(20):
+                assert get_until_end_of_other(client) == b"other"
+        finally:
+            done.set()
+            reader.join()
+    stream.wait_until_closed()
+
+
+def test_parked_iterable_sees_no_context_of_any_request(site: Site) -> None:
+    """What wakes the loop is whichever thread was last: its request's context must not get into another's stream."""
+    user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield user.get().encode()
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        user.set(environ["PATH_INFO"])
+        start_response("200 OK", [])
+        return aiowsgi.park(environ, stream())
+
+    site.application = application
+    with site.connect() as client:
+        assert get_until_end(client, "/alice") == b"nobody"
+
+
+# Through what wraps iterables.
+
+
+def generator_middleware(application: Application) -> Application:
+    def wrapped(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        iterable = application(environ, start_response)
+        try:
+            yield from iterable
+        finally:
+            iterable.close()  # type: ignore[attr-defined]
+
+    return wrapped
+
+
+def joining_middleware(application: Application) -> Application:
+    def wrapped(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        iterable = application(environ, start_response)
+        try:
+            return [b"".join(iterable)]
+        finally:
+            iterable.close()  # type: ignore[attr-defined]
+
+    return wrapped
+
+
+def closing_middleware(application: Application) -> Application:
+    def wrapped(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        return werkzeug.wsgi.ClosingIterator(application(environ, start_response), lambda: None)
+
+    return wrapped
+
+
+def copying_middleware(application: Application) -> Application:
+    def wrapped(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        return application(dict(environ), start_response)
+
+    return wrapped
+
+
+@pytest.mark.parametrize(
+    "middleware",
+    [
+        generator_middleware,
+        joining_middleware,
+        closing_middleware,
+        copying_middleware,
+        lambda application: closing_middleware(generator_middleware(closing_middleware(application))),
+        wsgiref.validate.validator,
+    ],
+    ids=["generator", "joining", "closing", "copying", "several", "validator"],
+)
+def test_park_under_middleware_goes_on_after_it(site: Site, middleware: Any, errors: Any) -> None:
+    stream = Stream(b"one", b"two")
+    site.parks(stream, ("Content-Type", "text/plain"))
+    site.application = middleware(site.application)
+    with site.connect() as client:
+        assert get_until_end(client) == b"onetwo"
+        assert get_until_end_of_other(client) == b"other"
+    stream.wait_until_closed()
+    assert stream.closed_count == 1
+    assert errors() == []
+
+
+def test_park_in_flask_response_goes_on_and_teardown_runs_before(site: Site) -> None:
+    order: list[str] = []
+    app = flask.Flask(__name__)
+
+    @app.teardown_request
+    def teardown(error: BaseException | None) -> None:
+        order.append("teardown")
+
+    @app.after_request
+    def after(response: flask.Response) -> flask.Response:
+        response.headers["X-After"] = "yes"
+        return response
+
+    async def stream() -> AsyncIterator[bytes]:
+        order.append("stream")
+        yield b"flask"
+
+    @app.get("/")
+    def view() -> flask.Response:
+        response = flask.Response(aiowsgi.park(flask.request.environ, stream()), mimetype="text/event-stream")
+        response.call_on_close(lambda: order.append("on close"))
+        return response
+
+    site.application = app
+    with site.connect() as client:
+        response = client.get("/")
+    assert (response.content, response.value("X-After")) == (b"flask", "yes")
+    assert order[-1] == "stream"
+    assert set(order) == {"teardown", "on close", "stream"}
+
+
+# Requests and responses that have no content, or say how much they have.
+
+
+@pytest.mark.parametrize("loose", [False, True], ids=["empty", "after write()"])
+def test_park_for_head_is_closed_without_being_begun(site: Site, loose: bool) -> None:
+    stream = Stream(b"never")
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        write = start_response("200 OK", [])
+        if loose:
+            write(b"something")
+        return aiowsgi.park(environ, stream)
+
+    site.application = application
+    with site.connect() as client:
+        assert client.get(method="HEAD").status_code == 200
+        assert get_until_end_of_other(client) == b"other"
+    stream.wait_until_closed()
+    assert (stream.closed_count, stream.begun) == (1, False)
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_park_for_status_without_content_is_closed_without_being_begun(site: Site, status: str) -> None:
+    stream = Stream(b"never")
+    site.parks(stream, status=status)
+    with site.connect() as client:
+        assert client.get().content == b""
+        assert get_until_end_of_other(client) == b"other"
+    stream.wait_until_closed()
+    assert (stream.closed_count, stream.begun) == (1, False)
+
+
+@pytest.mark.parametrize("length", ["0", "6", "100"])
+def test_park_with_content_length_is_500_and_closes_the_stream(site: Site, length: str, errors: Any) -> None:
+    """Content beyond the length would be read as the next response."""
+    stream = Stream(b"parked")
+    site.parks(stream, ("Content-Length", length))
+    with site.connect() as client:
+        assert client.get().status_code == 500
+    stream.wait_until_closed()
+    assert (stream.closed_count, stream.begun) == (1, False)
+    assert len(errors()) == 1
+    assert f"Content-Length: {length}" in errors()[0] or f"Content-Length is {length}" in errors()[0]
+
+
+def test_park_with_content_length_that_is_reached_already_is_500(site: Site, errors: Any) -> None:
+    stream = Stream(b"parked")
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "3")])
+        return [b"own", *aiowsgi.park(environ, stream)]
+
+    site.application = application
+    with site.connect() as client:
+        assert client.get().status_code == 500
+    stream.wait_until_closed()
+    assert "Content-Length: 3" in errors()[0]
+
+
+def test_park_after_a_head_with_content_length_raises_in_the_application(site: Site) -> None:
+    raised: list[BaseException] = []
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Length", "10")])
+        yield b"first"
+        try:
+            aiowsgi.park(environ, Stream(b"parked"))
+        except aiowsgi.ApplicationError as error:
+            raised.append(error)
+        yield b"later"
+
+    site.application = application
+    with site.connect() as client:
+        assert client.get().content == b"firstlater"
+    assert "Content-Length: 10" in str(raised[0])
+
+
+@pytest.mark.parametrize("end", ["ends", "fails"])
+def test_park_for_http_1_0_client_is_ended_by_the_connection(site: Site, end: str) -> None:
+    site.parks(Stream(b"old ", b"client", error=RuntimeError("on purpose") if end == "fails" else None))
+    with site.connect() as client:
+        client.send(b"GET / HTTP/1.0\r\n\r\n")
+        head = client.receive_head()
+        assert head.value("Transfer-Encoding") is None
+        assert head.value("Connection") == "close"
+        if end == "ends":
+            assert client.read_all() == b"old client"
+        else:
+            with pytest.raises(ConnectionResetError):
+                client.read_all()
+
+
+# Connections that live on.
+
+
+def test_park_pipelined_request_is_answered_after_the_stream(site: Site) -> None:
+    stream = Stream(b"first", hold=True)
+    site.parks(stream)
+    with site.connect() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\nGET /other HTTP/1.1\r\nHost: test\r\n\r\n")
+        client.receive_head()
+        assert client.read_chunk() == b"first"
+        wait_until(lambda: stream.released, "the second block is awaited")
+        site.server.call(stream.release)
+        assert client.read_chunk() == b""
+        assert client.receive().content == b"other"
+
+
+def test_park_again_and_again_on_one_connection(site: Site) -> None:
+    with site.connect() as client:
+        for number in range(50):
+            site.parks(Stream(b"a%d" % number, b"b"))
+            assert get_until_end(client) == b"a%db" % number
+
+
+# Clients that go, or do not read.
+
+
+@pytest.mark.parametrize("way", ["reset", "close"])
+def test_park_client_that_goes_closes_the_stream_once(site: Site, way: str, errors: Any) -> None:
+    class Ticking(Stream):
+        async def __anext__(self) -> bytes:
+            await asyncio.sleep(0.01)
+            return b"tick"
+
+    stream = Ticking()
+    site.parks(stream)
+    client = site.connect()
+    begin(client)
+    assert client.read_chunk() == b"tick"
+    if way == "reset":
+        client.reset()
+    else:
+        client.close()
+    stream.wait_until_closed()
+    wait_until(lambda: not site.server.call(lambda: site.server.server.engine.closing_tasks), "the task ends")
+    assert stream.closed_count == 1
+    assert errors() == []
+
+
+def test_park_client_that_went_before_the_application_returned_closes_the_stream(site: Site, errors: Any) -> None:
+    stream = Stream(b"never")
+    running = threading.Event()
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        running.set()
+        assert environ["aiowsgi.disconnected"].wait(PATIENCE)
+        return aiowsgi.park(environ, stream)
+
+    site.application = application
+    client = site.connect()
+    client.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+    assert running.wait(PATIENCE)
+    client.reset()
+    stream.wait_until_closed()
+    with site.connect() as client:
+        assert get_until_end_of_other(client) == b"other"
+    assert (stream.closed_count, stream.begun) == (1, False)
+    assert errors() == []
+
+
+def test_park_client_that_goes_between_park_and_the_first_step_closes_the_stream(site: Site) -> None:
+    """A task that is cancelled before its first step never runs."""
+    stream = Stream(b"never")
+    engine = site.server.server.engine
+
+    def park_and_go() -> None:
+        response = parked.ParkedResponse(engine, stream, lambda block: None, lambda error: None)
+        response.cancel()
+
+    site.server.call(park_and_go)
+    stream.wait_until_closed()
+    assert (stream.closed_count, stream.begun) == (1, False)
+
+
+def test_park_slow_reader_makes_the_stream_wait(site: Site) -> None:
+    stream = Endless()
+    site.parks(stream)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+    sock.settimeout(PATIENCE)
+    sock.connect(("127.0.0.1", site.server.port))
+    with RawClient(sock) as client:
+        begin(client)
+        sizes: list[int] = [0, 1]
+
+        def waits() -> bool:
+            # It never waits by itself: in a turn in which it yields nothing, it is made to.
+            sizes.append(site.server.call(lambda: stream.yielded_size))
+            return sizes[-1] == sizes[-2] == sizes[-3]
+
+        wait_until(waits, "backpressure")
+        held_size = stream.yielded_size
+        assert held_size < 16 * 1024 * 1024  # what the kernel may hold for both, and the transport's 64 KiB
+        while stream.yielded_size == held_size:
+            client.read_chunk()
+    stream.wait_until_closed()
+    assert stream.closed_count == 1
+
+
+# Streams and applications that fail.
+
+
+class Odd:
+    """Asynchronously iterable, to all appearance."""
+
+    closed_count = 0
+
+    def __aiter__(self) -> Any:
+        raise RuntimeError("no iterator, on purpose")
+
+    async def aclose(self) -> None:
+        self.closed_count += 1
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Stream(b"first", error=RuntimeError("on purpose")), "on purpose"),
+        (lambda: Stream(b"first", error=SystemExit(3)), "SystemExit(3)"),
+        (lambda: Stream(b"first", error=KeyboardInterrupt()), "KeyboardInterrupt"),
+        (lambda: Stream(b"first", error=asyncio.CancelledError()), "CancelledError"),
+        (lambda: Stream(b"first", error=StopIteration()), "StopIteration"),
+        (lambda: Stream(b"first", "text"), "a block of a parked body is str, not bytes"),
+        (Odd, "no iterator, on purpose"),
+    ],
+    ids=["exception", "SystemExit", "KeyboardInterrupt", "CancelledError", "StopIteration", "text", "no iterator"],
+)
+def test_park_stream_that_fails_is_cut_off_visibly_and_logged_once(
+    site: Site, make: Callable[[], Stream | Odd], words: str, errors: Any
+) -> None:
+    stream = make()
+    site.parks(stream)
+    with site.connect() as client, pytest.raises(Truncated):
+        client.get()
+    wait_until(lambda: stream.closed_count, "aclose()")
+    assert stream.closed_count == 1
+    assert len(errors()) == 1
+    assert words in errors()[0]
+    with site.connect() as client:
+        assert get_until_end_of_other(client) == b"other"
+
+
+def test_park_stream_whose_aclose_raises_is_a_whole_response_and_logged_once(site: Site, errors: Any) -> None:
+    site.parks(Stream(b"whole", close_error=RuntimeError("aclose, on purpose")))
+    with site.connect() as client:
+        assert get_until_end(client) == b"whole"
+        assert get_until_end_of_other(client) == b"other"
+    wait_until(errors, "a record")
+    assert len(errors()) == 1
+    assert "aclose, on purpose" in errors()[0]
+
+
+def test_park_stream_whose_aclose_raises_system_exit_does_not_end_the_loop(site: Site, errors: Any) -> None:
+    site.parks(Stream(b"whole", close_error=SystemExit(3)))
+    with site.connect() as client:
+        assert get_until_end(client) == b"whole"
+        assert get_until_end_of_other(client) == b"other"
+    wait_until(errors, "a record")
+    assert "SystemExit" in errors()[0]
+
+
+def test_park_stream_whose_aclose_hangs_delays_nobody_and_is_given_up(
+    site: Site, errors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parked, "_CLOSE_SECONDS", 0.05)
+    stream = Stream(b"whole", close_hold=True)
+    site.parks(stream)
+    with site.connect() as client:
+        assert get_until_end(client) == b"whole"
+        assert get_until_end_of_other(client) == b"other"
+    engine = site.server.server.engine
+    wait_until(lambda: errors() and not site.server.call(lambda: engine.closing_tasks), "it is given up")
+    assert stream.closed_count == 1
+    assert len(errors()) == 1
+    assert "has not closed within 0.05 s" in errors()[0]
+
+
+def test_park_generator_that_swallows_its_cancellation_is_closed_all_the_same(site: Site, errors: Any) -> None:
+    ended = threading.Event()
+
+    async def generator() -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                yield b"to nobody"
+        finally:
+            ended.set()
+
+    site.parks(generator())
+    client = site.connect()
+    begin(client)
+    assert client.read_chunk() == b"first"
+    client.reset()
+    assert ended.wait(PATIENCE)
+    assert errors() == []
+
+
+def test_park_generator_that_fails_when_it_is_cancelled_is_logged_once(site: Site, errors: Any) -> None:
+    async def generator() -> AsyncIterator[bytes]:
+        try:
+            yield b"first"
+            await asyncio.get_running_loop().create_future()
+        finally:
+            raise RuntimeError("in finally, on purpose")
+
+    site.parks(generator())
+    client = site.connect()
+    begin(client)
+    assert client.read_chunk() == b"first"
+    client.reset()
+    wait_until(errors, "a record")
+    assert len(errors()) == 1
+    assert "in finally, on purpose" in errors()[0]
+
+
+def test_park_twice_raises_in_the_application_and_closes_the_first(site: Site, errors: Any) -> None:
+    stream = Stream(b"never")
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        aiowsgi.park(environ, stream)
+        return aiowsgi.park(environ, Stream())
+
+    site.application = application
+    with site.connect() as client:
+        assert client.get().status_code == 500
+    stream.wait_until_closed()
+    assert (stream.closed_count, stream.begun) == (1, False)
+    assert "only once" in errors()[0]
+
+
+@pytest.mark.parametrize("when", ["before the head", "after the head", "in close()"])
+def test_park_application_that_fails_after_it_closes_the_stream(site: Site, when: str, errors: Any) -> None:
+    stream = Stream(b"never")
+
+    class Body:
+        def __iter__(self) -> Iterator[bytes]:
+            if when == "after the head":
+                yield b"head"
+            if when != "in close()":
+                raise RuntimeError("on purpose")
+
+        def close(self) -> None:
+            if when == "in close()":
+                raise RuntimeError("on purpose")
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        aiowsgi.park(environ, stream)
+        return Body()
+
+    site.application = application
+    with site.connect() as client:
+        if when == "before the head":
+            assert client.get().status_code == 500
+        else:
+            with pytest.raises(Truncated):
+                client.get()
+    stream.wait_until_closed()
+    assert (stream.closed_count, stream.begun) == (1, False)
+    assert len(errors()) == 1
+
+
+def test_park_after_the_response_raises(site: Site) -> None:
+    environs: list[dict[str, Any]] = []
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environs.append(environ)
+        start_response("200 OK", [])
+        return [b"done"]
+
+    site.application = application
+    with site.connect() as client:
+        assert client.get().content == b"done"
+    wait_until(lambda: not site.server.call(lambda: site.server.server.engine.exchanges), "the request ends")
+    with pytest.raises(aiowsgi.ApplicationError, match="only while its application runs"):
+        aiowsgi.park(environs[0], Stream())
+
+
+def test_park_what_is_not_asynchronously_iterable_raises_type_error() -> None:
+    with pytest.raises(TypeError, match="not list"):
+        aiowsgi.park({}, [b"block"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="asynchronous iterable, not"):
+        aiowsgi.park({}, Stream)  # type: ignore[arg-type]
+
+
+# Draining.
+
+
+def shut_down(server: ServerThread, graceful: float) -> None:
+    """Shut a server down, and wait for its thread: it has tasks to end, which would be told of as errors."""
+    server.shutdown(graceful)
+    server._thread.join(PATIENCE)
+
+
+def test_park_streams_end_at_once_and_whole_when_the_server_drains(serve: Any, errors: Any) -> None:
+    site = Site()
+    site.server = serve(site)
+    stream = Stream(b"first", hold=True)
+    site.parks(stream)
+    with site.connect() as client:
+        begin(client)
+        assert client.read_chunk() == b"first"
+        began = time.monotonic()
+        shutdown = threading.Thread(target=shut_down, args=(site.server, 20.0))
+        shutdown.start()
+        assert client.read_chunk() == b""
+        assert client.at_end()
+        assert time.monotonic() - began < 2
+    shutdown.join(PATIENCE)
+    assert time.monotonic() - began < 3
+    assert stream.closed_count == 1
+    assert errors() == []
+
+
+def test_park_while_the_server_drains_is_ended_and_closed_at_once(serve: Any) -> None:
+    site = Site()
+    site.server = serve(site)
+    stream = Stream(b"never")
+    running, go_on = threading.Event(), threading.Event()
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        running.set()
+        assert go_on.wait(PATIENCE)
+        return aiowsgi.park(environ, stream)
+
+    site.application = application
+    with site.connect() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert running.wait(PATIENCE)
+        shutdown = threading.Thread(target=shut_down, args=(site.server, 20.0))
+        shutdown.start()
+        wait_until(lambda: site.server.server.engine.draining, "the drain begins")
+        go_on.set()
+        assert client.receive().content == b""
+        assert client.at_end()
+    shutdown.join(PATIENCE)
+    assert not shutdown.is_alive()
+    assert (stream.closed_count, stream.begun) == (1, False)
+
+
+def test_park_stream_whose_aclose_hangs_does_not_outlive_its_server(serve: Any) -> None:
+    site = Site()
+    site.server = serve(site)
+    stream = Stream(b"first", hold=True, close_hold=True)
+    site.parks(stream)
+    with site.connect() as client:
+        begin(client)
+        assert client.read_chunk() == b"first"
+        began = time.monotonic()
+        shut_down(site.server, 0.2)
+        assert time.monotonic() - began < 5
+        assert client.read_chunk() == b""
+    assert stream.closed_count == 1
+
+
+# Calls that block.
+
+
+@contextmanager
+def warned(error_log: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """Wait for one warning of a blocking call; give its text."""
+    texts: list[str] = []
+    yield texts
+    wait_until(lambda: blocking_warnings(error_log), "a warning")
+    assert len(blocking_warnings(error_log)) == 1
+    texts.extend(blocking_warnings(error_log))
+
+
+def blocking_warnings(error_log: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in error_log.records
+        if record.name == "aiowsgi.error" and record.levelno == logging.WARNING and "block" in record.getMessage()
+    ]
+
+
+def line_of(mark: str) -> str:
+    """Return file and line of this module's line with a mark."""
+    path = Path(__file__)
+    lines = path.read_text().splitlines()
+    (number,) = [number for number, line in enumerate(lines, 1) if line.endswith(f"# {mark}")]
+    return f"{path}:{number} in "
+
+
+def test_blocking_call_in_parked_stream_is_reported_with_line_and_time(
+    site: Site, error_log: pytest.LogCaptureFixture
+) -> None:
+    async def stream() -> AsyncIterator[bytes]:
+        time.sleep(0.25)  # sleeps
+        yield b"late"
+
+    site.parks(stream())
+    with warned(error_log) as texts, site.connect() as client:
+        assert get_until_end(client) == b"late"
+    assert line_of("sleeps") in texts[0]
+    assert "time.sleep(0.25)" in texts[0]
+    match = re.search(r"for (\d+\.\d+) s", texts[0])
+    assert match
+    assert 0.25 <= float(match[1]) < 2
+
+
+def test_blocking_call_deep_in_a_library_is_reported_as_the_application_line(
+    site: Site, error_log: pytest.LogCaptureFixture
+) -> None:
+    def fetch() -> bytes:
+        try:
+            return Queue[bytes]().get(timeout=0.15)  # waits in the standard library
+        except Exception:
+            return b"nothing"
+
+    async def stream() -> AsyncIterator[bytes]:
+        await asyncio.sleep(0)
+        yield fetch()
+
+    site.parks(stream())
+    with warned(error_log) as texts, site.connect() as client:
+        assert get_until_end(client) == b"nothing"
+    assert line_of("waits in the standard library") in texts[0]
+
+
+def test_blocking_call_that_holds_the_interpreter_is_reported(site: Site, error_log: pytest.LogCaptureFixture) -> None:
+    pattern, text = re.compile("(a+)+$"), "a" * 20
+    count = 0
+    # As long as it takes to be noticed, on a quick machine and on a slow one.
+    while True:
+        began = time.monotonic()
+        pattern.match(text + "b")
+        if time.monotonic() - began > 0.3:
+            break
+        text += "a"
+        count += 1
+        assert count < 20
+
+    async def stream() -> AsyncIterator[bytes]:
+        pattern.match(text + "b")  # backtracks
+        yield b"late"
+
+    site.parks(stream())
+    with warned(error_log) as texts, site.connect() as client:
+        assert get_until_end(client) == b"late"
+    assert line_of("backtracks") in texts[0]
+
+
+def test_blocking_call_in_aclose_is_reported(site: Site, error_log: pytest.LogCaptureFixture) -> None:
+    class Slow(Stream):
+        async def aclose(self) -> None:
+            time.sleep(0.2)  # sleeps in aclose
+
+    site.parks(Slow(b"block"))
+    with warned(error_log) as texts, site.connect() as client:
+        assert get_until_end(client) == b"block"
+    assert line_of("sleeps in aclose") in texts[0]
+
+
+def test_blocking_call_that_goes_on_is_reported_before_its_end(
+    site: Site, error_log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocking, "_STILL_BLOCKING_SECONDS", 0.2)
+    done = threading.Event()
+
+    async def stream() -> AsyncIterator[bytes]:
+        done.wait(PATIENCE)  # waits for the test
+        yield b"late"
+
+    site.parks(stream())
+    with site.connect() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        wait_until(lambda: blocking_warnings(error_log), "a warning")
+        done.set()
+        assert client.receive().content == b"late"
+    assert "has been blocking" in blocking_warnings(error_log)[0]
+    wait_until(lambda: len(blocking_warnings(error_log)) == 2, "the warning at the end")
+    assert all(line_of("waits for the test") in text for text in blocking_warnings(error_log))
+
+
+def test_streams_that_wait_or_take_many_short_steps_are_not_reported(
+    site: Site, error_log: pytest.LogCaptureFixture
+) -> None:
+    async def stream() -> AsyncIterator[bytes]:
+        await asyncio.sleep(0.15)
+        for _ in range(200):
+            time.sleep(0.001)
+            await asyncio.sleep(0)
+        yield b"done"
+
+    site.parks(stream())
+    with site.connect() as client:
+        assert get_until_end(client) == b"done"
+    assert blocking_warnings(error_log) == []
+
+
+def watcher_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "aiowsgi-blocking-watch"]
+
+
+def test_blocking_watch_is_a_daemon_that_ends_when_nothing_is_parked(site: Site) -> None:
+    stream = Stream(b"first", hold=True)
+    site.parks(stream)
+    client = site.connect()
+    begin(client)
+    assert client.read_chunk() == b"first"
+    assert len(watcher_threads()) == 1
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name in watcher_threads())
+    client.reset()
+    wait_until(lambda: not watcher_threads(), "the thread ends")
+    with site.connect() as client:
+        assert get_until_end_of_other(client) == b"other"
+    assert watcher_threads() == []
+    site.parks(Stream(b"again"))
+    with site.connect() as client:
+        assert get_until_end(client) == b"again"
+    assert len(watcher_threads()) == 1
+
+
+# On a server that cannot park.
+
+
+def answered_by_wsgiref(application: Application, target: str = "/", method: str = "GET") -> bytes:
+    """Serve one request with the standard library's server; return the content of its response."""
+
+    class Quiet(wsgiref.simple_server.WSGIRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with wsgiref.simple_server.make_server("127.0.0.1", 0, application, handler_class=Quiet) as server:
+        server.timeout = PATIENCE
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        try:
+            with socket.create_connection(("127.0.0.1", server.server_port), PATIENCE) as sock:
+                sock.sendall(f"{method} {target} HTTP/1.0\r\n\r\n".encode())
+                data = b"".join(iter(lambda: sock.recv(65536), b""))
+        finally:
+            thread.join(PATIENCE)
+    return data.partition(b"\r\n\r\n")[2]
+
+
+def test_park_on_another_server_streams_in_its_thread() -> None:
+    threads: list[str] = []
+
+    async def stream() -> AsyncIterator[bytes]:
+        try:
+            for number in range(3):
+                await asyncio.sleep(0.001)
+                yield b"%d" % number
+        finally:
+            await asyncio.sleep(0)
+            threads.append(threading.current_thread().name)
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        threads.append(threading.current_thread().name)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return aiowsgi.park(environ, stream())
+
+    assert answered_by_wsgiref(wsgiref.validate.validator(application)) == b"012"
+    assert len(threads) == 2
+    assert threads[0] == threads[1]
+
+
+def test_park_on_another_server_that_only_closes_closes_the_stream_once() -> None:
+    stream = Stream(b"never")
+    body = aiowsgi.park({}, stream)
+    with closing(body):  # type: ignore[type-var]
+        pass
+    body.close()  # type: ignore[attr-defined]
+    assert (stream.closed_count, stream.begun) == (1, False)
+    assert list(body) == []
+
+
+def test_park_on_another_server_closed_midway_closes_the_stream_once() -> None:
+    stream = Stream(b"one", b"two")
+    body = aiowsgi.park({}, stream)
+    assert next(body) == b"one"
+    body.close()  # type: ignore[attr-defined]
+    assert stream.closed_count == 1
+
+
+def test_park_on_another_server_raises_what_the_stream_raises() -> None:
+    with closing(aiowsgi.park({}, Stream(b"one", error=KeyError("on purpose")))) as body:  # type: ignore[type-var]
+        assert next(body) == b"one"
+        with pytest.raises(KeyError, match="on purpose"):
+            next(body)
+
+
+def test_park_on_another_server_leaves_the_threads_event_loop_alone() -> None:
+    policy = asyncio.get_event_loop_policy()
+    own = policy.new_event_loop()
+    asyncio.set_event_loop(own)
+    try:
+        with closing(aiowsgi.park({}, Stream(b"one"))) as body:  # type: ignore[type-var]
+            assert list(body) == [b"one"]
+        assert policy.get_event_loop() is own
+    finally:
+        asyncio.set_event_loop(None)
+        own.close()
+
+
+async def test_park_inside_of_another_event_loop_says_what_is_missing() -> None:
+    with pytest.raises(aiowsgi.ApplicationError, match="serve it with aiowsgi"):
+        aiowsgi.park({}, Stream(b"one"))
