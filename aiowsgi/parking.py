@@ -83,7 +83,7 @@ async def _aclose(iterable: object) -> None:
         await aclose()
 
 
-def park(environ: WSGIEnvironment, iterable: AsyncIterable[bytes]) -> Iterator[bytes]:
+def park(environ: WSGIEnvironment, iterable: AsyncIterable[bytes], *, finish: bool = False) -> Iterator[bytes]:
     """Have the event loop go on with a response when the application is done.
 
     ::
@@ -99,6 +99,9 @@ def park(environ: WSGIEnvironment, iterable: AsyncIterable[bytes]) -> Iterator[b
         iterable: yields blocks of ``bytes``; it runs in the server's event loop, in a context without the request's
             context variables, and must never block: a call that does is logged with its line. Its ``aclose()`` is
             called once, when it has ended, the client has gone or the server drains, or if it is never begun.
+        finish: what happens when the server drains. False, for a stream of events: the response ends at once, between
+            two blocks, as if the iterable had ended. True, for content that is worth nothing by halves: it may go on
+            to its end within ``graceful_timeout``, and is cut off visibly after that.
 
     Returns:
         The body to return to the server: empty, with a ``close()``. On another WSGI server it streams the iterable
@@ -111,7 +114,7 @@ def park(environ: WSGIEnvironment, iterable: AsyncIterable[bytes]) -> Iterator[b
     """
     if not hasattr(type(iterable), "__aiter__"):
         raise TypeError(f"park() takes an asynchronous iterable, not {type(iterable).__name__}")
-    place: Callable[[AsyncIterable[bytes]], None] | None = environ.get("aiowsgi.park")
+    place: Callable[[AsyncIterable[bytes], bool], None] | None = environ.get("aiowsgi.park")
     if place is None:
         if _in_event_loop():
             raise ApplicationError(
@@ -120,7 +123,7 @@ def park(environ: WSGIEnvironment, iterable: AsyncIterable[bytes]) -> Iterator[b
                 "aiowsgi.park()",
             )
         return cast("Iterator[bytes]", SynchronousBody(iterable))
-    place(iterable)
+    place(iterable, finish)
     return cast("Iterator[bytes]", ParkedBody())
 
 

@@ -74,6 +74,8 @@ class Stream(AsyncIterator[bytes]):
         if self.hold:
             self.released = asyncio.get_running_loop().create_future()
             await self.released
+            self.hold = False
+            return await self.__anext__()
         if self.error is not None:
             raise self.error
         raise StopAsyncIteration
@@ -124,12 +126,12 @@ class Site:
     def connect(self) -> RawClient:
         return self.server.connect()
 
-    def parks(self, stream: Any, *fields: tuple[str, str], status: str = "200 OK") -> None:
+    def parks(self, stream: Any, *fields: tuple[str, str], status: str = "200 OK", finish: bool = False) -> None:
         """Make an application that parks a stream and does nothing else."""
 
         def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             start_response(status, list(fields))
-            return aiowsgi.park(environ, stream)
+            return aiowsgi.park(environ, stream, finish=finish)
 
         self.application = application
 
@@ -536,6 +538,29 @@ def test_park_again_and_again_on_one_connection(site: Site) -> None:
             assert get_until_end(client) == b"a%db" % number
 
 
+def test_notification_that_comes_late_does_not_end_the_stream(site: Site) -> None:
+    """A client that begins to read lets the loop take what the thread has not told it of yet."""
+    stream = Stream(b"first", b"", hold=True)
+    site.parks(stream)
+    with site.connect() as client:
+        begin(client)
+        assert client.read_chunk() == b"first"
+        wait_until(lambda: stream.released, "it is parked")
+
+        def tell_again() -> None:
+            (connection,) = (each for each in site.server.server.engine.connections if each._parked is not None)
+            exchange = connection._exchange
+            assert exchange is not None
+            exchange.wake()
+            stream.blocks.append(b"second")
+            stream.release()
+
+        site.server.call(tell_again)
+        assert client.read_chunk() == b"second"
+        assert client.read_chunk() == b""
+        assert get_until_end_of_other(client) == b"other"
+
+
 # Clients that go, or do not read.
 
 
@@ -838,6 +863,31 @@ def test_park_streams_end_at_once_and_whole_when_the_server_drains(serve: Any, e
     assert time.monotonic() - began < 3
     assert stream.closed_count == 1
     assert errors() == []
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+def test_park_stream_that_finishes_goes_on_while_the_server_drains(serve: Any, in_time: bool) -> None:
+    site = Site()
+    site.server = serve(site)
+    stream = Stream(b"first", hold=True)
+    site.parks(stream, finish=True)
+    with site.connect() as client, site.connect() as idle:
+        begin(client)
+        assert client.read_chunk() == b"first"
+        shutdown = threading.Thread(target=shut_down, args=(site.server, PATIENCE if in_time else 0.3))
+        shutdown.start()
+        # An idle connection is closed when the drain comes to the others.
+        assert idle.at_end()
+        if in_time:
+            stream.blocks.append(b"last")
+            site.server.call(stream.release)
+            assert client.read_chunk() == b"last"
+            assert client.read_chunk() == b""
+        else:
+            with pytest.raises((Truncated, ConnectionResetError)):
+                client.read_chunk()
+    shutdown.join(PATIENCE)
+    assert stream.closed_count == 1
 
 
 def test_park_while_the_server_drains_is_ended_and_closed_at_once(serve: Any) -> None:

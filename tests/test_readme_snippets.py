@@ -72,8 +72,8 @@ def serves_until_interrupted(code: str, folder: Path, capsys: Capture) -> None:
             return client.connect_ex(("127.0.0.1", port)) == 0
 
     def be_a_client() -> None:
+        poll(listening)
         try:
-            poll(listening)
             assert get(port) == b"hello"
         finally:
             os.kill(os.getpid(), signal.SIGINT)

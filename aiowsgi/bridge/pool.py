@@ -199,10 +199,13 @@ class ThreadPool:
                 # Whatever happens, and be it in the log: a thread that died would be missing for good.
                 with contextlib.suppress(BaseException):
                     _logger.exception("internal error in a worker thread while running %r", job)
+            if len(self._threads) > self._allowed_count:
+                # What was submitted before the pool was closed is still run: it may have to give something back.
+                has_to_end = not self._closed or type(job) is _Retire
+                if has_to_end and self._retire(surplus=True):
+                    return
             # Do not keep a request alive while waiting for the next.
             del job
-            if len(self._threads) > self._allowed_count and self._retire(surplus=True):
-                return
 
     def _retire(self, surplus: bool = False) -> bool:
         """Take the calling thread out of the pool, unless it is wanted."""
@@ -229,7 +232,7 @@ class ThreadPool:
             self._grow()
 
     def close(self) -> None:
-        """Take no more jobs; threads end when they have nothing to do. Does not wait: they are daemons."""
+        """Take no more jobs; threads end when those that wait have been run. Does not wait: they are daemons."""
         with self._lock:
             self._closed = True
             self._allowed_count = 0

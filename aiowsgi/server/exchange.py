@@ -74,6 +74,7 @@ class Exchange:
         "_ticket",
         "disconnection",
         "failed",
+        "finishes",
         "head",
         "parked",
         "persistent",
@@ -111,6 +112,8 @@ class Exchange:
         self.pipe: ResponsePipe | None = None
         #: What goes on with the streamed response once the application is done.
         self.parked: AsyncIterable[bytes] | None = None
+        #: It goes on to its end while the server drains.
+        self.finishes = False
         #: The response broke off: the connection must end so that the client sees it.
         self.failed = False
         #: The connection may serve another request after the response.
@@ -252,7 +255,7 @@ class Exchange:
         self.persistent = framing.persistent
         return serialize_head(self.head, head, framing, engine.server_field)
 
-    def park(self, iterable: AsyncIterable[bytes]) -> None:
+    def park(self, iterable: AsyncIterable[bytes], finish: bool = False) -> None:
         """Go on with an asynchronous iterable after the application's own: ``environ["aiowsgi.park"]``."""
         if self.parked is not None:
             raise ApplicationError("a response can be parked only once", "aiowsgi.park()")
@@ -261,6 +264,7 @@ class Exchange:
         if self.whole is None:
             if self._framing is not None:
                 _check_length_unknown(self._framing.content_length)
+            self.finishes = finish
             self.parked = iterable
         elif self.head.method == "HEAD":
             self.parked = iterable

@@ -382,6 +382,8 @@ class Protocol(asyncio.Protocol):
         exchange.leave_pipe()
 
         def send(block: bytes) -> None:
+            if self._transport.is_closing():
+                return  # connection_lost() is on its way
             self._outlet.write(exchange.frame_block(block))
             if self._outlet.paused:
                 parked.pause()
@@ -397,7 +399,7 @@ class Protocol(asyncio.Protocol):
             self._finish_response(exchange)
 
         parked = self._parked = ParkedResponse(self._engine, iterable, send, end)
-        if self._engine.draining:
+        if self._engine.draining and not exchange.finishes:
             parked.end()
         elif self._outlet.paused:
             parked.pause()
@@ -490,7 +492,8 @@ class Protocol(asyncio.Protocol):
             self.phase = Phase.LINGERING  # what is not flushed yet may take its time, and nothing more is answered
             self._transport.close()
         elif self._parked is not None:
-            self._parked.end()
+            if not (self._exchange is not None and self._exchange.finishes):
+                self._parked.end()
         elif self.phase is Phase.LINGERING and self._outlet.flushed:
             self._set_deadline(_DRAIN_LINGER_SECONDS)
 

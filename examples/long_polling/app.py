@@ -54,7 +54,8 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
     if method == "GET":
         after = parse_qs(environ["QUERY_STRING"]).get("after", [None])[0]
         start_response("200 OK", fields)
-        return aiowsgi.park(environ, answer(after))
+        # A question that waits when the server drains is answered all the same: half an answer would be no JSON.
+        return aiowsgi.park(environ, answer(after), finish=True)
     if method == "POST":
         size = min(int(environ.get("CONTENT_LENGTH") or 0), 10_000)
         id = channel.send(environ["wsgi.input"].read(size))

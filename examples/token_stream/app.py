@@ -71,7 +71,9 @@ async def events(prompt: str) -> AsyncIterator[bytes]:
 def complete() -> Response:
     # Everything that needs the request is read here: the generator runs when the view has returned.
     prompt = request.form["prompt"]
-    return Response(aiowsgi.park(request.environ, events(prompt)), mimetype="text/event-stream")
+    # finish: a server that is being stopped lets completions end, within its --graceful-timeout.
+    body = aiowsgi.park(request.environ, events(prompt), finish=True)
+    return Response(body, mimetype="text/event-stream")
 
 
 @app.get("/state")

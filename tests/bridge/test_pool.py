@@ -311,6 +311,21 @@ def test_pool_closed_ends_idle_threads_at_once_and_others_with_their_jobs(make: 
     wait_for(lambda: not threads_named("test-pool"))
 
 
+def test_pool_closed_still_runs_the_jobs_that_wait(make: Callable[..., Tasks]) -> None:
+    # A file's job may have to close what it holds.
+    tasks = make(2)
+    running = tasks.submit(2)
+    assert all_running(running)
+    waiting = tasks.submit(5)
+    tasks.pool.close()
+    for task in running:
+        task.may_end.set()
+    for task in waiting:
+        task.may_end.set()
+        assert task.ended.wait(LONG)
+    wait_for(lambda: not threads_named("test-pool"))
+
+
 def test_pool_closed_with_stalled_threads_ends_them_when_they_go_on(make: Callable[..., Tasks]) -> None:
     tasks = make(1)
     downloads = tasks.submit(5, stalls=True)

@@ -105,7 +105,9 @@ class Client:
         self.unsent = bytearray()
         self.sent_size = 0
         self.requests: list[Request] = []
-        self.ends: list[int] = []  # where each request ends in what is sent
+        # Where in what is sent each request ends, and the heads of those that expect 100 Continue.
+        self.ends: list[int] = []
+        self.expecting_head_ends: list[int] = []
         #: Answers to what is not a request, which stands behind all requests.
         self.refusals: frozenset[int] = frozenset()
         #: It need not be answered any more: it misbehaved, it went, or time has passed.
@@ -144,7 +146,10 @@ class Client:
     def write(self, request: Request) -> None:
         """Have a request sent behind all others."""
         self.requests.append(request)
-        self.unsent += request.wire
+        wire = request.wire
+        if request.expects:
+            self.expecting_head_ends.append(self.sent_size + len(self.unsent) + wire.index(b"\r\n\r\n") + 4)
+        self.unsent += wire
         self.ends.append(self.sent_size + len(self.unsent))
         if request.spoiled:
             self.excused = True
@@ -160,6 +165,12 @@ class Client:
         self.sent_size += len(part)
         if part and not self.gone and not self.connection.sent_end:
             self.connection.send(bytes(part))
+
+    @property
+    def polite_size(self) -> int:
+        """Bytes to the next place where a client would wait for 100 Continue."""
+        ends = (end - self.sent_size for end in self.expecting_head_ends if end >= self.sent_size)
+        return next(ends, len(self.unsent))
 
     def read(self, size: int) -> None:
         if not self.gone:

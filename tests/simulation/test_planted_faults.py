@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
 
 from aiowsgi.bridge.disconnection import Disconnection
 from aiowsgi.bridge.pipes import ContentPipe, ResponsePipe
@@ -22,6 +24,7 @@ from aiowsgi.server.outlet import Outlet
 from aiowsgi.server.protocol import Protocol
 from aiowsgi.server.watch import DisconnectWatch
 from aiowsgi.wsgi.response import Response
+from tests.simulation.test_state_machine import ServerMachine
 from tests.simulation.walk import Walk
 
 _MOST_WALKS = 300
@@ -89,11 +92,12 @@ def withdrawn_request_stays_in_the_books(patch: pytest.MonkeyPatch) -> None:
 
 def response_goes_to_another_exchange(patch: pytest.MonkeyPatch) -> None:
     ready = Protocol._exchange_ready
-    last: list[Any] = [None]
 
     def ready_for_the_next(protocol: Protocol, exchange: Exchange) -> None:
+        engine: Any = protocol._engine
         if exchange.whole:
-            last[0], exchange.whole = exchange.whole, last[0] or exchange.whole
+            last = getattr(engine, "last_whole", exchange.whole)
+            engine.last_whole, exchange.whole = exchange.whole, last
         ready(protocol, exchange)
 
     patch.setattr(Protocol, "_exchange_ready", ready_for_the_next)
@@ -283,3 +287,29 @@ def test_fault_planted_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -
             print(f"seed {seed}: {type(error).__name__}: {error}")
             return
     pytest.fail(f"{_MOST_WALKS} walks have not found it")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "plant",
+    [
+        generator_runs_ahead_without_a_bound,
+        withdrawn_request_stays_in_the_books,
+        response_goes_to_another_exchange,
+        response_is_written_twice,
+    ],
+    ids=lambda plant: plant.__name__,
+)
+def test_fault_planted_is_found_by_hypothesis(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    unshrunk = settings(
+        max_examples=500,
+        stateful_step_count=80,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+    )
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(ServerMachine, settings=unshrunk)

@@ -113,9 +113,13 @@ class Walk:
 
     def _send(self) -> bool:
         client = self._client(lambda client: client.unsent)
-        if client is not None:
-            client.send(self.random.choice((1, 20, 100, 3000, 100_000, 1_000_000)))
-        return client is not None
+        if client is None:
+            return False
+        size = self.random.choice((1, 20, 100, 3000, 100_000, 1_000_000))
+        if self.random.random() < 0.9:
+            size = min(size, client.polite_size)
+        client.send(size)
+        return size > 0
 
     def _read(self) -> bool:
         client = self._client(lambda client: client.connection.arrived_size)
@@ -147,7 +151,7 @@ class Walk:
         return bool(movable) and self.simulation.server.pool.go_on(self.random.randrange(len(movable)))
 
     def _some_steps(self) -> bool:
-        return any([self.simulation.server.step() for _ in range(self.random.randrange(1, 20))])
+        return sum(self.simulation.server.step() for _ in range(self.random.randrange(1, 20))) > 0
 
     def _advance(self) -> bool:
         self.simulation.advance(self.random.choice((0.01, 0.1, 0.5, 1.0, 3.0, 11.0)))

@@ -1,0 +1,395 @@
+"""``gunicorn -k aiowsgi.gunicorn.Worker``: this engine under gunicorn's process manager.
+
+gunicorn binds, forks, reloads and watches; a worker serves its sockets with a :class:`~aiowsgi.server.Server`. What
+becomes of gunicorn's settings:
+
+- ``--threads`` (its default is one), ``--worker-connections``, ``--keep-alive``, ``--graceful-timeout``,
+  ``--limit-request-line``, ``--limit-request-fields``, ``--limit-request-field_size`` and ``asgi_loop`` are
+  options of :class:`~aiowsgi.config.Config`. All that gunicorn has no setting for comes from ``AIOWSGI_*`` variables.
+- ``--timeout`` watches the event loop, which a slow request does not hold. ``--max-requests`` counts the calls of the
+  application. ``--forwarded-allow-ips`` with ``secure_scheme_headers`` set the scheme, as in gunicorn's own workers.
+- The access log has a line for each call of the application, written when its iterable is closed; requests that the
+  server refuses by itself have none. statsd counts the same.
+- TLS, the PROXY protocol and uwsgi are refused at boot. Other settings that have no meaning here are warned about.
+
+Thread: the worker's main thread, which becomes the event loop's; what wraps the application is a worker thread's.
+
+Source: https://gunicorn.org/ "Settings", "Signal Handling"; PEP 3333.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+from gunicorn.workers import base  # type: ignore[import-untyped] # gunicorn has no types
+
+from aiowsgi.bridge.wakeup import Wakeup
+from aiowsgi.config import Config
+from aiowsgi.errors import ConfigError
+from aiowsgi.process.descriptors import raise_descriptor_limit
+from aiowsgi.process.run import choose_loop
+from aiowsgi.server import Server
+from aiowsgi.version import __version__
+from aiowsgi.wsgi.file_wrapper import FileWrapper
+
+if TYPE_CHECKING:
+    from types import FrameType
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ["Worker"]
+
+_HEARTBEAT_SECONDS = 1.0
+# gunicorn kills its workers at graceful_timeout; a worker that ends before it runs its exit hooks.
+_KILL_MARGIN_SECONDS = 0.5
+
+_REFUSED = {
+    "certfile": "TLS is not available in this worker; terminate it in a proxy, or run `aiowsgi` itself",
+    "keyfile": "TLS is not available in this worker; terminate it in a proxy, or run `aiowsgi` itself",
+    "proxy_protocol": "the PROXY protocol is not available in this worker",
+    "protocol": "this worker speaks HTTP only",
+}
+_WITHOUT_MEANING = (
+    "asgi_disconnect_grace_period asgi_lifespan casefold_http_method forwarder_headers header_map http2_cleartext "
+    "http2_initial_window_size http2_max_concurrent_streams http2_max_frame_size http2_max_header_list_size "
+    "http_parser http_protocols permit_obsolete_folding permit_unconventional_http_method "
+    "permit_unconventional_http_version post_request pre_request strip_header_spaces tmp_upload_dir "
+    "websocket_max_message_size"
+)
+
+
+class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
+    """One worker process of gunicorn's."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._loop: asyncio.AbstractEventLoop | None = None  # while it runs
+        self._stopping = asyncio.Event()
+        self._quitting = asyncio.Event()
+        self._quick = False
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Refuse settings that cannot be honoured and warn about those that have no meaning. Master, at its start.
+
+        Raises:
+            RuntimeError: with the message that gunicorn prints.
+        """
+        for name, reason in _REFUSED.items():
+            if _is_changed(cfg, name):
+                raise RuntimeError(f"{name}: {reason}")
+        _make_config(cfg, ("fd://0",))
+        for name in filter(lambda name: _is_changed(cfg, name), _WITHOUT_MEANING.split()):
+            log.warning("aiowsgi.gunicorn.Worker: the setting %s has no meaning here", name)
+
+    def init_process(self) -> None:
+        """Prepare this process, import the application and run."""
+        # Before the application is imported: a configuration that changed with a reload fails quickly.
+        self.config = _make_config(self.cfg, tuple(f"fd://{sock.fileno()}" for sock in self.sockets))
+        raise_descriptor_limit()
+        super().init_process()
+
+    def run(self) -> None:
+        """Serve until a signal, or the end of the master."""
+        if not self.alive:
+            return  # a signal came while the application was being imported
+        _follow_log(self.log)
+        _, loop_factory = choose_loop(self.config.loop)
+        try:
+            anyio.run(self._serve, backend_options={"loop_factory": loop_factory})
+        finally:
+            self._loop = None
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        server = Server(self._wrap(self.wsgi, Wakeup(loop)), self.config)
+        await server.start()
+        server.engine.base_environ["wsgi.multiprocess"] = self.cfg.workers > 1
+        for sock in self.sockets:
+            sock.close()  # the server has duplicates, and closes them when it begins to drain
+        self._loop = loop
+        loop.add_reader(self.PIPE[0], self._pipe_readable)
+        self._beat()
+        self.log.info("aiowsgi %s: %d threads, %s", __version__, self.config.threads, server.parser_name)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._end_at_once, server)
+            await self._stopping.wait()
+            report = await server.shutdown(0 if self._quick else self.config.graceful_timeout)
+            tasks.cancel_scope.cancel()
+        if report.abandoned:
+            self.log.warning("%d running requests were abandoned", report.abandoned)
+
+    async def _end_at_once(self, server: Server) -> None:
+        await self._quitting.wait()
+        await server.shutdown(0)
+
+    def _beat(self) -> None:
+        """Tell the master that the loop turns."""
+        assert self._loop is not None
+        self.notify()
+        if self.ppid != os.getppid():
+            self.log.info("Parent changed, shutting down: %s", self)
+            self.alive = False
+        self._look()
+        # self.timeout is half of gunicorn's setting; 0 turns it off.
+        self._loop.call_later(min(_HEARTBEAT_SECONDS, self.timeout / 2 or _HEARTBEAT_SECONDS), self._beat)
+
+    def _look(self) -> None:
+        """Do what a signal, the reloader or the count of requests has asked for."""
+        if not self.alive:
+            self._stopping.set()
+        if self._quick:
+            self._quitting.set()
+
+    def _pipe_readable(self) -> None:
+        """gunicorn's reloader writes to this pipe, and so does every signal."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.PIPE[0], 4096)
+        self._look()
+
+    def wake(self) -> None:
+        """One more call of the application. Event loop."""
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
+            self._look()
+
+    # Signals: base.Worker installs these.
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM: let the requests that run end."""
+        self.alive = False
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._look)
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGQUIT, SIGINT: end now."""
+        if self._loop is None:
+            super().handle_quit(sig, frame)
+            return
+        self.alive = False
+        self._quick = True
+        self.cfg.worker_int(self)
+        self._loop.call_soon_threadsafe(self._look)
+
+    def handle_abort(self, sig: int, frame: FrameType | None) -> None:
+        """SIGABRT: the master has seen no heartbeat for ``--timeout``."""
+        stack = "".join(traceback.format_stack(frame))
+        self.log.error("the event loop does not turn; it has been blocked at\n%s", stack)
+        super().handle_abort(sig, frame)
+
+    # Around the application.
+
+    def _wrap(self, application: WSGIApplication, wakeup: Wakeup) -> WSGIApplication:
+        """Put around the application what gunicorn's settings ask for, and nothing that they do not."""
+        cfg = self.cfg
+        if cfg.secure_scheme_headers:
+            application = _ForwardedScheme(application, cfg.secure_scheme_headers, cfg.forwarded_allow_ips)
+        if cfg.statsd_host or getattr(self.log, "access_log_enabled", True):
+            application = _AccessLog(application, self.log)
+        if not cfg.max_requests:
+            return application
+        counted = application
+
+        def count(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            wakeup.notify(self)
+            return counted(environ, start_response)
+
+        return count
+
+
+def _is_changed(cfg: Any, name: str) -> bool:
+    """Tell whether a setting has been set; not every version has every one."""
+    setting = cfg.settings.get(name)
+    return setting is not None and setting.get() != type(setting)().get()
+
+
+def _make_config(cfg: Any, bind: tuple[str, ...]) -> Config:
+    """Translate gunicorn's settings."""
+    line_size = cfg.limit_request_line or 1024 * 1024  # 0: "unlimited"
+    field_size = cfg.limit_request_field_size or 8190  # as gunicorn's own workers read 0
+    settings: dict[str, Any] = {
+        "bind": bind,
+        "backlog": cfg.backlog,
+        "max_connections": cfg.worker_connections,
+        "threads": cfg.threads,
+        "keep_alive": cfg.keepalive,
+        "graceful_timeout": max(0.0, cfg.graceful_timeout - _KILL_MARGIN_SECONDS),
+        "limit_request_line": line_size,
+        "limit_request_fields": min(cfg.limit_request_fields or 10_000, 10_000),
+        "limit_request_field_size": field_size,
+        "loop": getattr(cfg, "asgi_loop", "auto"),
+        "root_path": os.environ.get("SCRIPT_NAME", "").rstrip("/"),
+    }
+    if line_size + field_size > 64 * 1024:
+        settings["limit_request_head"] = line_size + 2 * field_size
+    try:
+        return Config.from_texts(settings)
+    except ConfigError as error:
+        raise RuntimeError(f"aiowsgi.gunicorn.Worker: {error}") from error
+
+
+def _follow_log(log: Any) -> None:
+    """Send what this package logs to gunicorn's error log, unless the application has said where it goes."""
+    logger = logging.getLogger("aiowsgi")
+    handlers = getattr(getattr(log, "error_log", None), "handlers", [])  # a logger_class may have neither
+    if handlers and not logger.handlers and not logging.getLogger("aiowsgi.error").handlers:
+        logger.handlers = handlers
+        logger.setLevel(log.error_log.level)
+        logger.propagate = False
+
+
+class _ForwardedScheme:
+    """Lets a trusted proxy say that its client came by https.
+
+    Args:
+        application: to be called.
+        headers: field name to the value that means https.
+        allowed: addresses, networks or ``*``; a Unix socket's peer is trusted always.
+    """
+
+    def __init__(self, application: WSGIApplication, headers: dict[str, str], allowed: Iterable[str]) -> None:
+        self._application = application
+        self._secure_values = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()}
+        everybody = "*" in allowed
+        networks = [] if everybody else [ipaddress.ip_network(text) for text in allowed]
+
+        @lru_cache(maxsize=1024)
+        def is_trusted(address: str) -> bool:
+            if everybody or not address:
+                return True
+            return any(ipaddress.ip_address(address) in network for network in networks)
+
+        self._is_trusted = is_trusted
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        said = {environ[key] == value for key, value in self._secure_values.items() if key in environ}
+        if said and self._is_trusted(environ["REMOTE_ADDR"]):
+            if len(said) > 1:
+                start_response("400 Bad Request", [("Content-Type", "text/plain")])
+                return [b"400 Bad Request: the fields about the scheme contradict one another\n"]
+            if True in said:
+                environ["wsgi.url_scheme"] = "https"
+                environ["HTTPS"] = "on"
+        return self._application(environ, start_response)
+
+
+class _AccessLog:
+    """Writes gunicorn's access log.
+
+    Args:
+        application: to be called.
+        log: gunicorn's logger.
+    """
+
+    def __init__(self, application: WSGIApplication, log: Any) -> None:
+        self._application = application
+        self._log = log
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        response = _LoggedResponse(self._log, environ, start_response)
+        try:
+            return response.watch(self._application(environ, response.start_response))
+        except BaseException:
+            response.fail()
+            response.log()
+            raise
+
+
+class _LoggedResponse:
+    """The body of a response, and what gunicorn's logger reads of one.
+
+    Args:
+        log: gunicorn's logger.
+        environ: of the request.
+        start_response: the server's.
+    """
+
+    def __init__(self, log: Any, environ: WSGIEnvironment, start_response: StartResponse) -> None:
+        self._log = log
+        self._environ = environ
+        self._start_response: Any = start_response
+        self._begun = time.monotonic()
+        self._body: Any = ()
+        self._close: Callable[[], object] | None = None
+        #: Bytes of content that the application has handed over; not known of a file that does not say.
+        self.sent: int | None = 0
+        self.fail()
+
+    def _count(self, block: object) -> None:
+        if self.sent is not None and isinstance(block, bytes):
+            self.sent += len(block)
+
+    def fail(self) -> None:
+        """The server answers in the application's place, unless something has been sent."""
+        if not self.sent:
+            self.status = "500 Internal Server Error"
+            self.headers: list[tuple[str, str]] = []
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+        """See PEP 3333."""
+        write = self._start_response(status, headers, *exc_info)
+        self.status, self.headers = status, headers
+
+        def counted_write(block: bytes) -> None:
+            write(block)
+            self._count(block)
+
+        return counted_write
+
+    def watch(self, body: Any) -> Iterable[bytes]:
+        """Return what the server is to send in the place of ``body``."""
+        self._body = body
+        self._close = getattr(body, "close", None)
+        if type(body) is list or type(body) is tuple:
+            for block in body:
+                self._count(block)
+            self.log()
+        elif type(body) is FileWrapper:
+            # The server must see what it is, since it sends a file without a thread.
+            self.sent = next((int(value) for name, value in self.headers if name.lower() == "content-length"), None)
+            body.close = self.close
+        elif isinstance(body, (str, bytes)) or not hasattr(body, "__iter__"):
+            self.fail()  # the server will refuse it
+            self.log()
+        else:
+            return self
+        return cast("Iterable[bytes]", body)
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for block in self._body:
+                self._count(block)
+                yield block
+        except BaseException:
+            self.fail()
+            raise
+
+    def __len__(self) -> int:
+        return len(self._body)
+
+    def close(self) -> None:
+        """Close the body, then write the line."""
+        try:
+            if self._close is not None:
+                self._close()
+        finally:
+            self.log()
+
+    def log(self) -> None:
+        """Write the line."""
+        if self._environ["REQUEST_METHOD"] == "HEAD":
+            self.sent = 0
+        fields = {key[5:].replace("_", "-"): value for key, value in self._environ.items() if key.startswith("HTTP_")}
+        self._log.access(self, fields, self._environ, timedelta(seconds=time.monotonic() - self._begun))
