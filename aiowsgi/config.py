@@ -233,7 +233,7 @@ class Config:
         512 * KiB, Kind.SIZE, "Request content held in memory; what is beyond goes to a temporary file.",
         group=REQUESTS, least=0)
     request_buffer_total: int = option(
-        256 * MiB, Kind.SIZE, "Request content held in memory over all requests; at it, reading pauses.",
+        256 * MiB, Kind.SIZE, "Request content held in memory over all requests; beyond it all goes to files.",
         group=REQUESTS, least=64 * KiB)
     stream_body: bool = option(
         False, Kind.FLAG, "Start the application at the head and let it read the content as it arrives; "

@@ -123,6 +123,17 @@ async def test_subscription_wait_that_is_cancelled_loses_no_event() -> None:
     assert read(subscription) == [b"2"]
 
 
+async def test_subscription_wait_is_over_at_once_if_an_event_came_before_it() -> None:
+    channel = Channel()
+    subscription = channel.subscribe()
+    assert subscription.take() is None
+    channel.send("between looking and waiting")
+    assert await asyncio.wait_for(subscription.wait(), PATIENCE)
+    assert subscription.take() is not None
+    channel.close()
+    assert await asyncio.wait_for(subscription.wait(), PATIENCE)
+
+
 async def test_channel_forgets_those_who_wait_no_more() -> None:
     channel = Channel()
     readings = [asyncio.ensure_future(anext(channel.subscribe())) for _ in range(10)]
@@ -597,7 +608,7 @@ async def test_sse_silent_channel_sends_comments_and_no_event_is_late() -> None:
 async def test_sse_comments_come_to_each_of_many_at_its_own_time() -> None:
     channel = Channel()
     never = [asyncio.ensure_future(anext(channel.subscribe())) for _ in range(3)]
-    streams = [sse(channel, {}, keep_alive=seconds) for seconds in (0.01, 0.3, 0.6)]
+    streams = [sse(channel, {}, keep_alive=seconds) for seconds in (0.6, 0.01, 0.3)]
     for stream in streams:
         await anext(stream)
     began = time.monotonic()
@@ -606,7 +617,7 @@ async def test_sse_comments_come_to_each_of_many_at_its_own_time() -> None:
         assert await anext(stream) == b":\n\n"
         return time.monotonic() - began
 
-    first, second, third = await asyncio.gather(*map(comment, streams))
+    third, first, second = await asyncio.gather(*map(comment, streams))
     assert 0.01 <= first < second < third < 2
     assert second >= 0.3
     assert third >= 0.6

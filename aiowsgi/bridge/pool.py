@@ -66,6 +66,11 @@ class Pool(Protocol):
     """What the server needs of a pool; tests step jobs through one of their own."""
 
     @property
+    def thread_limit(self) -> int:
+        """The most threads that may run jobs or wait for a client at once."""
+        ...
+
+    @property
     def waiting_count(self) -> int:
         """Jobs that no thread has taken yet."""
         ...
@@ -130,6 +135,11 @@ class ThreadPool:
         self._stalled_count = 0
         self._allowed_count = threads
         self._closed = False
+
+    @property
+    def thread_limit(self) -> int:
+        """The most threads that there may be."""
+        return self._max_size
 
     @property
     def waiting_count(self) -> int:

@@ -31,6 +31,8 @@ class ReadState(enum.Enum):
 
 
 _HEAD_END = b"\r\n\r\n"
+# More blocks than this in one read are small, and cheaper joined than handled one by one. Arbitrary.
+_SEPARATE_BLOCK_COUNT = 8
 
 
 class HTTPConnection:
@@ -165,6 +167,8 @@ class HTTPConnection:
     def _read_content(self, content: ContentReader, data: bytes, events: list[Event]) -> None:
         blocks: list[bytes] = []
         rest = content.receive_data(data, blocks)
+        if len(blocks) > _SEPARATE_BLOCK_COUNT:
+            blocks = [b"".join(blocks)]
         events.extend(block for block in blocks if block)
         if rest is not None:
             events.append(END_OF_CONTENT)

@@ -121,7 +121,8 @@ class RequestPolicy:
             return
         if size > self._head_limit or size - buffer.rfind(b"\r\n") - 2 > self._field_limit:
             raise Refusal(431, "request header fields too large")
-        self._check_request_line(bytes(buffer[: line_size + 2]))
+        if scanned_size < line_size + 2:  # else an earlier call has
+            self._check_request_line(bytes(buffer[: line_size + 2]))
 
     def check_head(self, head: bytes) -> RequestLine:
         """Apply the rules on raw bytes.

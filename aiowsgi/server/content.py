@@ -12,6 +12,7 @@ Thread: event loop, but :meth:`ContentBuffer.open` and what runs in jobs.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tempfile
 from collections.abc import Callable
@@ -177,7 +178,7 @@ class ContentBuffer(_Arrival):
     def open(self) -> BinaryIO:
         """Return the content as a file at its beginning. Worker thread; only once, and only when complete."""
         if self._file is None:
-            blocks = self._blocks
+            blocks, self._blocks = self._blocks, []
             return io.BytesIO(blocks[0] if len(blocks) == 1 else b"".join(blocks))
         self._file.seek(0)
         return self._file
@@ -197,9 +198,27 @@ class ContentBuffer(_Arrival):
         self._blocks = []
 
     def _close_file(self) -> None:
-        if self._file is not None:
+        file, self._file = self._file, None
+        if file is not None and not file.closed:
+            close = _Close(file)
+            try:
+                self._io_pool.submit(close)  # a large file takes its time to go
+            except RuntimeError:  # the server has ended
+                close.run()
+
+
+class _Close:
+    """A job: a file that the application will not read."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def run(self) -> None:
+        """Worker thread of the I/O pool."""
+        with contextlib.suppress(OSError):  # what could not be written before cannot be now, and nobody wants it
             self._file.close()
-            self._file = None
 
 
 class _Write:

@@ -10,6 +10,7 @@ Thread: event loop, but for :meth:`Engine.forget` and the attributes that worker
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
     from aiowsgi.server.protocol import Protocol
 
 __all__ = ["Engine"]
+
+_logger = logging.getLogger("aiowsgi.error")
+
+# How many times its size the queue may hold, counting what was withdrawn. Arbitrary; such a request is half a kilobyte.
+_WITHDRAWN_FACTOR = 4
 
 
 class Engine:
@@ -75,7 +81,7 @@ class Engine:
         self.base_environ = base_environ(
             software=software,
             root_path=config.root_path,
-            multithread=config.thread_limit > 1,
+            multithread=pool.thread_limit > 1,
             multiprocess=False,
             extra=dict(text.split("=", 1) for text in config.environ),
         )
@@ -89,6 +95,8 @@ class Engine:
         self.closing_tasks: set[asyncio.Task[object]] = set()
         #: A response may leave its connection open.
         self.keeps_connections = config.keep_alive > 0
+        #: One entry for each withdrawn exchange that the pool still holds; append and pop are atomic.
+        self.withdrawn: list[None] = []
         #: Seconds that the last requests waited for a thread. Workers append, which is atomic.
         self.queue_waits: deque[float] = deque(maxlen=1000)
         #: Requests that have been answered whole.
@@ -107,7 +115,8 @@ class Engine:
         the interpreter at every socket. At 64 connections that is 0.25 context switches for a request instead of 2.4.
         """
         batch = self._batch
-        if self.pool.waiting_count + len(batch) >= self._queue_size:
+        held_count = self.pool.waiting_count + len(batch)
+        if held_count >= self._queue_size and not self._has_room(held_count):
             return False
         exchange.submitted_at = self.clock()
         self.exchanges.add(exchange)
@@ -116,15 +125,24 @@ class Engine:
         batch.append(exchange)
         return True
 
+    def _has_room(self, held_count: int) -> bool:
+        """Tell whether a full queue holds requests that were withdrawn, which no thread has had time to throw away.
+
+        Within a bound: clients that come and go while all threads are stuck must not fill the memory.
+        """
+        waiting_count = held_count - len(self.withdrawn)
+        return waiting_count < self._queue_size and held_count < _WITHDRAWN_FACTOR * self._queue_size
+
     def _submit_batch(self) -> None:
         batch, self._batch = self._batch, []
         for exchange in batch:
             try:
                 self.pool.submit(exchange)
-            except RuntimeError:
+            except RuntimeError as error:
                 # Closed at the end of a drain, whose connections are being aborted: that withdraws the exchange.
+                # A shared pool may also have been closed by its owner, too early: queue_timeout answers then.
                 if not self.draining:
-                    raise
+                    _logger.error("cannot run %r: %s", exchange, error)
 
     def forget(self, exchange: Exchange) -> None:
         """An exchange has ended, or will never run. Any thread."""

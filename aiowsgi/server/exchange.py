@@ -128,10 +128,15 @@ class Exchange:
             self._ticket.pop()
         except IndexError:
             return False
+        self._engine.withdrawn.append(None)
         self._engine.forget(self)
+        self.release_content()
+        return True
+
+    def release_content(self) -> None:
+        """Give the content back: the application will not read it. Event loop."""
         if self._content is not None:
             self._content.release()
-        return True
 
     def release(self) -> None:
         """Close what was handed over and will not be sent. Event loop."""
@@ -179,7 +184,8 @@ class Exchange:
         try:
             self._ticket.pop()
         except IndexError:
-            return  # withdrawn
+            self._engine.withdrawn.pop()
+            return
         engine = self._engine
         engine.queue_waits.append(engine.clock() - self.submitted_at)
         try:
@@ -309,8 +315,9 @@ class Exchange:
                 region.close()
             self.send_whole(head, (content,), region.size)
             return
+        whole = (self._serialize(head, region.size),)
         self.region = region
-        self.whole = (self._serialize(head, region.size),)
+        self.whole = whole
         self._notify()
 
     def send_head(self, head: ResponseHead) -> None:

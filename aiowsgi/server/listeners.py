@@ -30,6 +30,22 @@ _logger = logging.getLogger("aiowsgi.error")
 _ACCEPT_COUNT = 64
 # How long accepting pauses when the process or the machine is out of something, or no connection can be closed.
 _SHORTAGE_SECONDS = 0.5
+# accept(2): Linux passes on what has befallen the connection; BSD says ECONNABORTED.
+_CONNECTION_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in (
+        "ECONNABORTED",
+        "EHOSTDOWN",
+        "EHOSTUNREACH",
+        "ENETDOWN",
+        "ENETUNREACH",
+        "ENONET",
+        "ENOPROTOOPT",
+        "EPERM",
+        "EPROTO",
+    )
+    if hasattr(errno, name)
+)
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -108,6 +124,8 @@ def _bind_tcp(address: TCPAddress) -> list[socket.socket]:
         found = socket.getaddrinfo(
             address.host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
         )
+    except UnicodeError as error:
+        raise OSError(errno.EINVAL, f"cannot resolve {address.host}: not a host name") from error
     except socket.gaierror:
         # AI_ADDRCONFIG hides ::1 on a machine without any other IPv6 address.
         try:
@@ -254,9 +272,9 @@ class Listener:
             except (BlockingIOError, InterruptedError):
                 self._shortage_ended()
                 return False
-            except ConnectionAbortedError:
-                continue  # gone before we came to it
             except OSError as error:
+                if error.errno in _CONNECTION_ERRORS:
+                    continue  # gone before we came to it
                 if error.errno not in _SHORTAGES:
                     raise
                 self._endure_shortage(error)

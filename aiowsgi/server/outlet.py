@@ -47,13 +47,20 @@ class Outlet:
         self.paused = False
 
     def write(self, pieces: Sequence[bytes]) -> None:
-        """Write pieces in order, without joining them."""
+        """Write pieces in order."""
+        transport = self._transport
+        if transport.is_closing():
+            return  # connection_lost() is on its way
         if self._unsent_size:
             self._unsent_size += sum(map(len, pieces))
         if len(pieces) == 1:
-            self._transport.write(pieces[0])
-        else:
-            self._transport.writelines(pieces)
+            transport.write(pieces[0])
+            return
+        transport.writelines(pieces)
+        if not self.paused and transport.get_write_buffer_size() > _HIGH_WATER_SIZE:
+            # asyncio of CPython 3.12.0 to 3.12.8 and 3.13.0 to 3.13.1 does not ask to pause after writelines()
+            # (CVE-2024-12254); setting the limits makes it look. Can go with those versions.
+            transport.set_write_buffer_limits(high=_HIGH_WATER_SIZE)
 
     @property
     def flushed(self) -> bool:
@@ -104,7 +111,11 @@ class Outlet:
         if not self._transport.can_write_eof():
             self._transport.close()
             return False
-        self._transport.write_eof()
+        try:
+            self._transport.write_eof()
+        except OSError:  # the client has reset the connection: asyncio raises, uvloop does not
+            self._transport.abort()
+            return False
         return True
 
     def probe_client(self) -> None:

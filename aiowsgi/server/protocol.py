@@ -291,7 +291,7 @@ class Protocol(asyncio.Protocol):
             self._exchange = exchange
             self._set_deadline(engine.config.queue_timeout)
         else:
-            exchange.withdraw()
+            exchange.release_content()
             self._refuse_busy()
 
     def _refuse_busy(self) -> None:
@@ -503,8 +503,11 @@ class Protocol(asyncio.Protocol):
         return -1 if sock is None else int(sock.fileno())
 
     def abort(self) -> None:
-        """Close the connection at once, whatever it does."""
-        self._transport.abort()
+        """Close the connection at once, whatever it does, and so that a response cut short does not look whole."""
+        if (self._exchange is not None and self._exchange.begun) or not self._outlet.flushed:
+            self._outlet.reset()
+        else:
+            self._transport.abort()
 
     # Deadlines.
 

@@ -112,7 +112,7 @@ def take_stats(engine: Engine) -> ServerStats:
         else:
             running += 1
     pool = engine.pool.stats()
-    waits = sorted(engine.queue_waits)
+    waits = sorted(engine.queue_waits.copy())
     return ServerStats(
         ConnectionStats(
             idle=phases.count(Phase.IDLE),

@@ -47,6 +47,11 @@ class StepPool:
         self._thread_count = 0
 
     @property
+    def thread_limit(self) -> int:
+        """As many as there are jobs: each has a thread, though only one moves at a time."""
+        return sys.maxsize
+
+    @property
     def waiting_count(self) -> int:
         """Jobs that have not begun. Any thread."""
         return len(self._waiting)

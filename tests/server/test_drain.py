@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -57,8 +58,30 @@ def begin_shutdown(server: ServerThread, graceful: float = LONG_SECONDS) -> Futu
     return future
 
 
+def ended(server: ServerThread, shutdown: Future[Any]) -> Any:
+    """Wait for the end of a shutdown and of the server's loop; return the report."""
+    report = shutdown.result(PROMPT_SECONDS)
+    wait_until(lambda: not server._thread.is_alive(), "the end of the loop")
+    return report
+
+
+def refuses(server: ServerThread) -> bool:
+    try:
+        server.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def running_count(server: ServerThread) -> int:
     return int(server.call(server.server.stats).requests.running)
+
+
+def remains(client: RawClient) -> bytes:
+    """Return what is still to be received, and nothing after a reset."""
+    with suppress(ConnectionError):
+        return client.read_all()
+    return b""
 
 
 def run(loop_name: str, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -83,29 +106,8 @@ def test_running_and_queued_requests_are_answered_with_connection_close(serve: S
             assert response.content == content
             assert response.value("Connection") == "close"
             assert client.at_end()
-    report = shutdown.result(PROMPT_SECONDS)
+    report = ended(server, shutdown)
     assert (report.completed, report.abandoned) == (2, 0)
-
-
-def test_connections_in_the_backlog_are_served(serve: Serve, held: Held) -> None:
-    """Their clients believe that they are connected, and have sent their requests."""
-    server = serve(held)
-    looking = threading.Event()
-    loop = server.server.engine.loop
-    loop.call_soon_threadsafe(looking.wait, 10)  # so that none is accepted before the shutdown
-    with ExitStack() as stack:
-        clients = [stack.enter_context(server.connect()) for _ in range(100)]
-        for client in clients:
-            client.send(GET)
-        shutdown = asyncio.run_coroutine_threadsafe(server.server.shutdown(LONG_SECONDS), loop)
-        looking.set()
-        for client in clients:
-            response = client.receive()
-            assert response.content == b"/"
-            assert response.value("Connection") == "close"
-            client.close()
-    report = shutdown.result(PROMPT_SECONDS)
-    assert (report.completed, report.abandoned) == (100, 0)
 
 
 def test_request_that_is_on_its_way_to_an_idle_connection_is_answered(serve: Serve, held: Held) -> None:
@@ -118,7 +120,7 @@ def test_request_that_is_on_its_way_to_an_idle_connection_is_answered(serve: Ser
             assert client.receive().value("Connection") == "close"
         except ConnectionError:
             pytest.skip("this machine took longer than the grace")
-    shutdown.result(PROMPT_SECONDS)
+    ended(server, shutdown)
 
 
 def test_content_that_is_on_its_way_is_received_and_answered(serve: Serve, held: Held) -> None:
@@ -132,19 +134,20 @@ def test_content_that_is_on_its_way_is_received_and_answered(serve: Serve, held:
         response = client.receive()
         assert response.content == b"/"
         assert response.value("Connection") == "close"
-    assert shutdown.result(PROMPT_SECONDS).abandoned == 0
+    assert ended(server, shutdown).abandoned == 0
 
 
 def test_download_that_was_complete_for_the_application_is_delivered(serve: Serve, held: Held) -> None:
     """Its client may keep the connection, which was promised: it is closed as soon as the client has all of it."""
     server = serve(held)
-    with server.connect() as client:
+    with server.connect() as client, server.connect() as idle:
         client.send(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n")
         wait_until(lambda: server.server.engine.completed_count == 1, "the application's part")
         shutdown = begin_shutdown(server)
+        assert idle.at_end()  # the idle ones have been closed; this one was none of them
         assert client.receive().content == LARGE
         assert client.at_end()
-        report = shutdown.result(PROMPT_SECONDS)
+        report = ended(server, shutdown)
     assert (report.completed, report.abandoned) == (1, 0)
 
 
@@ -152,12 +155,13 @@ def test_client_that_keeps_its_side_open_after_a_slow_download_does_not_hold_the
     serve: Serve, held: Held
 ) -> None:
     server = serve(held)
-    with server.connect() as client:
+    with server.connect() as client, server.connect() as idle:
         client.send(b"GET /large HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
         wait_until(lambda: server.server.engine.completed_count == 1, "the application's part")
         shutdown = begin_shutdown(server)
+        assert idle.at_end()
         assert client.receive().content == LARGE
-        shutdown.result(PROMPT_SECONDS)
+        ended(server, shutdown)
         assert client.at_end()
 
 
@@ -169,7 +173,7 @@ def test_idle_connections_are_closed_and_the_port_is_free(serve: Serve, held: He
     with server.connect() as kept_alive, server.connect() as silent:
         assert kept_alive.get("/").content == b"/"
         wait_until(lambda: len(server.server.engine.connections) == 2, "both connections")
-        report = begin_shutdown(server).result(PROMPT_SECONDS)
+        report = ended(server, begin_shutdown(server))
         assert kept_alive.at_end()
         assert silent.at_end()
         with pytest.raises(ConnectionRefusedError):
@@ -183,11 +187,10 @@ def test_new_connections_are_refused_while_requests_still_run(serve: Serve, held
         client.send(GET_HELD)
         wait_until(lambda: running_count(server) == 1, "the request")
         shutdown = begin_shutdown(server)
-        with pytest.raises(ConnectionRefusedError):
-            server.connect()
+        wait_until(lambda: refuses(server), "the end of listening")
         held.go_on.set()
         assert client.receive().content == b"/held"
-    shutdown.result(PROMPT_SECONDS)
+    ended(server, shutdown)
 
 
 # What is given up.
@@ -203,12 +206,12 @@ def test_drain_ends_after_graceful_and_counts_what_it_abandons(serve: Serve, hel
         queued.send(GET)
         wait_until(lambda: server.call(server.server.stats).requests.waiting == 1, "the request that waits")
         begun = time.monotonic()
-        report = begin_shutdown(server, 0.4).result(PROMPT_SECONDS)
+        report = ended(server, begin_shutdown(server, 0.4))
         assert 0.3 < time.monotonic() - begun < PROMPT_SECONDS
         assert report.abandoned == 3
         assert report.completed == 0
         for client in (running, queued):
-            assert client.read_all() == b""
+            assert remains(client) == b""
     assert not server.server.engine.connections
 
 
@@ -217,9 +220,9 @@ def test_head_that_never_ends_does_not_hold_the_drain_longer_than_graceful(serve
     with server.connect() as client:
         client.send(b"GET / HTTP/1.1\r\n")
         wait_until(lambda: server.call(server.server.stats).connections.reading, "the head")
-        report = begin_shutdown(server, 0.3).result(PROMPT_SECONDS)
+        report = ended(server, begin_shutdown(server, 0.3))
         assert report.abandoned == 0  # it was no request yet
-        assert client.read_all() == b""
+        assert remains(client) == b""
 
 
 # Shutting down again, and otherwise.
@@ -234,7 +237,7 @@ def test_shutdown_again_waits_for_the_first_and_returns_the_same(serve: Serve, h
         second = asyncio.run_coroutine_threadsafe(server.server.shutdown(LONG_SECONDS), server.server.engine.loop)
         held.go_on.set()
         assert client.receive().content == b"/held"
-        assert second.result(PROMPT_SECONDS) is first.result(PROMPT_SECONDS)
+        assert ended(server, second) is first.result(PROMPT_SECONDS)
 
 
 def test_second_shutdown_without_grace_cuts_the_first_short(serve: Serve, held: Held) -> None:
@@ -245,9 +248,9 @@ def test_second_shutdown_without_grace_cuts_the_first_short(serve: Serve, held: 
         first = begin_shutdown(server)
         second = asyncio.run_coroutine_threadsafe(server.server.shutdown(0), server.server.engine.loop)
         # The application still runs, and nobody waits for it.
-        assert second.result(PROMPT_SECONDS).abandoned == 1
+        assert ended(server, second).abandoned == 1
         assert first.result(PROMPT_SECONDS).abandoned == 1
-        assert client.read_all() == b""
+        assert remains(client) == b""
 
 
 def test_shutdown_before_start_leaves_nothing_to_do(loop_name: str, held: Held) -> None:
@@ -259,76 +262,101 @@ def test_shutdown_before_start_leaves_nothing_to_do(loop_name: str, held: Held) 
     run(loop_name, main())
 
 
+def connect(server: Server) -> RawClient:
+    """Connect without waiting for the loop: the kernel answers for it."""
+    return RawClient(socket.create_connection(("127.0.0.1", server.port), PROMPT_SECONDS))
+
+
+async def begin_held(server: Server, client: RawClient) -> None:
+    client.send(GET_HELD)
+    async with asyncio.timeout(PROMPT_SECONDS):
+        while not server.stats().requests.running:
+            await asyncio.sleep(0.01)
+
+
+def test_connections_in_the_backlog_are_served(loop_name: str, held: Held) -> None:
+    """Their clients believe that they are connected, and have sent their requests."""
+
+    def receive(clients: list[RawClient]) -> None:
+        for client in clients:
+            response = client.receive()
+            assert response.content == b"/"
+            assert response.value("Connection") == "close"
+            assert client.at_end()
+            client.close()
+
+    async def main(stack: ExitStack) -> None:
+        server = Server(held, bind=["127.0.0.1:0"])
+        await server.start()
+        clients = [stack.enter_context(connect(server)) for _ in range(200)]
+        for client in clients:
+            client.send(GET)
+        # Until now the loop has had no turn to accept any of them.
+        received = asyncio.create_task(asyncio.to_thread(receive, clients))
+        report = await server.shutdown(LONG_SECONDS)
+        await received
+        assert (report.completed, report.abandoned) == (200, 0)
+
+    with ExitStack() as stack:
+        run(loop_name, main(stack))
+
+
 def test_shutdown_without_grace_leaves_no_connection_that_was_just_arriving(loop_name: str, held: Held) -> None:
     errors: list[dict[str, Any]] = []
+    clients: list[RawClient] = []
 
-    async def main() -> None:
+    async def main(stack: ExitStack) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
         server = Server(held, bind=["127.0.0.1:0"])
         await server.start()
-        with ExitStack() as stack:
-            clients = []
-            for _ in range(30):
-                reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-                stack.callback(writer.transport.abort)
-                writer.write(GET)
-                clients.append(reader)
-            await server.shutdown(0)
+        for _ in range(30):
+            clients.append(stack.enter_context(connect(server)))
+            clients[-1].send(GET)
+        await server.shutdown(0)
+        # Nothing of them turns up later.
+        for _ in range(10):
+            await asyncio.sleep(0.001)
             assert not server.engine.connections
-            async with asyncio.timeout(PROMPT_SECONDS):
-                for reader in clients:
-                    try:
-                        answer = await reader.read()
-                    except ConnectionError:
-                        continue
-                    assert answer in (b"",) or answer.startswith(b"HTTP/1.1 200 OK\r\n")
-            assert not server.engine.connections
+            assert not server.engine.exchanges
 
-    run(loop_name, main())
+    with ExitStack() as stack:
+        run(loop_name, main(stack))
+        for client in clients:
+            remains(client)  # comes to an end
     assert errors == []
 
 
 def test_cancelled_serve_ends_at_once(loop_name: str, held: Held) -> None:
-    async def main() -> None:
+    async def main(stack: ExitStack) -> RawClient:
         server = Server(held, bind=["127.0.0.1:0"])
         task = asyncio.create_task(server.serve())
         while not server.urls:
             await asyncio.sleep(0)
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(GET_HELD)
-        async with asyncio.timeout(PROMPT_SECONDS):
-            while not server.engine.exchanges:
-                await asyncio.sleep(0.01)
-            begun = time.monotonic()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert time.monotonic() - begun < PROMPT_SECONDS
-            try:
-                assert await reader.read() == b""
-            except ConnectionError:
-                pass
-            with pytest.raises(ConnectionRefusedError):
-                await asyncio.open_connection("127.0.0.1", server.port)
-        writer.transport.abort()
+        client = stack.enter_context(connect(server))
+        await begin_held(server, client)
+        begun = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert time.monotonic() - begun < PROMPT_SECONDS
+        with pytest.raises(ConnectionRefusedError):
+            connect(server)
+        return client
 
-    run(loop_name, main())
+    with ExitStack() as stack:
+        assert remains(run(loop_name, main(stack))) == b""
 
 
 def test_leaving_the_context_drains(loop_name: str, held: Held) -> None:
-    async def main() -> bytes:
+    async def main(stack: ExitStack) -> RawClient:
         async with Server(held, bind=["127.0.0.1:0"]) as server:
-            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            writer.write(GET_HELD)
-            async with asyncio.timeout(PROMPT_SECONDS):
-                while not server.engine.exchanges:
-                    await asyncio.sleep(0.01)
+            client = stack.enter_context(connect(server))
+            await begin_held(server, client)
             asyncio.get_running_loop().call_later(0.2, held.go_on.set)
-        answer = await reader.read()
-        writer.transport.abort()
-        return answer
+        return client
 
-    assert run(loop_name, main()).endswith(b"/held")
+    with ExitStack() as stack:
+        assert run(loop_name, main(stack)).receive().content == b"/held"
 
 
 def test_threads_of_the_server_end_with_it(serve: Serve, held: Held) -> None:
@@ -353,12 +381,7 @@ def test_request_that_outlives_its_server_harms_nobody(serve: Serve, held: Held)
     with server.connect() as client:
         client.send(GET_HELD)
         wait_until(lambda: running_count(server) == 1, "the request")
-        assert begin_shutdown(server, 0).result(PROMPT_SECONDS).abandoned == 1
+        assert ended(server, begin_shutdown(server, 0)).abandoned == 1
     server.stop()
     held.go_on.set()
     wait_until(lambda: not set(threading.enumerate()) - before, "the end of the thread")
-
-
-def read_some(client: RawClient, size: int) -> None:
-    while size > 0:
-        size -= len(client.socket.recv(min(size, 1_000_000)))

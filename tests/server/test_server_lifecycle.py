@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -300,7 +300,12 @@ def test_serve_that_is_cancelled_leaves_a_running_request_no_time_and_nothing_be
         application.open()
 
 
-@pytest.mark.parametrize("way", ["task", "asyncio timeout", "anyio timeout"])
+async def cancel_once_it_drains(server: Server, cancel: Callable[[], object]) -> None:
+    await eventually(lambda: server.urls and server.engine.draining)
+    cancel()
+
+
+@pytest.mark.parametrize("way", ["task", "asyncio timeout", "anyio scope"])
 def test_async_with_that_is_cancelled_while_requests_end_leaves_them_no_time(loop_name: str, way: str) -> None:
     application = Gated()
 
@@ -311,24 +316,27 @@ def test_async_with_that_is_cancelled_while_requests_end_leaves_them_no_time(loo
             await eventually(lambda: application.running)
         raise AssertionError("the server has not waited for its request")
 
+    async def time_out(group: contextlib.AsyncExitStack, server: Server) -> None:
+        async with asyncio.timeout(None) as timeout, asyncio.TaskGroup() as tasks:
+            tasks.create_task(cancel_once_it_drains(server, lambda: timeout.reschedule(0)))
+            await host(group, server)
+
     async def main() -> None:
         server = Server(application, bind=FREE_PORT, graceful_timeout=600)
         async with contextlib.AsyncExitStack() as group:
-            began = time.monotonic()
             if way == "task":
                 task = asyncio.create_task(host(group, server))
-                await eventually(lambda: server.urls and server.engine.draining)
-                task.cancel()
+                await cancel_once_it_drains(server, task.cancel)
                 with pytest.raises(asyncio.CancelledError):
                     await task
             elif way == "asyncio timeout":
                 with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.3):
-                        await host(group, server)
+                    await time_out(group, server)
             else:
-                with anyio.move_on_after(0.3):
+                with anyio.CancelScope() as scope:
+                    canceller = asyncio.create_task(cancel_once_it_drains(server, scope.cancel))
                     await host(group, server)
-            assert time.monotonic() - began < AT_ONCE
+                await canceller
             assert not server.engine.connections
         assert not other_tasks()
         assert figures(await server.shutdown()) == (0, 1)

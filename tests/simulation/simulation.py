@@ -260,7 +260,7 @@ class Client:
         return parked and request.body.startswith(response.content)
 
     def _may_close(self, request: Request) -> bool:
-        if request.version == "1.0" or self.simulation.draining:
+        if request.version == "1.0" or self.simulation.draining or not self.simulation.options["keep_alive"]:
             return True
         return self.simulation.stream_body and request.content_size > 0
 
@@ -295,12 +295,11 @@ class Simulation:
     """Everything that a run needs, and what may be done next.
 
     Args:
-        stream_body: the option of that name.
-        http: the parser.
+        options: of the server, instead of the usual ones.
     """
 
-    def __init__(self, *, stream_body: bool = False, http: str = "h11") -> None:
-        self.stream_body = stream_body
+    def __init__(self, **options: Any) -> None:
+        self.options = _OPTIONS | options
         self.draining = False
         self.clients: list[Client] = []
         self.requests: dict[int, Request] = {}
@@ -313,7 +312,8 @@ class Simulation:
         self._propagates, self._logger.propagate = self._logger.propagate, False
         application = Application(self._called)
         application.requests = self.requests
-        self.server = _Server(application, kernel_size=_KERNEL_SIZE, stream_body=stream_body, http=http, **_OPTIONS)
+        self.server = _Server(application, kernel_size=_KERNEL_SIZE, **self.options)
+        self.stream_body = self.server.config.stream_body
         self.server.loop.simulation = self  # type: ignore[attr-defined]  # _Server makes it
         application.pool = self.server.pool
         self._next_port = 50_000
@@ -396,12 +396,12 @@ class Simulation:
         exchange = connection._exchange
         pipe: ResponsePipe | None = None if exchange is None else exchange.pipe
         if pipe is not None:
-            limit = _OPTIONS["response_buffer"] + _BLOCK_SIZE + _FRAMING_SIZE
+            limit = self.options["response_buffer"] + _BLOCK_SIZE + _FRAMING_SIZE
             assert pipe._size <= limit, f"{connection}: its application is {pipe._size} bytes ahead"
         content = connection._content
         if content is not None and self.stream_body:
             size = content._pipe.size  # type: ignore[union-attr]  # it is a ContentStream
-            limit = _OPTIONS["request_buffer"] + _READ_AHEAD_SIZE + 3 * _READ_SIZE  # it may have been read ahead
+            limit = self.options["request_buffer"] + _READ_AHEAD_SIZE + 3 * _READ_SIZE  # it may have been read ahead
             assert size <= limit, f"{connection}: {size} bytes lie unread"
 
     def _check_deadline(self, connection: Protocol) -> None:

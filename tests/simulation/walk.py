@@ -24,8 +24,13 @@ class Walk:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
+        choice = self.random.choice
         self.simulation = Simulation(
-            stream_body=self.random.random() < 0.5, http=self.random.choice(("h11", "httptools"))
+            stream_body=choice((False, True)),
+            http=choice(("h11", "httptools")),
+            keep_alive=choice((10, 10, 10, 0)),
+            request_buffer=choice((0, 2000, 2000)),
+            response_buffer=choice((1, 3000, 3000)),
         )
         # Each walk has a temper of its own: a few kinds of requests, which then meet each other often; some walks never
         # see a clock, some no vandal. What needs three rare things at once is rare no longer.
