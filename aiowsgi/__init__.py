@@ -1,6 +1,8 @@
 """An asyncio event-loop WSGI server with a thread-pool bridge: the public names, and nothing else."""
 
+from aiowsgi.asgi import ASGIAdapter
 from aiowsgi.bridge.pool import ThreadPool
+from aiowsgi.channel import Channel
 from aiowsgi.config import Config
 from aiowsgi.embedding import SimpleServer, make_server, run_in_thread, serve
 from aiowsgi.errors import (
@@ -11,6 +13,7 @@ from aiowsgi.errors import (
     ConfigError,
     StartupError,
 )
+from aiowsgi.event_stream import sse
 from aiowsgi.parking import park
 from aiowsgi.process.run import run
 from aiowsgi.server.server import DrainReport, Server
@@ -18,9 +21,11 @@ from aiowsgi.server.stats import ServerStats
 from aiowsgi.version import __version__
 
 __all__ = [
+    "ASGIAdapter",
     "AiowsgiError",
     "ApplicationError",
     "ApplicationImportError",
+    "Channel",
     "ClientDisconnected",
     "Config",
     "ConfigError",
@@ -36,4 +41,5 @@ __all__ = [
     "run",
     "run_in_thread",
     "serve",
+    "sse",
 ]

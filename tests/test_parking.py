@@ -990,6 +990,8 @@ def warning_of(site: Site, error_log: pytest.LogCaptureFixture, make_stream: Cal
         site.parks(make_stream())
         with site.connect() as client:
             get_until_end(client)
+        engine = site.server.server.engine
+        wait_until(lambda: not site.server.call(lambda: engine.closing_tasks), "it has closed")
         return bool(blocking_warnings(error_log))
 
     wait_until(noticed, "a warning")

@@ -47,7 +47,7 @@ def test_worker_answers_on_kept_connections_and_logs_to_gunicorn(folder: Path, l
             assert client.get("/fail").status_code == 500
         with server.connect() as client:
             assert client.get("/" + "x" * 200).status_code == 414
-        server.wait_for_log("GET /fail failed: ValueError: the application is broken")
+        server.wait_for_log(r"\[ERROR\] GET /fail failed: ValueError: the application is broken")
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
     # Sorted: a file is closed, and logged, at any time after the client has it.

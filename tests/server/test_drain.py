@@ -301,7 +301,9 @@ def test_connections_in_the_backlog_are_served(loop_name: str, held: Held) -> No
         run(loop_name, main(stack))
 
 
-def test_shutdown_without_grace_leaves_no_connection_that_was_just_arriving(loop_name: str, held: Held) -> None:
+def test_shutdown_without_grace_leaves_no_connection_that_was_just_arriving(
+    loop_name: str, held: Held, error_log: pytest.LogCaptureFixture
+) -> None:
     errors: list[dict[str, Any]] = []
     clients: list[RawClient] = []
 
@@ -324,6 +326,7 @@ def test_shutdown_without_grace_leaves_no_connection_that_was_just_arriving(loop
         for client in clients:
             remains(client)  # comes to an end
     assert errors == []
+    assert error_log.records == []
 
 
 def test_cancelled_serve_ends_at_once(loop_name: str, held: Held) -> None:
