@@ -34,8 +34,8 @@ BLOCKING_SECONDS = 0.1
 # Measured beside 8 threads that compute, on 2 cores: 0.6 s for a line that does nothing; with none, below 1 ms.
 _CONTENTION_SECONDS = 0.02
 _SURELY_BLOCKING_SECONDS = 1.0
-# A thread that has used so much of the time is not waiting for anything: it computes, be it in C with the interpreter
-# held, which makes the watcher late as well.
+# A loop's thread that has used so much of the time computes, be it in C with the interpreter held: then it is itself
+# the reason why the watcher is late.
 _COMPUTING_SHARE = 0.5
 # A step that is still under way then may never end, and is told of before it does. Arbitrary.
 _STILL_BLOCKING_SECONDS = 5.0
@@ -222,13 +222,11 @@ class _Watcher:
                     self._thread = None
                     return
             now = time.monotonic()
-            computing = {each for each in loop_threads if each.computing_share(now) >= _COMPUTING_SHARE}
+            shares = [each.computing_share(now) for each in loop_threads]
+            computing = max(shares, default=0.0) >= _COMPUTING_SHARE
             lateness.append(0.0 if computing else now - due)
-            contended = max(lateness) > _CONTENTION_SECONDS
-            wait = BLOCKING_SECONDS
-            for each in loop_threads:
-                limit = _SURELY_BLOCKING_SECONDS if contended and each not in computing else BLOCKING_SECONDS
-                wait = min(wait, _look(each, now, limit))
+            limit = BLOCKING_SECONDS if max(lateness) < _CONTENTION_SECONDS else _SURELY_BLOCKING_SECONDS
+            wait = min((_look(each, now, limit) for each in loop_threads), default=BLOCKING_SECONDS)
             due = time.monotonic() + wait
             # To sample is to poll: steps that told when they begin would cost more than all that is gained here.
             self._never.wait(wait)
@@ -241,7 +239,7 @@ def _look(loop_thread: _LoopThread, now: float, limit: float) -> float:
         return BLOCKING_SECONDS
     age = now - since
     if age < limit:
-        return limit - age  # the moment at which it becomes too long
+        return min(limit - age, BLOCKING_SECONDS)  # at the moment at which it becomes too long
     notice = loop_thread.notice
     if notice is None or notice.since != since:
         place = _blocking_place(sys._current_frames().get(loop_thread.thread.ident or 0))

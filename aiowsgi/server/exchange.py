@@ -124,12 +124,14 @@ class Exchange:
 
     def withdraw(self) -> bool:
         """Keep the exchange from ever running; tell whether that was still possible. Event loop."""
+        engine = self._engine
+        engine.withdrawn.append(None)  # before the ticket is gone: a thread that finds none takes this away
         try:
             self._ticket.pop()
         except IndexError:
+            engine.withdrawn.pop()
             return False
-        self._engine.withdrawn.append(None)
-        self._engine.forget(self)
+        engine.forget(self)
         self.release_content()
         return True
 

@@ -269,6 +269,24 @@ def test_request_of_a_client_that_went_while_it_waited_never_runs() -> None:
         assert not remains(server)
 
 
+def test_request_withdrawn_at_the_moment_a_thread_takes_it_is_no_error() -> None:
+    with MemoryServer(hello) as server:
+        client = SteppedClient(server)
+        client.send(GET)
+        server.loop.run_ready()
+        (exchange,) = server.engine.exchanges
+
+        class Ticket(list[None]):
+            def pop(self, *args: Any) -> None:
+                super().pop(*args)
+                server.pool.begin()  # a thread comes between
+
+        exchange._ticket = Ticket([None])
+        client.reset()
+        server.settle()
+        assert not remains(server)
+
+
 def test_application_whose_client_goes_is_told() -> None:
     seen = []
 

@@ -65,6 +65,7 @@ def remains(server: MemoryServer) -> dict[str, object]:
         "content bytes": engine.content_budget.used,
         "jobs": (*server.pool.begun, *server.io_pool.begun),
         "waiting jobs": server.io_pool.waiting_count,
+        "withdrawn": () if server.pool.waiting_count else engine.withdrawn,
         "closing tasks": engine.closing_tasks,
         "wake-ups": engine.wakeup._ready,
     }

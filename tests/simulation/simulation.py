@@ -378,8 +378,10 @@ class Simulation:
         for message in self._log.messages:
             assert "internal error" not in message, message
         engine = self.server.engine
-        ahead = len(engine.connections) * (_READ_AHEAD_SIZE + 3 * _READ_SIZE)
-        assert 0 <= engine.content_budget.used <= engine.content_budget.limit + ahead
+        io_pool = self.server.io_pool
+        holder_count = len(engine.connections) + len(engine.exchanges) + io_pool.waiting_count + len(io_pool.begun)
+        most_size = engine.content_budget.limit + holder_count * (_READ_AHEAD_SIZE + 3 * _READ_SIZE)
+        assert 0 <= engine.content_budget.used <= most_size, f"content holds {engine.content_budget.used} bytes"
         held = set().union(*engine.deadlines._buckets.values())
         assert held <= engine.connections, f"{held - engine.connections} are gone, and their deadlines are not"
         at_rest = not self.server.loop.has_ready

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -81,13 +80,15 @@ def ticket_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
 
 
 def withdrawn_request_stays_in_the_books(patch: pytest.MonkeyPatch) -> None:
-    def withdraw(exchange: Exchange) -> bool:
-        with contextlib.suppress(IndexError):
-            exchange._ticket.pop()
-            return True
-        return False
+    withdraw = Exchange.withdraw
 
-    patch.setattr(Exchange, "withdraw", withdraw)
+    def withdraw_and_keep(exchange: Exchange) -> bool:
+        withdrawn = withdraw(exchange)
+        if withdrawn:
+            exchange._engine.exchanges.add(exchange)
+        return withdrawn
+
+    patch.setattr(Exchange, "withdraw", withdraw_and_keep)
 
 
 def response_goes_to_another_exchange(patch: pytest.MonkeyPatch) -> None:
