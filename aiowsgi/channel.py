@@ -105,7 +105,7 @@ class Channel:
         limit: events that a subscriber may be behind; 1 or more.
         policy: what happens to one that is further behind. ``"drop-oldest"``: it misses the oldest ones.
             ``"disconnect"``: its subscription ends as if the channel had been closed, and a browser comes back for
-            what the history has.
+            what the history has; that is without a gap if ``history`` is well above ``limit``.
 
     The channel keeps ``history + limit`` events at most, whatever the number of subscribers.
 

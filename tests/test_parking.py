@@ -25,6 +25,7 @@ import werkzeug.wsgi
 import aiowsgi
 from aiowsgi.bridge import blocking
 from aiowsgi.server import parked
+from aiowsgi.server import server as server_module
 from tests.conftest import LOOPS, ServerThread, running_server
 from tests.raw import RawClient, Truncated
 
@@ -954,7 +955,10 @@ def test_shutdown_without_time_returns_when_what_was_parked_has_closed(loop_name
         runner.run(main())
 
 
-def test_park_stream_whose_aclose_hangs_does_not_outlive_its_server(serve: Any) -> None:
+def test_park_stream_whose_aclose_hangs_does_not_outlive_its_server(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_LAST_SECONDS", 0.1)
     site = Site()
     site.server = serve(site)
     stream = Stream(b"first", hold=True, close_hold=True)
@@ -1115,7 +1119,7 @@ def test_waiting_for_the_interpreter_beside_threads_that_compute_is_not_reported
 
     async def stream() -> AsyncIterator[bytes]:
         # Until there were steps that took far too long, though nothing in them blocks.
-        while sum(seconds > 1.5 * blocking.BLOCKING_SECONDS for seconds in step_seconds) < 5:
+        while sum(seconds > 1.5 * blocking.BLOCKING_SECONDS for seconds in step_seconds) < 2:
             await asyncio.sleep(0)
             began = time.monotonic()
             for _ in range(10):
@@ -1175,6 +1179,38 @@ def test_blocking_watch_is_a_daemon_that_ends_when_nothing_is_parked(site: Site)
     with site.connect() as client:
         assert get_until_end(client) == b"again"
     assert len(watcher_threads()) == 1
+
+
+async def test_watched_coroutine_shows_its_stack_as_any_other() -> None:
+    async def coroutine() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    task = asyncio.create_task(blocking.WatchedCoroutine(coroutine()))
+    await asyncio.sleep(0)
+    assert [frame.f_code.co_name for frame in task.get_stack()] == ["coroutine"]
+    assert f"running at {__file__}" in repr(task)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_watch_that_cannot_start_a_thread_is_logged_and_the_stream_goes_on(
+    error_log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, errors: Any
+) -> None:
+    watcher = blocking._Watcher()
+    monkeypatch.setattr(blocking, "_watcher", watcher)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def coroutine() -> None:
+        await asyncio.sleep(0)
+
+    with monkeypatch.context() as patch, asyncio.Runner() as runner:
+        patch.setattr(threading.Thread, "start", refuse)
+        runner.run(blocking.WatchedCoroutine(coroutine()))
+    assert len(errors()) == 1
+    assert "can't start new thread" in errors()[0]
 
 
 # On a server that cannot park.

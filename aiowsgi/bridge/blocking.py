@@ -4,7 +4,7 @@ A call that blocks inside a coroutine stops every connection of its loop, and no
 watched coroutine notes when it began. A daemon thread looks at the notes of all loops ten times a second, and where a
 step takes too long, at the stack of the loop's thread; the step itself says at its end how long it took.
 
-A step pays for two readings of the clock. The thread is there only while something is watched.
+A step pays for one reading of the clock. The thread is there only while something is watched.
 
 Thread: event loop, but for the class ``_Watcher``, which is a thread of its own.
 """

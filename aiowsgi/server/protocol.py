@@ -39,6 +39,8 @@ _READ_AHEAD_SIZE = 64 * 1024
 # RFC 9112 §9.6: how long, and how much, to read on after our last answer, so that the client gets to see it.
 _LINGER_SECONDS = 5.0
 _DRAIN_LINGER_SECONDS = 0.5
+# How long an idle connection has left that its last answer promised to keep, once that cannot be.
+_LAST_IDLE_SECONDS = 0.1
 _LINGER_SIZE = 16 * 1024 * 1024
 
 
@@ -425,7 +427,7 @@ class Protocol(asyncio.Protocol):
                 self._close_after_flush()
             return
         self._engine.completed_count += 1
-        if not (exchange.persistent and self._engine.keeps_connections):
+        if not exchange.persistent:
             self._close_after_flush()
         elif self._outlet.paused:
             # A client that does not take its answers gets no further ones made.
@@ -444,11 +446,12 @@ class Protocol(asyncio.Protocol):
             self._end_of_requests()
         elif self._http.request_begun:
             self._begin_head()
-        elif not self._engine.keeps_connections:
-            self._close_after_flush()
         elif self._outlet.flushed:
             self._outlet.end_watch()
-            self._set_deadline(self._engine.config.keep_alive)
+            # A client that was told that its connection stays open may have sent its next request already.
+            self._set_deadline(self._engine.config.keep_alive if self._engine.keeps_connections else _LAST_IDLE_SECONDS)
+        elif not self._engine.keeps_connections:
+            self._close_after_flush()
         else:
             self._watch_writing()
 

@@ -81,10 +81,10 @@ def measured_process(folder: Path, loop: str, *arguments: str) -> Iterator[tuple
 
 
 def receive_slowly_then_fast(client: RawClient, measured: MeasuredProcess) -> int:
-    """Take a response slowly for a second, then as fast as possible; return how much it was, framing included."""
+    """Take a response slowly for a while, then as fast as possible; return how much it was, framing included."""
     size = 0
     begun = time.monotonic()
-    while time.monotonic() - begun < 1.0:
+    while time.monotonic() - begun < 0.5:
         size += len(client.socket.recv(5_000))
         measured.measure()
         select.select([], [], [], 0.02)
