@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -115,7 +116,12 @@ def test_upload_that_is_cut_short_never_reaches_the_application(serve: Serve, ht
 
 
 @parsers
-def test_failure_after_the_head_truncates_visibly(serve: Serve, http: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_after_the_head_truncates_visibly(
+    serve: Serve, http: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # logging.config, which other tests use, silences every logger that exists before it.
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "disabled", False)
+
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", [])
         yield b"half"
