@@ -9,6 +9,7 @@ Thread: :meth:`Wakeup.notify` any; the rest event loop.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 from collections import deque
 from typing import Protocol
@@ -37,10 +38,12 @@ class Wakeup:
       while the flag was still set is always found by the drain that the flag announced.
     """
 
-    __slots__ = ("_loop", "_pending", "_ready")
+    __slots__ = ("_context", "_loop", "_pending", "_ready")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        # Not the notifier's, which is its request's: what the loop does is for everybody.
+        self._context = contextvars.Context()
         self._ready: deque[Ready] = deque()
         self._pending = False
 
@@ -50,7 +53,7 @@ class Wakeup:
         if not self._pending:
             self._pending = True
             try:
-                self._loop.call_soon_threadsafe(self._drain)
+                self._loop.call_soon_threadsafe(self._drain, context=self._context)
             except RuntimeError:
                 # The loop is closed: a thread outlived its server. Nobody is left to tell.
                 self._ready.clear()
