@@ -1106,41 +1106,6 @@ def test_blocking_call_that_goes_on_is_reported_before_its_end(
     assert all(line_of("waits for the test") in text for text in blocking_warnings(error_log))
 
 
-def test_waiting_for_the_interpreter_beside_threads_that_compute_is_not_reported(
-    site: Site, error_log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(blocking, "_SURELY_BLOCKING_SECONDS", PATIENCE)
-    done = threading.Event()
-    step_seconds: list[float] = []
-
-    def compute() -> None:
-        while not done.is_set():
-            sum(range(1000))
-
-    async def stream() -> AsyncIterator[bytes]:
-        # Until there were steps that took far too long, though nothing in them blocks.
-        while sum(seconds > 1.5 * blocking.BLOCKING_SECONDS for seconds in step_seconds) < 2:
-            await asyncio.sleep(0)
-            began = time.monotonic()
-            for _ in range(10):
-                time.sleep(0)  # gives the interpreter away
-            step_seconds.append(time.monotonic() - began)
-            yield b"tick"
-
-    threads = [threading.Thread(target=compute) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    try:
-        site.parks(stream())
-        with site.connect() as client:
-            get_until_end(client)
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
-    assert blocking_warnings(error_log) == []
-
-
 def test_streams_that_wait_or_take_many_short_steps_are_not_reported(
     site: Site, error_log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
