@@ -1,8 +1,8 @@
 """The layout rule of the package, over its import graph, and what every module must say of itself.
 
-Words (``config``, ``errors``, ``semantics``, ``version``) lie under ``http``, ``wsgi`` and ``bridge``, which do not
-import one another; ``server`` joins them; ``process`` runs ``server``; front ends stand on all that; the package's
-``__init__`` on everything.
+Words (``config``, ``configuration``, ``errors``, ``semantics``, ``version``) lie under ``http``, ``wsgi`` and
+``bridge``, which do not import one another; ``server`` joins them; ``process`` runs ``server``; front ends stand on all
+that; the package's ``__init__`` on everything.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ WORDS, PARTS, SERVER, PROCESS, FRONT_END, PACKAGE = range(6)
 
 _LAYERS = {
     "config": WORDS,
+    "configuration": WORDS,
     "errors": WORDS,
     "semantics": WORDS,
     "version": WORDS,

@@ -17,10 +17,10 @@ from types import ModuleType
 from typing import Any, cast
 from wsgiref.types import WSGIApplication
 
+from aiowsgi.configuration.names import did_you_mean
 from aiowsgi.errors import ApplicationImportError
 from aiowsgi.process.module import (
     application_error,
-    did_you_mean,
     import_file,
     import_module,
     make_importable,

@@ -5,21 +5,20 @@ Thread: the main thread. Changes ``sys.path`` and ``sys.modules``, as an import 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import os
 import pkgutil
 import re
 import sys
-from collections.abc import Iterable
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 
+from aiowsgi.configuration.names import did_you_mean
 from aiowsgi.errors import ApplicationImportError
 
-__all__ = ["application_error", "did_you_mean", "import_file", "import_module", "make_importable", "summary"]
+__all__ = ["application_error", "import_file", "import_module", "make_importable", "summary"]
 
 
 def make_importable(folder: str | os.PathLike[str]) -> None:
@@ -89,12 +88,6 @@ def summary(error: BaseException) -> str:
     """One line for an exception: its type and the first line of its message."""
     message = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
-
-
-def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """A clause that proposes the name that is most like the given one, or nothing."""
-    matches = difflib.get_close_matches(name, candidates, n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def _is_machinery(frames: TracebackType) -> bool:

@@ -1,0 +1,1 @@
+"""What :mod:`aiowsgi.config` is made of: options, values and addresses, and the places that settings come from."""
