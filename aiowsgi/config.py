@@ -40,6 +40,7 @@ __all__ = [
     "parse_bind",
 ]
 
+APP = "Application"
 LISTEN = "Where to listen"
 THREADS = "Threads and queue"
 REQUESTS = "Request limits"
@@ -58,22 +59,36 @@ class Config:
     """
 
     # fmt: off
+    app: str | None = option(
+        None, Kind.TEXT, "The application to serve: what APP names on the command line.",
+        group=APP, aliases=("wsgi_app",), default_text="none")
+    factory: bool = option(
+        False, Kind.FLAG, "Call the named attribute for the application.", group=APP, aliases=("call",))
+    chdir: str | None = option(
+        None, Kind.TEXT, "Folder to change to before anything is imported or opened.", group=APP,
+        default_text="none")
+    pythonpath: Sequence[str] = option(
+        (), Kind.TEXTS, "Folder to import from, before all others. Repeatable, or several with commas.",
+        group=APP, aliases=("app_dir",), default_text="none")
+
     bind: Sequence[str] = option(
         (), Kind.TEXTS, "Address to listen on: host:port, :port, [::1]:port, unix:path or fd://N. Repeatable.",
-        group=LISTEN, flags=("-b",), default_text="127.0.0.1:8000")
+        group=LISTEN, flags=("-b",), aliases=("listen",), default_text="127.0.0.1:8000")
     host: str | None = option(
         None, Kind.TEXT, "Host to listen on, together with --port.", group=LISTEN, default_text="127.0.0.1")
     port: int | None = option(
         None, Kind.COUNT, "Port to listen on, together with --host; 0 takes a free one.",
         group=LISTEN, least=0, most=65535, default_text="8000")
     uds: str | None = option(
-        None, Kind.TEXT, "Path of a Unix socket to listen on.", group=LISTEN, default_text="none")
+        None, Kind.TEXT, "Path of a Unix socket to listen on.", group=LISTEN, aliases=("unix_socket",),
+        default_text="none")
     backlog: int = option(
         2048, Kind.COUNT, "Connections that the kernel may hold before they are accepted.",
         group=LISTEN, least=1, most=65535)
     max_connections: int | None = option(
         None, Kind.COUNT, "Connections held open at once; near it idle ones are closed, at it accepting pauses.",
-        group=LISTEN, least=1, default_text="from the file-descriptor limit, at most 50000")
+        group=LISTEN, least=1, aliases=("worker_connections", "connection_limit"),
+        default_text="from the file-descriptor limit, at most 50000")
 
     threads: int = option(
         8, Kind.COUNT, "Threads that run the application at once.", group=THREADS, least=1, most=10_000)
@@ -95,12 +110,14 @@ class Config:
     limit_request_field_size: int = option(
         8190, Kind.SIZE, "Longest header field line; longer is 431.", group=REQUESTS, least=64, most=MiB)
     limit_request_head: int = option(
-        64 * KiB, Kind.SIZE, "Largest request head in all; larger is 431.", group=REQUESTS, least=256, most=16 * MiB)
+        64 * KiB, Kind.SIZE, "Largest request head in all; larger is 431.", group=REQUESTS, least=256, most=16 * MiB,
+        aliases=("max_request_header_size",))
     limit_request_body: int = option(
-        GiB, Kind.SIZE, "Largest request content; larger is 413.", group=REQUESTS, least=0)
+        GiB, Kind.SIZE, "Largest request content; larger is 413.", group=REQUESTS, least=0,
+        aliases=("max_request_body_size",))
     request_buffer: int = option(
         512 * KiB, Kind.SIZE, "Request content held in memory; what is beyond goes to a temporary file.",
-        group=REQUESTS, least=0)
+        group=REQUESTS, least=0, aliases=("inbuf_overflow",))
     request_buffer_total: int = option(
         256 * MiB, Kind.SIZE, "Request content held in memory over all requests; beyond it all goes to files.",
         group=REQUESTS, least=64 * KiB)
@@ -111,7 +128,7 @@ class Config:
 
     response_buffer: int = option(
         256 * KiB, Kind.SIZE, "How far a streaming application may run ahead of its client.",
-        group=RESPONSES, least=1)
+        group=RESPONSES, least=1, aliases=("outbuf_high_watermark",))
     server_header: bool = option(
         False, Kind.FLAG, "Send a Server field.", group=RESPONSES)
 
@@ -129,9 +146,10 @@ class Config:
         group=TIMEOUTS, least=0)
     keep_alive: float = option(
         75.0, Kind.SECONDS, "How long an idle connection is kept; 0 closes after each response.",
-        group=TIMEOUTS, least=0)
+        group=TIMEOUTS, least=0, aliases=("keepalive", "timeout_keep_alive"))
     graceful_timeout: float = option(
-        25.0, Kind.SECONDS, "How long running requests may take to end at shutdown.", group=TIMEOUTS, least=0)
+        25.0, Kind.SECONDS, "How long running requests may take to end at shutdown.", group=TIMEOUTS, least=0,
+        aliases=("timeout_graceful_shutdown",))
 
     loop: str = option(
         "auto", Kind.CHOICE, "Event loop; auto takes uvloop where it is installed.",
@@ -141,11 +159,11 @@ class Config:
         group=ENGINE, choices=("auto", "h11", "httptools"))
     log_level: str = option(
         "info", Kind.CHOICE, "Least severe messages to log.",
-        group=ENGINE, choices=("critical", "error", "warning", "info", "debug"))
+        group=ENGINE, aliases=("loglevel",), choices=("critical", "error", "warning", "info", "debug"))
 
     root_path: str = option(
         "", Kind.TEXT, "SCRIPT_NAME: the path under which a proxy mounts the application.",
-        group=APPLICATION, default_text="none")
+        group=APPLICATION, aliases=("url_prefix",), default_text="none")
     environ: Sequence[str] = option(
         (), Kind.TEXTS, "A variable to place in every environ, as NAME=value. Repeatable.",
         group=APPLICATION, default_text="none")
@@ -249,5 +267,7 @@ def markdown_table() -> str:
             lines.append(f"| **{group}** | | |")
         names = ", ".join(f"`{flag}`" for flag in (*item.flags, item.flag))
         choices = f" One of {', '.join(f'`{choice}`' for choice in item.choices)}." if item.choices else ""
-        lines.append(f"| {names} | {item.shown_default()} | {item.help}{choices} |")
+        aliases = ", ".join(f"`--{alias.replace('_', '-')}`" for alias in item.aliases)
+        also = f" Also {aliases}." if aliases else ""
+        lines.append(f"| {names} | {item.shown_default()} | {item.help}{choices}{also} |")
     return "\n".join(lines) + "\n"

@@ -18,6 +18,7 @@ import anyio
 import anyio.from_thread
 
 from aiowsgi.config import OPTIONS, Config
+from aiowsgi.configuration.foreign import advice_for
 from aiowsgi.errors import ConfigError, StartupError
 from aiowsgi.process.run import choose_loop, run
 from aiowsgi.server.listeners import open_sockets
@@ -62,44 +63,6 @@ def run_in_thread(application: WSGIApplication, **options: Any) -> Iterator[Serv
 
 
 _WAITRESS_PORT = 8080
-# What waitress calls its arguments, where they mean the same here.
-_WAITRESS_NAMES = {
-    "unix_socket": "uds",
-    "connection_limit": "max_connections",
-    "max_request_body_size": "limit_request_body",
-    "max_request_header_size": "limit_request_head",
-    "inbuf_overflow": "request_buffer",
-    "outbuf_high_watermark": "response_buffer",
-    "url_prefix": "root_path",
-}
-
-_NEEDLESS = "leave it out, nothing here needs it"
-_OF_A_PROXY = "wrap the application in a middleware that knows the proxy, such as werkzeug's ProxyFix"
-# Those that have no counterpart, and what to do.
-_WAITRESS_ADVICE = {
-    "asyncore_loop_timeout": _NEEDLESS,
-    "asyncore_use_poll": _NEEDLESS,
-    "channel_request_lookahead": "leave it out, waitress.client_disconnected works without it",
-    "channel_timeout": "use keep_alive, header_timeout, body_timeout and write_timeout",
-    "cleanup_interval": _NEEDLESS,
-    "clear_untrusted_proxy_headers": _OF_A_PROXY,
-    "expose_tracebacks": "leave it out, tracebacks go to the log",
-    "ident": "use server_header, true or false",
-    "ipv4": "use listen with the addresses",
-    "ipv6": "use listen with the addresses",
-    "log_socket_errors": _NEEDLESS,
-    "log_untrusted_proxy_headers": _OF_A_PROXY,
-    "outbuf_overflow": "leave it out, a response that is known whole lies where the application made it",
-    "recv_bytes": _NEEDLESS,
-    "send_bytes": _NEEDLESS,
-    "server_name": "leave it out, SERVER_NAME is the address that the client came to",
-    "sockets": 'use bind=["fd://N"], where N is the socket\'s fileno()',
-    "trusted_proxy": _OF_A_PROXY,
-    "trusted_proxy_count": _OF_A_PROXY,
-    "trusted_proxy_headers": _OF_A_PROXY,
-    "unix_socket_perms": "call os.umask() before",
-    "url_scheme": _OF_A_PROXY,
-}
 
 
 def serve(application: WSGIApplication, **options: Any) -> None:
@@ -121,11 +84,12 @@ def serve(application: WSGIApplication, **options: Any) -> None:
 
 def options_from_waitress(options: Mapping[str, Any]) -> dict[str, Any]:
     """Say what waitress's arguments say in this package's."""
-    strange = sorted(options.keys() & (_WAITRESS_ADVICE.keys() - {item.name for item in OPTIONS}))
-    if strange:
-        advice = "; ".join(f"{name}: {_WAITRESS_ADVICE[name]}" for name in strange)
-        raise TypeError(f"serve() does not take all that waitress does: {advice}")
-    translated = {_WAITRESS_NAMES.get(name, name): value for name, value in options.items()}
+    aliases = {alias: item.name for item in OPTIONS for alias in (item.name, *item.aliases) if alias != "listen"}
+    strange = sorted(options.keys() - aliases.keys())
+    advice = [f"{name}: {advice_for(name)}" for name in strange if advice_for(name)]
+    if advice:
+        raise TypeError(f"serve() does not take all that waitress does: {'; '.join(advice)}")
+    translated = {aliases.get(name, name): value for name, value in options.items()}
     listen = translated.pop("listen", None)
     if listen is not None:
         addresses = listen.split() if isinstance(listen, str) else listen

@@ -7,6 +7,7 @@ import re
 
 import aiowsgi
 from aiowsgi.config import markdown_table
+from aiowsgi.configuration.settings import Sources
 from tests.conftest import running_server
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -17,6 +18,14 @@ def test_option_table_in_readme_is_that_of_the_configuration():
     between = re.search(r"<!-- options: .*? -->\n(.*?)<!-- end of options -->", README, re.DOTALL)
     assert between is not None
     assert between[1].strip() == markdown_table().strip()
+
+
+def test_configuration_files_in_readme_are_valid(tmp_path: pathlib.Path):
+    blocks = re.findall(r"^```toml\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    assert blocks
+    for block in blocks:
+        (tmp_path / "aiowsgi.toml").write_text(block)
+        assert Sources(folder=str(tmp_path), environ={}).read().config.app
 
 
 def test_public_names_in_readme_are_those_of_the_package():

@@ -51,7 +51,8 @@ def parse_bind(text: str) -> BindAddress:
     """Read one bind address.
 
     Args:
-        text: ``host:port``, ``:port``, ``[v6]:port``, ``host`` (port 8000), ``unix:path`` or ``fd://N``.
+        text: ``host:port``, ``:port`` or ``*:port`` (every interface), ``[v6]:port``, ``host`` (port 8000),
+            ``unix:path`` or ``fd://N``.
 
     Raises:
         ValueError: naming what is wrong.
@@ -76,4 +77,4 @@ def parse_bind(text: str) -> BindAddress:
     port = 8000 if match["port"] is None else int(match["port"])
     if port > 65535:
         raise ValueError("a port is at most 65535")
-    return TCPAddress(match["v6"] or match["host"] or "", port)
+    return TCPAddress(match["v6"] or ("" if match["host"] == "*" else match["host"] or ""), port)

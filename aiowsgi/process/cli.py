@@ -1,6 +1,6 @@
 """The command line: ``aiowsgi [OPTIONS] APP``.
 
-Its options are those of :class:`~aiowsgi.config.Config`, taken as text, so that every problem of flags and
+Its options are those of :class:`~aiowsgi.config.Config`, taken as text, so that every problem of flags, file and
 variables is reported at once. Whatever keeps the server from starting is told in a message, without a
 traceback of ours, and the exit code is then 3.
 
@@ -17,9 +17,13 @@ from typing import Any, NoReturn
 
 import click
 
-from aiowsgi.config import OPTIONS, Config, Kind, Option
+from aiowsgi.config import OPTIONS
+from aiowsgi.configuration.names import did_you_mean
+from aiowsgi.configuration.settings import Settings, Sources
+from aiowsgi.configuration.sources import Given
 from aiowsgi.errors import AiowsgiError, ApplicationImportError, ConfigError
-from aiowsgi.process.run import exit_at_next_signal, run
+from aiowsgi.process.arguments import flag_parameters, given_flags
+from aiowsgi.process.run import check, exit_at_next_signal, run
 from aiowsgi.version import __version__
 
 __all__ = ["command", "main"]
@@ -40,21 +44,13 @@ APP is one of
 
 NOTES = """\b
 Sizes are bytes, or as in 512K, 10M, 1G; durations are seconds, or as in 500ms, 2m, 1h.
-Variables set options too: AIOWSGI_QUEUE_SIZE=50 for --queue-size 50; a flag wins.
+Options may stand in aiowsgi.toml (queue_size = 50), else under [tool.aiowsgi] in pyproject.toml,
+and in a variable (AIOWSGI_QUEUE_SIZE=50), which wins over the file; a flag wins over both.
 SIGTERM and SIGINT let running requests finish; a second one ends at once.
 """
 
-GROUPS = {"factory": "Application"} | {item.name: item.group for item in OPTIONS}
-
-METAVARS = {
-    Kind.COUNT: "N",
-    Kind.SIZE: "BYTES",
-    Kind.RATE: "BYTES/S",
-    Kind.SECONDS: "SECONDS",
-    Kind.TEXT: "TEXT",
-    Kind.CHOICE: "NAME",
-    Kind.TEXTS: "ADDRESS",
-}
+GROUPS = {item.name: item.group for item in OPTIONS}
+GROUPS |= dict.fromkeys(("config", "check_config", "print_config"), "Configuration")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -67,7 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         SystemExit: always: 0 after a graceful end, 3 where the server could not start.
     """
     try:
-        command.main(args=arguments, prog_name="aiowsgi", standalone_mode=False)
+        served = command.main(args=arguments, prog_name="aiowsgi", standalone_mode=False)
+    except click.NoSuchOption as error:
+        meant = did_you_mean(error.option_name, [item.flag for item in OPTIONS])
+        _fail(f"{error.option_name}: no such option{meant}")
     except click.ClickException as error:
         _fail(error.format_message())
     except ConfigError as error:
@@ -78,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _fail(str(error))
     except (KeyboardInterrupt, click.Abort):
         sys.exit(INTERRUPTED)
-    exit_at_next_signal()
+    if served is True:
+        exit_at_next_signal()
     sys.exit(0)
 
 
@@ -88,16 +88,28 @@ def _fail(*messages: str) -> NoReturn:
     sys.exit(START_FAILURE)
 
 
-def _serve(app: str | None, factory: bool, **flags: str | bool | tuple[str, ...] | None) -> None:
-    """What the command does with its parsed arguments."""
-    problems = [] if app else ["APP is missing: name the application to serve, as in module:application"]
-    try:
-        config = Config.from_texts({name: value for name, value in flags.items() if value not in (None, ())})
-    except ConfigError as error:
-        raise ConfigError([*problems, *error.problems]) from None
-    if not app:
-        raise ConfigError(problems)
-    run(app, factory=factory, config=config)
+def _serve(app_argument: str | None, config: str | None, check_config: bool, print_config: bool, **flags: Any) -> bool:
+    """What the command does with its parsed arguments; tell whether it has served."""
+    given, problems = given_flags(flags)
+    if app_argument:
+        given.append(Given("app", app_argument, "APP"))
+    settings = Sources(flags=given, path=config, problems=problems).read()
+    assert settings.config.app is not None  # or read() would have missed it
+    if print_config:
+        _print(settings)
+    if check_config:
+        check(settings.config)
+        click.echo(f"aiowsgi: the configuration is good, and {settings.config.app} can be served")
+    if print_config or check_config:
+        return False
+    run(settings.config.app, config=settings.config)
+    return True
+
+
+def _print(settings: Settings) -> None:
+    click.echo(f"# configuration file: {settings.path or 'none'}")
+    for line in settings.lines():
+        click.echo(line)
 
 
 class _GroupedCommand(click.Command):
@@ -114,19 +126,6 @@ class _GroupedCommand(click.Command):
                 formatter.write_dl(records, col_max=34)
 
 
-def _click_option(item: Option) -> click.Option:
-    """The command-line option for a configuration option; its text is read and checked by :class:`Config`."""
-    help = item.help
-    if item.choices:
-        help += f" One of {', '.join(item.choices)}."
-    attributes: dict[str, Any] = {"default": None, "help": f"{help} [default: {item.shown_default()}]"}
-    if item.kind is Kind.FLAG:
-        return click.Option([item.name, f"{item.flag}/--no-{item.flag.removeprefix('--')}"], **attributes)
-    metavar = "NAME=VALUE" if item.name == "environ" else METAVARS[item.kind]
-    attributes |= {"type": str, "metavar": metavar, "multiple": item.kind is Kind.TEXTS}
-    return click.Option([item.name, *item.flags, item.flag], **attributes)
-
-
 def _show_version(context: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
         python = f"{platform.python_implementation()} {platform.python_version()}"
@@ -141,9 +140,19 @@ command = _GroupedCommand(
     epilog=NOTES,
     options_metavar="[OPTIONS]",
     params=[
-        click.Argument(["app"], required=False, metavar="APP"),
-        click.Option(["--factory"], is_flag=True, help="Call the named attribute for the application."),
-        *(_click_option(item) for item in OPTIONS),
+        click.Argument(["app_argument"], required=False, metavar="APP"),
+        *flag_parameters(),
+        click.Option(
+            ["-c", "--config"],
+            metavar="FILE",
+            help="Configuration file [default: aiowsgi.toml, else pyproject.toml with [tool.aiowsgi]]",
+        ),
+        click.Option(
+            ["--check-config"],
+            is_flag=True,
+            help="Check the configuration, import the application, and exit: 0 where both are good, else 3.",
+        ),
+        click.Option(["--print-config"], is_flag=True, help="Show every option, who has set it, and exit."),
         click.Option(
             ["--version"],
             is_flag=True,
@@ -153,5 +162,10 @@ command = _GroupedCommand(
             help="Show the version and exit.",
         ),
     ],
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        # gunicorn has one flag with an underscore in it; others are typed so by mistake.
+        "token_normalize_func": lambda flag: flag.replace("_", "-"),
+    },
 )

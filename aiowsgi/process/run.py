@@ -24,11 +24,12 @@ from aiowsgi.config import Config
 from aiowsgi.errors import StartupError
 from aiowsgi.process.application import load_application
 from aiowsgi.process.descriptors import raise_descriptor_limit
+from aiowsgi.process.folders import prepare_imports
 from aiowsgi.process.log import configure_logging
 from aiowsgi.server import Server
 from aiowsgi.version import __version__
 
-__all__ = ["choose_loop", "exit_at_next_signal", "run"]
+__all__ = ["check", "choose_loop", "exit_at_next_signal", "run"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -71,13 +72,30 @@ def run(
         config = Config(**options)
     elif options:
         raise TypeError(f"run() takes a config or options, not both: {', '.join(options)}")
+    prepare_imports(config)
     if isinstance(application, str):
-        application = load_application(application, factory=factory)
+        application = load_application(application, factory=factory or config.factory)
     loop_name, loop_factory = choose_loop(config.loop)
     configure_logging(config.log_level)
     raise_descriptor_limit()
     sys.setswitchinterval(SWITCH_INTERVAL)
     anyio.run(_serve, application, config, loop_name, backend_options={"loop_factory": loop_factory})
+
+
+def check(config: Config) -> None:
+    """Do all that precedes listening, and no more.
+
+    Args:
+        config: its ``app`` names the application.
+
+    Raises:
+        ApplicationImportError: the application cannot be had.
+        StartupError: a folder, the loop or the parser is not there.
+    """
+    prepare_imports(config)
+    if config.app is not None:
+        load_application(config.app, factory=config.factory)
+    choose_loop(config.loop)
 
 
 def exit_at_next_signal() -> None:
