@@ -157,6 +157,10 @@ class Config:
     http: str = option(
         "auto", Kind.CHOICE, "Parser of request heads; auto takes httptools where it is installed.",
         group=ENGINE, choices=("auto", "h11", "httptools"))
+    switch_interval: float = option(
+        0.0001, Kind.SECONDS, "How soon a thread that computes lets the event loop have the interpreter, "
+        "while the server serves; 0 leaves Python's interval, 5ms, as it is.",
+        group=ENGINE, least=0, most=1, default_text="0.1ms")
     log_level: str = option(
         "info", Kind.CHOICE, "Least severe messages to log.",
         group=ENGINE, aliases=("loglevel",), choices=("critical", "error", "warning", "info", "debug"))

@@ -3,7 +3,12 @@
 ``call_soon_threadsafe`` writes to a pipe and wakes the loop out of its poll: a system call for the caller and a turn
 for the loop. A wake-up is therefore scheduled only while none is pending, and the loop then takes all that has arrived.
 
-Thread: :meth:`Wakeup.notify` any; the rest event loop.
+A loop that was woken waits for the interpreter beside every thread that computes, and has to win it anew after each
+read and write: between threads that go from one short job to the next it may stand still until there is none left. So
+a thread gives way, before it begins a job, to a loop that has waited for too long: measured with 64 clients and 8
+threads that compute for 0.5 ms each, a task on the same loop is late by 6 to 10 ms at p99, and by 23 to 46 without.
+
+Thread: :meth:`Wakeup.notify` and :meth:`Wakeup.give_way` any; the rest event loop.
 """
 
 from __future__ import annotations
@@ -11,12 +16,22 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sys
+import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 __all__ = ["Ready", "Wakeup"]
 
 _logger = logging.getLogger("aiowsgi.error")
+
+# A loop that has been waiting for so long is late. Without an interpreter lock threads do not hold it up.
+_HAS_LOCK = getattr(sys, "_is_gil_enabled", lambda: True)()
+_LATE_SECONDS = 0.005 if _HAS_LOCK else float("inf")
+# A thread gives way for so long at most: a loop that a callback blocks is not helped by threads that stand still.
+_GIVE_WAY_SECONDS = 0.02
 
 
 class Ready(Protocol):
@@ -30,36 +45,74 @@ class Ready(Protocol):
 class Wakeup:
     """Hands :class:`Ready` objects from any thread to one event loop.
 
-    Shared between threads, without a lock of its own:
+    Args:
+        loop: the event loop.
+        clock: for any thread.
+
+    Shared between threads, without a lock:
 
     - ``_ready``: a deque; ``append`` and ``popleft`` are atomic on every build of CPython.
     - ``_pending``: whether a wake-up is on its way. The loop clears it *before* it empties the deque, and a notifier
       reads it *after* it has appended; both orders are fenced by the deque's own operations. So an object appended
       while the flag was still set is always found by the drain that the flag announced.
+    - ``awaited_since``: when the loop was first asked for what it has not done yet, 0.0 if there is nothing. A notifier
+      sets it *after* ``_pending``; the loop clears it and *then* looks at ``_pending``, so that one of both sees it.
     """
 
-    __slots__ = ("_context", "_loop", "_pending", "_ready")
+    __slots__ = ("_clock", "_context", "_loop", "_pending", "_ready", "_turn_ended", "awaited_since")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic) -> None:
         self._loop = loop
+        self._clock = clock
         # Not the notifier's, which is its request's: what the loop does is for everybody.
         self._context = contextvars.Context()
         self._ready: deque[Ready] = deque()
         self._pending = False
+        self._turn_ended = threading.Condition()
+        self.awaited_since = 0.0
 
     def notify(self, ready: Ready) -> None:
         """Have ``ready.wake()`` called by the loop, once, soon. Any thread."""
         self._ready.append(ready)
         if not self._pending:
             self._pending = True
+            if not self.awaited_since:
+                self.awaited_since = self._clock()
             try:
                 self._loop.call_soon_threadsafe(self._drain, context=self._context)
             except RuntimeError:
                 # The loop is closed: a thread outlived its server. Nobody is left to tell.
                 self._ready.clear()
+                self.awaited_since = 0.0
+
+    def give_way(self) -> None:
+        """Wait while the loop is late, for the end of its turn. Worker thread, before a job; seldom, and not for long.
+
+        Only if ``awaited_since`` is not 0.0: that is for the caller to look at, since it mostly is.
+        """
+        since = self.awaited_since
+        if since and self._clock() - since > _LATE_SECONDS:
+            with self._turn_ended:
+                self._turn_ended.wait_for(lambda: self.awaited_since != since, _GIVE_WAY_SECONDS)
+
+    def _end_turn(self) -> None:
+        self._forget_waiting()
+        with self._turn_ended:
+            self._turn_ended.notify_all()
+
+    def _forget_waiting(self) -> None:
+        self.awaited_since = 0.0
+        if self._pending:
+            self.awaited_since = self._clock()
 
     def _drain(self) -> None:
         self._pending = False
+        since = self.awaited_since
+        if since and self._clock() - since > _LATE_SECONDS:
+            # What else this turn of the loop has to do, such as to read from its sockets, is late as well.
+            self._loop.call_soon(self._end_turn)
+        else:
+            self._forget_waiting()
         ready = self._ready
         # Bounded by what is there now, so that threads that are quick cannot hold the loop.
         for _ in range(len(ready)):

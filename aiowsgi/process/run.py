@@ -13,7 +13,6 @@ import logging
 import os
 import platform
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn
 from wsgiref.types import WSGIApplication
@@ -35,10 +34,6 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # For what is left at a second signal: sockets to close, a socket file to remove. Arbitrary; milliseconds do.
 FORCED_END_TIMEOUT = 0.25
-
-# Each time the loop wants the interpreter it waits for up to this long from every thread that computes. With eight of
-# them a request waits half as long for the loop as with Python's 5 ms, and requests that do not compute cost no more.
-SWITCH_INTERVAL = 0.001
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -78,7 +73,6 @@ def run(
     loop_name, loop_factory = choose_loop(config.loop)
     configure_logging(config.log_level)
     raise_descriptor_limit()
-    sys.setswitchinterval(SWITCH_INTERVAL)
     anyio.run(_serve, application, config, loop_name, backend_options={"loop_factory": loop_factory})
 
 

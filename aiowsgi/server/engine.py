@@ -73,7 +73,7 @@ class Engine:
         self.io_pool = io_pool
         self.parser = parser
         self.policy = RequestPolicy(config)
-        self.wakeup = Wakeup(loop)
+        self.wakeup = Wakeup(loop, clock)
         self.deadlines = Deadlines(loop)
         self.watch = DisconnectWatch(loop)
         self.content_budget = MemoryBudget(config.request_buffer_total)

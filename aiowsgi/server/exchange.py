@@ -183,12 +183,14 @@ class Exchange:
 
     def run(self) -> None:
         """Run the application. Worker thread."""
+        engine = self._engine
+        if engine.wakeup.awaited_since:
+            engine.wakeup.give_way()
         try:
             self._ticket.pop()
         except IndexError:
-            self._engine.withdrawn.pop()
+            engine.withdrawn.pop()
             return
-        engine = self._engine
         engine.queue_waits.append(engine.clock() - self.submitted_at)
         try:
             contextvars.Context().run(self._run_application)

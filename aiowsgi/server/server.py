@@ -1,7 +1,8 @@
 """A server inside a running event loop: it listens, serves, drains.
 
 A guest of its program: it installs no signal handlers, configures no logging, sets no loop policy, reads and writes no
-environment variable, and uses threads of its own. Starting either listens or raises and leaves nothing behind.
+environment variable, and uses threads of its own. Starting either listens or raises and leaves nothing behind. What it
+changes of the process is the interpreter's switch interval, for as long as it serves; 0 leaves that alone.
 
 Thread: event loop.
 """
@@ -18,6 +19,7 @@ import anyio.abc
 import anyio.lowlevel
 
 from aiowsgi.bridge.pool import ThreadPool
+from aiowsgi.bridge.switching import switch_interval
 from aiowsgi.config import Config
 from aiowsgi.errors import StartupError
 from aiowsgi.http.parsers import make_head_parser
@@ -182,6 +184,7 @@ class Server:
         )
         self._max_connections = config.max_connections or _default_max_connections()
         self._engine.on_change(self._connection_ended)
+        switch_interval.ask(config.switch_interval)
         return self._engine
 
     def protocol_factory(self) -> Protocol:
@@ -267,6 +270,7 @@ class Server:
             engine.watch.close()
             for pool in self._pools:
                 pool.close()
+            switch_interval.give_back(self.config.switch_interval)
             self._stopped.set()
         return DrainReport(completed, abandoned)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+import aiowsgi.bridge.wakeup as wakeup_module
 from aiowsgi.bridge.wakeup import Wakeup
 from aiowsgi.testing import VirtualLoop
 
@@ -117,3 +120,99 @@ def test_wakeup_from_many_threads_loses_nothing(loop: CountingLoop, woken: list[
     for thread_number in range(4):  # each thread's in its order
         assert [number for thread, number in woken if thread == thread_number] == list(range(count))
     assert loop.wakeup_count < 4 * count
+
+
+# Threads give way to a loop that is late.
+
+
+class Clock:
+    """A clock that stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def give_way(wakeup: Wakeup) -> threading.Thread:
+    """Give way in a thread of its own; when this returns, it waits or has ended."""
+    thread = threading.Thread(target=wakeup.give_way)
+    thread.start()
+    return thread
+
+
+def test_thread_does_not_wait_for_a_loop_that_is_not_late(loop: CountingLoop, woken: list[Any]) -> None:
+    clock = Clock()
+    wakeup = Wakeup(loop, clock)
+    wakeup.give_way()
+    assert not wakeup.awaited_since  # which is all that a thread looks at
+    wakeup.notify(Note(woken, 1))
+    assert wakeup.awaited_since == clock.now
+    clock.now += 0.004
+    with unlimited_waiting():
+        wakeup.give_way()
+    loop.run_ready()
+    assert not wakeup.awaited_since
+
+
+def test_thread_waits_for_the_end_of_the_turn_of_a_loop_that_is_late(loop: CountingLoop, woken: list[Any]) -> None:
+    clock = Clock()
+    wakeup = Wakeup(loop, clock)
+    wakeup.notify(Note(woken, 1))
+    clock.now += 0.006
+    with unlimited_waiting():
+        threads = [give_way(wakeup) for _ in range(3)]
+        loop.run_turn()
+        assert woken == [1]
+        assert all(thread.is_alive() for thread in threads)  # what the turn has still to do comes first
+        loop.run_turn()
+        for thread in threads:
+            thread.join(10)
+            assert not thread.is_alive()
+    assert not wakeup.awaited_since
+
+
+def test_loop_that_is_wanted_again_before_the_end_of_its_turn_is_awaited_since_that_end(
+    loop: CountingLoop, woken: list[Any]
+) -> None:
+    clock = Clock()
+    wakeup = Wakeup(loop, clock)
+    wakeup.notify(Note(woken, 1))
+    clock.now += 0.006
+    loop.run_turn()
+    wakeup.notify(Note(woken, 2))
+    assert wakeup.awaited_since == clock.now - 0.006
+    clock.now += 0.001
+    wakeup._end_turn()
+    assert wakeup.awaited_since == clock.now
+    loop.run_ready()
+    assert not wakeup.awaited_since
+
+
+def test_thread_gives_way_for_a_bounded_time_to_a_loop_that_stands_still(loop: CountingLoop, woken: list[Any]) -> None:
+    clock = Clock()
+    wakeup = Wakeup(loop, clock)
+    wakeup.notify(Note(woken, 1))
+    clock.now += 3600.0
+    thread = give_way(wakeup)
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_thread_does_not_give_way_to_a_loop_that_is_closed(loop: CountingLoop, woken: list[Any]) -> None:
+    clock = Clock()
+    wakeup = Wakeup(loop, clock)
+    loop.closed = True
+    wakeup.notify(Note(woken, 1))
+    clock.now += 3600.0
+    with unlimited_waiting():
+        wakeup.give_way()
+
+
+@contextmanager
+def unlimited_waiting() -> Iterator[None]:
+    """Have a thread that waits wait for longer than the test does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wakeup_module, "_GIVE_WAY_SECONDS", 60.0)
+        yield

@@ -1,0 +1,61 @@
+"""The interpreter's switch interval, which belongs to the process: shared by all servers in it, and given back.
+
+A thread that wants the interpreter waits for this long before one that computes has to let go of it; then any of those
+that wait may get it. So an event loop beside eight threads that compute waits for several intervals, each time. The
+default of Python is 5 ms.
+
+Measured on 2 cores with Python 3.11 beside 8 threads that compute all the time, as p99 of the lateness of a task on a
+loop: 160 to 220 ms with an interval of 5 ms, 31 to 42 with 0.5 ms, 20 with 0.2 ms, 9 with 0.1 ms, 7 with 0.05 ms. The
+price is what those threads get done, and time of the processor, as they wake each other from one core to the next:
+5 % less and 30 % more with 0.1 ms; 18 % less and 60 % more with 0.05 ms.
+
+Thread: any.
+
+Source: :func:`sys.setswitchinterval`; ``take_gil()`` in CPython's ``ceval_gil.c``.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+__all__ = ["SwitchInterval", "switch_interval"]
+
+
+class SwitchInterval:
+    """Sets the interval while somebody asks for a shorter one than there is.
+
+    Whoever sets it besides has the last word: what is not as this object left it is not touched any more.
+
+    Fields guarded by ``_lock``: all.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted: list[float] = []
+        self._found = 0.0
+        self._set = 0.0
+
+    def ask(self, seconds: float) -> None:
+        """Want the interval to be no longer than this, until :meth:`give_back`; 0.0 wants nothing."""
+        with self._lock:
+            if not self._wanted:
+                self._found = self._set = sys.getswitchinterval()
+            self._wanted.append(seconds)
+            self._apply()
+
+    def give_back(self, seconds: float) -> None:
+        """Want it no more; after the last one it is what was found."""
+        with self._lock:
+            self._wanted.remove(seconds)
+            self._apply()
+
+    def _apply(self) -> None:
+        seconds = min((self._found, *filter(None, self._wanted)))
+        if sys.getswitchinterval() == self._set != seconds:
+            sys.setswitchinterval(seconds)
+            self._set = sys.getswitchinterval()  # it counts in microseconds
+
+
+#: The process's.
+switch_interval = SwitchInterval()
