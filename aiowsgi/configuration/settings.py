@@ -19,7 +19,7 @@ from aiowsgi.configuration.sources import Given, common_variables, merge, settle
 from aiowsgi.configuration.values import Kind, format_value
 from aiowsgi.errors import ConfigError
 
-__all__ = ["APP_IS_MISSING", "Settings", "Sources"]
+__all__ = ["APP_IS_MISSING", "Settings", "Sources", "toml_value"]
 
 APP_IS_MISSING = "APP is missing: name the application to serve, as in module:application"
 
@@ -55,14 +55,15 @@ def toml_value(item: Option, value: Any) -> str:
     """A value as a configuration file has it; sizes and durations with their units."""
     if item.secret:
         return '"***"'
-    if item.kind is Kind.FLAG:
+    if isinstance(value, bool):
         return "true" if value else "false"
-    if item.kind in (Kind.SIZE, Kind.SECONDS, Kind.RATE):
-        text = format_value(item.kind, value)
-        return text if text.isdigit() else _quoted(text)
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(_quoted(part) for part in value)}]"
-    return str(value) if isinstance(value, int) else _quoted(str(value))
+    if item.kind is Kind.COUNT:
+        return str(value)
+    text = format_value(item.kind, value)
+    is_number = item.kind in (Kind.SIZE, Kind.RATE) and text.isdigit()
+    return text if is_number else _quoted(text)
 
 
 def _quoted(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The command line: ``aiowsgi [OPTIONS] APP``.
+"""The command line: ``aiowsgi [OPTIONS] APP``, and the commands of :mod:`aiowsgi.process.commands`.
 
 Its options are those of :class:`~aiowsgi.config.Config`, taken as text, so that every problem of flags, file and
 variables is reported at once. Whatever keeps the server from starting is told in a message, without a
@@ -23,6 +23,7 @@ from aiowsgi.configuration.settings import Settings, Sources
 from aiowsgi.configuration.sources import Given
 from aiowsgi.errors import AiowsgiError, ApplicationImportError, ConfigError
 from aiowsgi.process.arguments import flag_parameters, given_flags
+from aiowsgi.process.commands import COMMANDS, load_command, module_hint
 from aiowsgi.process.run import check, exit_at_next_signal, run
 from aiowsgi.version import __version__
 
@@ -62,13 +63,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Raises:
         SystemExit: always: 0 after a graceful end, 3 where the server could not start.
     """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name = arguments[0] if arguments and arguments[0] in COMMANDS else None
     try:
-        served = command.main(args=arguments, prog_name="aiowsgi", standalone_mode=False)
+        if name is None:
+            served = command.main(args=arguments, prog_name="aiowsgi", standalone_mode=False)
+        else:
+            served = False
+            load_command(name).main(args=arguments[1:], prog_name=f"aiowsgi {name}", standalone_mode=False)
     except click.NoSuchOption as error:
-        meant = did_you_mean(error.option_name, [item.flag for item in OPTIONS])
-        _fail(f"{error.option_name}: no such option{meant}")
+        meant = did_you_mean(error.option_name, [item.flag for item in OPTIONS] if name is None else [])
+        _fail(f"{error.option_name}: no such option{meant}{module_hint(name)}")
     except click.ClickException as error:
-        _fail(error.format_message())
+        _fail(error.format_message() + module_hint(name))
     except ConfigError as error:
         _fail(*error.problems)
     except AiowsgiError as error:
@@ -124,6 +131,8 @@ class _GroupedCommand(click.Command):
         for group, records in groups.items():
             with formatter.section(group):
                 formatter.write_dl(records, col_max=34)
+        with formatter.section("Commands, in the place of APP"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()], col_max=34)
 
 
 def _show_version(context: click.Context, param: click.Parameter, value: bool) -> None:

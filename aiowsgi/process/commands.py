@@ -1,0 +1,36 @@
+"""The words that may stand in the place of an application: ``aiowsgi migrate gunicorn.conf.py``.
+
+A word of this table is a command where it is the first argument, and nothing else. A module of that name is served as
+``migrate:application``, as ``./migrate.py``, or behind a flag: ``aiowsgi --app migrate``.
+
+Thread: the main thread.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+import click
+
+__all__ = ["COMMANDS", "load_command", "module_hint"]
+
+#: Name to the place of its :class:`click.Command`, which is imported only when it is called, and its line in the help.
+COMMANDS = {
+    "migrate": ("aiowsgi.process.migrate:command", "Translate gunicorn's configuration file."),
+}
+
+
+def load_command(name: str) -> click.Command:
+    """Import the command of that name."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    command = getattr(importlib.import_module(module), attribute)
+    assert isinstance(command, click.Command)
+    return command
+
+
+def module_hint(name: str | None) -> str:
+    """What to add to a usage error, where a module with the name of the command may have been meant."""
+    if name is not None and (os.path.exists(f"{name}.py") or os.path.isdir(name)):
+        return f"; to serve the module {name!r}, type {name}:application"
+    return ""
