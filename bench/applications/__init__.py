@@ -1,0 +1,1 @@
+"""The applications that are measured. They import no server, and behave alike on all."""

@@ -1,0 +1,188 @@
+"""The commands: ``python -m bench list|verify|run|report|claims|compare|smoke``.
+
+Thread: the main thread.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from bench.environment import capture
+from bench.errors import BenchError, CellVoid
+from bench.process import ROOT, raise_descriptor_limit
+from bench.scenario import Scenario, load_scenarios
+from bench.servers import BASELINE, ROWS, SERVERS, Server
+
+__all__ = ["command", "main"]
+
+FAILURE = 1
+USAGE = 2
+INTERRUPTED = 130
+_QUICK_BLOCKS = 3
+_FULL_BLOCKS = 5
+_QUICK_SERVERS = (
+    *("aiowsgi-httptools", "aiowsgi-h11", "granian", "uwsgi"),
+    *("gunicorn-gthread", "waitress", "cheroot", "uvicorn-a2wsgi"),
+)
+
+
+def main() -> NoReturn:
+    """Run the command line, and exit."""
+    # A polite end from outside takes the same way as Ctrl-C: servers are ended, results kept.
+    signal.signal(signal.SIGTERM, _interrupt)
+    raise_descriptor_limit()
+    try:
+        sys.exit(command.main(prog_name="python -m bench", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(USAGE)
+    except BenchError as error:
+        click.echo(f"bench: {error}", err=True)
+        sys.exit(FAILURE)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(INTERRUPTED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def command() -> None:
+    """Measure WSGI servers side by side."""
+
+
+def _chosen_servers(text: str | None, default: Sequence[str]) -> list[Server]:
+    names = text.split(",") if text else list(default)
+    for name in names:
+        if name not in SERVERS:
+            raise BenchError(f"{name}: no such server; there are {', '.join(SERVERS)}")
+    return [SERVERS[name] for name in names if name != "null"]
+
+
+def _chosen_scenarios(text: str | None) -> list[Scenario]:
+    return load_scenarios(text.split(",") if text else ())
+
+
+_servers_option = click.option("--servers", metavar="NAME,...", help="Only these servers.")
+_scenarios_option = click.option("--scenarios", metavar="NAME,...", help="Only these scenarios.")
+
+
+@command.command("list")
+def list_() -> None:
+    """Show servers and scenarios."""
+    for server in ROWS:
+        try:
+            state = ", ".join(f"{name} {version}" for name, version in server.versions().items()) or "built in"
+        except CellVoid as error:
+            state = str(error)
+        click.echo(f"{server.name:20} {state}\n{'':20} {server.mapping}")
+    click.echo()
+    for scenario in load_scenarios():
+        quick = " (also in a quick run)" if scenario.quick is not None else ""
+        click.echo(f"{scenario.name:24} {scenario.question}{quick}")
+
+
+@command.command()
+@_servers_option
+@_scenarios_option
+def verify(servers: str | None, scenarios: str | None) -> None:
+    """Check that each server answers each scenario as it should, without measuring anything."""
+    from bench.kinds.job import Job
+
+    for scenario in _chosen_scenarios(scenarios):
+        for server in _chosen_servers(servers, [row.name for row in ROWS]):
+            try:
+                server.versions()
+                server.require(scenario.needs)
+                with Job(scenario, server).running():
+                    outcome = "right"
+            except CellVoid as error:
+                outcome = str(error)
+            click.echo(f"{scenario.name:24} {server.name:20} {outcome}")
+
+
+@command.command()
+@click.option("--quick", is_flag=True, help="Five minutes or less: a few scenarios and servers, little care.")
+@_servers_option
+@_scenarios_option
+@click.option("--blocks", type=click.IntRange(1, 100), help="Passes over all servers.")
+@click.option("--seconds", type=click.FloatRange(0.5, 600), help="Of each measurement of a closed loop.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the order of servers.")
+@click.option("--baseline", default=BASELINE, show_default=True, help="The server that ratios refer to.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the results; default bench/runs/TIME.")
+@click.option("--resume", type=click.Path(path_type=Path, exists=True), help="Folder of a run to go on with.")
+def run(
+    quick: bool,
+    servers: str | None,
+    scenarios: str | None,
+    blocks: int | None,
+    seconds: float | None,
+    seed: int,
+    baseline: str,
+    out: Path | None,
+    resume: Path | None,
+) -> None:
+    """Measure, and write results.json, report.md and report.html."""
+    from bench import runs
+
+    if resume is not None:
+        runs.resume(resume)
+        return
+    every = _chosen_scenarios(scenarios)
+    if quick:
+        every = [each.for_quick_run() for each in every if each.quick is not None or scenarios]
+    chosen = _chosen_servers(servers, _QUICK_SERVERS if quick else [row.name for row in ROWS])
+    now = datetime.datetime.now(datetime.UTC)
+    runs.start(
+        runs.Order(
+            scenarios=every,
+            servers=chosen,
+            blocks=blocks or (_QUICK_BLOCKS if quick else _FULL_BLOCKS),
+            seconds=seconds,
+            seed=seed,
+            baseline=baseline,
+            quick=quick,
+        ),
+        out or ROOT / "bench" / "runs" / f"{now:%Y%m%dT%H%M%S}",
+        capture(sys.argv[1:]),
+        time.time(),
+    )
+
+
+@command.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True))
+def report(folder: Path) -> None:
+    """Write report.md and report.html of a run's folder anew."""
+    from bench import runs
+
+    runs.write_reports(runs.read(folder), folder if folder.is_dir() else folder.parent)
+
+
+@command.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True))
+def claims(folder: Path) -> None:
+    """Print what a run says of the project's claims."""
+    from bench import runs
+    from bench.report.markdown import table_lines
+    from bench.report.tables import claims_table
+
+    table = claims_table(runs.read(folder))
+    click.echo("\n".join(table_lines(table.header, table.rows)))
+    for text, reason in table.reasons:
+        click.echo(f"not measured: {text}: {reason}")
+
+
+def module_missing(name: str) -> bool:
+    """Return whether a module cannot be imported."""
+    return importlib.util.find_spec(name) is None

@@ -1,0 +1,1 @@
+"""How figures come about: verified first, in interleaved blocks, with intervals."""

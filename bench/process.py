@@ -1,0 +1,186 @@
+"""A server under test: a fresh process in a session of its own, with a clean environment, ended by its id.
+
+Thread: any. Every wait is bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import accounting
+from bench.errors import ServerFailed
+from bench.servers import Launch, Server
+
+__all__ = ["ROOT", "ServerProcess", "free_port", "raise_descriptor_limit", "running", "server_environment"]
+
+ROOT = Path(__file__).parent.parent
+START_TIMEOUT = 20.0
+STOP_TIMEOUT = 8.0
+_POLL = 0.01
+_DESCRIPTORS_WANTED = 65536
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process, and those that it starts, open as many files as the system allows; return how many.
+
+    The hard limit is raised too where this process may do that.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _DESCRIPTORS_WANTED:
+        for limit in (_DESCRIPTORS_WANTED, hard):
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, max(limit, hard)))
+                break
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def server_environment() -> dict[str, str]:
+    """Return the environment that servers run in: nothing of the caller's but the way to this checkout."""
+    return {
+        "PATH": f"{sysconfig.get_path('scripts')}:/usr/local/bin:/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "LANG": "C.UTF-8",
+        "HOME": "/nonexistent",
+    }
+
+
+class ServerProcess:
+    """A server that answers.
+
+    Args:
+        process: the leader of its session.
+        launch: what it serves.
+        log: its standard output and error.
+        start_seconds: from the start of the process to its first answer.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], launch: Launch, log: Path, start_seconds: float) -> None:
+        self.process = process
+        self.launch = launch
+        self.log = log
+        self.start_seconds = start_seconds
+
+    @property
+    def port(self) -> int:
+        """Where it listens, on 127.0.0.1."""
+        return self.launch.port
+
+    def snapshot(self) -> accounting.Snapshot:
+        """Read its counters.
+
+        Raises:
+            ServerFailed: it has ended.
+        """
+        if self.process.poll() is not None:
+            raise ServerFailed(f"ended with {self.process.returncode}{_last_line(self.log)}")
+        return accounting.snapshot(self.process.pid)
+
+    def memory(self) -> accounting.Memory:
+        """Read its memory."""
+        return accounting.memory(self.process.pid)
+
+
+@contextmanager
+def running(server: Server, launch: Launch, ready_path: str = "/hello") -> Iterator[ServerProcess]:
+    """Run a server until the block ends.
+
+    Args:
+        ready_path: a request for it is answered with 200 once the server serves.
+
+    Raises:
+        ServerFailed: it does not answer within the bound, or its port is still taken after its end.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    log = folder / "log"
+    try:
+        with log.open("wb") as output:
+            begun = time.monotonic()
+            process = subprocess.Popen(
+                server.command(launch),
+                cwd=folder,
+                env=server_environment() | server.variables(launch),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            _wait_until_ready(process, launch.port, ready_path, log)
+            yield ServerProcess(process, launch, log, time.monotonic() - begun)
+        finally:
+            _stop(process)
+        _check_port_free(launch.port)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int, path: str, log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServerFailed(f"ended with {process.returncode} at its start{_last_line(log)}")
+        if _answers(port, path):
+            return
+        time.sleep(_POLL)
+    raise ServerFailed(f"no answer within {START_TIMEOUT:g} s of its start{_last_line(log)}")
+
+
+def _answers(port: int, path: str) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as sock:
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
+            return sock.recv(64).split(b" ")[1:2] == [b"200"]
+    except OSError:
+        return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a session: politely, then not. What is left of its processes is ended one by one."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT)
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while (left := [stat.pid for stat in accounting.processes(process.pid)]) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.poll()
+        time.sleep(_POLL)
+    process.wait(STOP_TIMEOUT)
+
+
+def _check_port_free(port: int) -> None:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT are no listener
+        try:
+            sock.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ServerFailed(f"port {port} is still taken after its end: {error.strerror}") from error
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return f": {lines[-1][:200]}" if lines else f" ({sys.platform}: nothing was logged)"

@@ -1,0 +1,89 @@
+"""What tools and the kernel say, read from what they really said; a field that is missing is no zero."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import pytest
+
+from bench.accounting import memory, parse_fields, parse_stat, snapshot
+from bench.errors import MissingField
+from bench.load.wrk import parse_result
+
+OUTPUTS = pathlib.Path(__file__).parent / "outputs"
+
+
+def output(name: str) -> str:
+    return (OUTPUTS / name).read_text()
+
+
+def test_wrk_without_errors_has_its_counts():
+    result = parse_result(output("wrk.txt"))
+    assert result.duration == pytest.approx(1.020104)
+    assert result.requests == 35299
+    assert result.bytes == 2753322
+    assert result.errors == {}
+
+
+def test_wrk_with_errors_tells_each_kind():
+    assert parse_result(output("wrk_errors.txt")).errors == {"read": 176, "status": 8650}
+
+
+def test_wrk_without_its_line_of_results_is_refused():
+    with pytest.raises(MissingField, match="no line of results"):
+        parse_result(output("wrk.txt").partition("wrk-result")[0])
+
+
+@pytest.mark.parametrize("name", ["duration_us", "requests", "bytes", "connect", "read", "write", "status", "timeout"])
+def test_wrk_lacking_a_field_is_refused_by_name(name: str):
+    with pytest.raises(MissingField, match=f"wrk: {name}"):
+        parse_result(output("wrk.txt").replace(f'"{name}"', '"other"'))
+
+
+def test_wrk_with_a_line_that_is_cut_is_refused():
+    with pytest.raises(MissingField, match="no JSON"):
+        parse_result(output("wrk.txt").rstrip()[:-5])
+
+
+def test_stat_has_the_processor_time_of_the_process_and_of_its_ended_children():
+    stat = parse_stat(output("stat.txt"))
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert (stat.pid, stat.command, stat.parent, stat.session, stat.threads) == (15044, "python", 15040, 27386, 1)
+    assert stat.cpu == pytest.approx((18 + 24) / ticks)
+    assert stat.ended_children_cpu == 0
+
+
+def test_stat_of_a_command_with_spaces_and_parentheses_is_read():
+    stat = parse_stat(output("stat.txt").replace("(python)", "(a) b (c" + ")"))
+    assert stat.command == "a) b (c"
+    assert stat.session == 27386
+
+
+def test_stat_that_is_too_short_is_refused():
+    with pytest.raises(MissingField):
+        parse_stat(" ".join(output("stat.txt").split()[:19]))
+
+
+def test_status_and_rollup_have_their_fields():
+    assert parse_fields(output("smaps_rollup.txt"), "Rss", "Pss") == [11148 * 1024, 5493 * 1024]
+    switches = parse_fields(output("status.txt"), "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches")
+    assert switches == [3690, 6709]
+
+
+def test_status_lacking_a_field_is_refused_by_name():
+    text = output("status.txt").replace("VmHWM", "Other")
+    with pytest.raises(MissingField, match="VmHWM"):
+        parse_fields(text, "VmHWM")
+
+
+def test_snapshot_and_memory_of_this_session_find_this_process():
+    session = os.getsid(0)
+    before = snapshot(session)
+    sum(range(3_000_000))
+    after = snapshot(session)
+    assert after.cpu >= before.cpu > 0
+    assert after.threads >= 1
+    assert (os.getpid(), os.getpid()) in after.switches
+    found = memory(session)
+    assert 1_000_000 < found.proportional <= found.resident <= found.peak
