@@ -24,6 +24,7 @@ FOLDER = Path(__file__).parent / "scenarios"
 KINDS: dict[str, tuple[str, ...]] = {
     "closed": ("connections",),
     "latency": ("connections",),
+    "open": ("rate",),
     "idle": ("steps", "rate"),
     "slow": ("heads", "bodies", "readers", "rate"),
     "fan_out": ("clients", "events", "interval"),

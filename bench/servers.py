@@ -11,6 +11,8 @@ tuned.
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import signal
 import sys
 import sysconfig
 from collections.abc import Callable, Sequence
@@ -69,6 +71,7 @@ class Server:
         extra: the extra of this project that installs it.
         variables: added to its environment.
         host: the name that ``bench.programs.host`` knows it by, where it can be embedded in an event loop.
+        reload_signal: what makes it take up a new version of the application while it serves.
         stream_threads: whether it takes a thread for each open stream, so that it is given as many as there are
             clients.
     """
@@ -82,6 +85,7 @@ class Server:
     variables: Callable[[Launch], dict[str, str]] = lambda launch: {}
     host: str = ""
     stream_threads: bool = True
+    reload_signal: signal.Signals | None = None
 
     def versions(self) -> dict[str, str]:
         """Return the installed versions of its distributions.
@@ -170,6 +174,11 @@ def _uwsgi(*socket: str) -> Callable[[Launch], list[str]]:
     return command
 
 
+def _uwsgi_variables(launch: Launch) -> dict[str, str]:
+    # A reload of pyuwsgi starts the interpreter anew, and not that of the virtual environment.
+    return {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), sysconfig.get_path("purelib")])}
+
+
 def _granian(launch: Launch) -> list[str]:
     return [
         *(script("granian"), "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(launch.port), "--http", "1"),
@@ -243,6 +252,7 @@ ROWS: tuple[Server, ...] = (
         "threads are its blocking threads; one worker process and its master",
         _granian,
         _NO_EMBEDDING,
+        reload_signal=signal.SIGHUP,
     ),
     Server(
         "uwsgi",
@@ -250,6 +260,8 @@ ROWS: tuple[Server, ...] = (
         "threads are its threads; one worker, its master, and its HTTP router, which holds the connections",
         _uwsgi("--http", "{address}", "--http-keepalive", "--http-auto-chunked"),
         _NO_EMBEDDING,
+        variables=_uwsgi_variables,
+        reload_signal=signal.SIGHUP,
     ),
     Server(
         "uwsgi-http11",
@@ -257,6 +269,8 @@ ROWS: tuple[Server, ...] = (
         "threads are its threads, and each open connection holds one; one worker and its master, no router",
         _uwsgi("--http11-socket", "{address}"),
         _NO_EMBEDDING,
+        variables=_uwsgi_variables,
+        reload_signal=signal.SIGHUP,
     ),
     Server(
         "gunicorn-gthread",
@@ -264,6 +278,7 @@ ROWS: tuple[Server, ...] = (
         "threads are its threads; one worker and its arbiter",
         _gunicorn("gthread"),
         _NO_EMBEDDING,
+        reload_signal=signal.SIGHUP,
     ),
     Server(
         "gunicorn-gevent",
@@ -272,6 +287,7 @@ ROWS: tuple[Server, ...] = (
         _gunicorn("gevent"),
         _NO_EMBEDDING,
         stream_threads=False,
+        reload_signal=signal.SIGHUP,
     ),
     Server(
         "gunicorn-sync",
@@ -279,6 +295,7 @@ ROWS: tuple[Server, ...] = (
         "threads become worker processes, as each runs one request at a time; and their arbiter",
         _gunicorn("sync"),
         _NO_KEEP_ALIVE | _NO_EMBEDDING | {"streams": "takes a process for each open stream"},
+        reload_signal=signal.SIGHUP,
     ),
     Server(
         "waitress",

@@ -5,7 +5,7 @@ Thread: any.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,15 +13,18 @@ from typing import Any
 from bench import accounting
 from bench.errors import CellVoid
 from bench.load.generator import Generator, generator
+from bench.load.open_loop import OUTCOMES
 from bench.method import verification
 from bench.method.histogram import Histogram
 from bench.process import ServerProcess, free_port, running
 from bench.scenario import Scenario
 from bench.servers import NULL, Launch, Server
 
-__all__ = ["Job", "Measurement"]
+__all__ = ["MB", "Job", "Measurement", "OpenLoop"]
 
 MB = 1e6
+# Milliseconds: beyond that the generator adds to what it measures.
+_LATE = 5.0
 
 
 @dataclass(slots=True)
@@ -43,7 +46,7 @@ class Measurement:
     def add_percentiles(self, histogram: Histogram) -> None:
         """Add the latencies, and the percentiles that they support."""
         self.histograms["latency"] = histogram
-        for name, percent in (("p50", 50), ("p99", 99)):
+        for name, percent in (("p50", 50), ("p99", 99), ("p999", 99.9)):
             value = histogram.percentile(percent)
             if value is not None:
                 self.figures[name] = 1000 * value
@@ -66,6 +69,46 @@ class Measurement:
             "memory": memory.proportional / MB,
             "peak": memory.peak / MB,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLoop:
+    """What became of the requests of an open loop, in the order in which they ended.
+
+    Args:
+        at: when each was due, seconds from the start.
+        latency: from then on, seconds.
+        outcome: an index into :data:`bench.load.open_loop.OUTCOMES`.
+        late: how late the generator itself was at each.
+        words: each status and each kind of failure, and how often it was seen.
+    """
+
+    at: list[float]
+    latency: list[float]
+    outcome: list[int]
+    late: list[float]
+    words: dict[str, int]
+
+    def answered(self, begin: float = 0.0, end: float = float("inf")) -> Histogram:
+        """Return the latencies of the requests that were due in between and were answered with 200."""
+        zipped = zip(self.at, self.latency, self.outcome, strict=True)
+        return Histogram(latency for at, latency, outcome in zipped if begin <= at < end and not outcome)
+
+    def share(self, outcome: str, begin: float = 0.0, end: float = float("inf")) -> float:
+        """Return the percentage of the requests that were due in between and ended like that."""
+        wanted = OUTCOMES.index(outcome)
+        found = [each for at, each in zip(self.at, self.outcome, strict=True) if begin <= at < end]
+        return 100 * found.count(wanted) / len(found)
+
+    def add_to(self, result: Measurement) -> None:
+        """Add the generator's lateness, and what failed, in words."""
+        late = 1000 * sorted(self.late)[int(0.99 * len(self.late))]
+        result.figures["late"] = late
+        if late > _LATE:
+            result.notes.append(f"the generator was late by {late:.0f} ms at p99: the machine was full")
+        failed = [f"{count:,} {word}" for word, count in sorted(self.words.items()) if word != "200"]
+        if failed:
+            result.notes.append("not answered: " + ", ".join(failed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +135,14 @@ class Job:
         """Return what the server is to serve, on a free port."""
         scenario = self.scenario
         return Launch(scenario.application, free_port(), threads or scenario.threads, scenario.connections)
+
+    def open_loop(self, load: Generator, profile: Sequence[tuple[float, float]], timeout: float) -> OpenLoop:
+        """Have requests sent at fixed rates: pairs of a rate and its seconds."""
+        seconds = sum(seconds for _, seconds in profile)
+        answer = load.do(
+            "open", bound=seconds + timeout + 20, request=self.request, profile=list(profile), timeout=timeout
+        )
+        return OpenLoop(answer["at"], answer["latency"], answer["outcome"], answer["late"], answer["words"])
 
     @contextmanager
     def running(self, threads: int | None = None) -> Iterator[tuple[ServerProcess, Generator]]:

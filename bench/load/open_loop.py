@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter as clock  # an event loop's own time may tick in milliseconds
 
 from bench.load.connection import Connection, Outcome
@@ -45,8 +45,8 @@ class _Metronome:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def start(self, begun: float, interval: float, count: int) -> None:
-        self._times = (begun + number * interval for number in range(count))
+    def start(self, times: Sequence[float]) -> None:
+        self._times = times
         self._thread.start()
 
     def _run(self) -> None:
@@ -72,12 +72,14 @@ class _Metronome:
 
 
 class _OpenLoop:
-    def __init__(self, port: int, request: Request, rate: float, seconds: float, timeout: float, most: int) -> None:
+    def __init__(
+        self, port: int, request: Request, profile: Sequence[Sequence[float]], timeout: float, most: int
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._port = port
         self._data = request.serialise(port)
-        self._interval = 1 / rate
-        self._count = max(1, round(rate * seconds))
+        self._due = list(_due(profile))
+        self._count = len(self._due)
         self._timeout = timeout
         self._most = most
         self._begun = 0.0
@@ -96,7 +98,8 @@ class _OpenLoop:
     async def run(self) -> None:
         metronome = _Metronome(self._send_due)
         self._begun = clock()
-        metronome.start(self._begun, self._interval, self._count)
+        self._due = [self._begun + due for due in self._due]
+        metronome.start(self._due)
         self._sweep()
         try:
             await self._finished.wait()
@@ -109,7 +112,7 @@ class _OpenLoop:
 
     def _send_due(self) -> None:
         now = clock()
-        while self._sent < self._count and (due := self._begun + self._sent * self._interval) <= now:
+        while self._sent < self._count and (due := self._due[self._sent]) <= now:
             self._sent += 1
             self.late.append(now - due)
             self._dispatch(due)
@@ -175,13 +178,21 @@ class _OpenLoop:
             self._loop.call_later(_SWEEP, self._sweep)
 
 
+def _due(profile: Sequence[Sequence[float]]) -> Iterator[float]:
+    """Yield when each request is due, from the start."""
+    begun = 0.0
+    for rate, seconds in profile:
+        yield from (begun + number / rate for number in range(round(rate * seconds)))
+        begun += seconds
+
+
 async def open_loop(
-    port: int, request: Request, *, rate: float, seconds: float, timeout: float = 5.0, most: int = 4000
+    port: int, request: Request, *, profile: Sequence[Sequence[float]], timeout: float, most: int = 4000
 ) -> dict[str, object]:
-    """Send requests at a fixed rate.
+    """Send requests at fixed rates, one after the other.
 
     Args:
-        rate: requests a second.
+        profile: pairs of a rate, requests a second, and the seconds for which it holds.
         timeout: a request that has no answer by then has failed, and its connection is given up.
         most: connections at once.
 
@@ -190,6 +201,6 @@ async def open_loop(
         :data:`OUTCOMES`), each in the order in which requests ended; ``late``, how late the generator itself was at
         each; ``words``, how often each status and each kind of failure was seen.
     """
-    run = _OpenLoop(port, request, rate, seconds, timeout, most)
+    run = _OpenLoop(port, request, profile, timeout, most)
     await run.run()
     return {"at": run.at, "latency": run.latency, "outcome": run.outcome, "late": run.late, "words": run.words}
