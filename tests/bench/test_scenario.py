@@ -53,7 +53,7 @@ def test_claims_name_scenarios_servers_and_figures_that_are_measured():
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (('kind = "closed"', 'kind = "open"'), "kind=open"),
+        (('kind = "closed"', 'kind = "ajar"'), "kind=ajar"),
         (('"switches"', '"swiches"'), "swiches"),
         (("connections = 64", "clients = 64"), "connections missing"),
         (("order = 10", "order = 10\ncolour = 1"), "colour"),
