@@ -369,8 +369,9 @@ def _request_head(scope: Message) -> RequestHead:
 def _connection_info(scope: Message) -> ConnectionInfo:
     remote_host, remote_port = scope.get("client") or ("", None)
     server_host, server_port = scope.get("server") or ("", None)
-    texts = ("" if value is None else str(value) for value in (remote_host, remote_port, server_host, server_port))
-    return ConnectionInfo(scope.get("scheme", "http"), *texts)
+    values = (remote_host, remote_port, server_host, server_port)
+    remote_host, remote_port, server_host, server_port = ("" if value is None else str(value) for value in values)
+    return ConnectionInfo(scope.get("scheme", "http"), remote_host, remote_port, server_host, server_port)
 
 
 def _body(content: bytes, *, more: bool) -> Message:

@@ -46,6 +46,7 @@ THREADS = "Threads and queue"
 REQUESTS = "Request limits"
 RESPONSES = "Responses"
 TIMEOUTS = "Timeouts"
+TLS = "TLS"
 ENGINE = "Engine"
 APPLICATION = "What the application sees"
 
@@ -151,6 +152,30 @@ class Config:
         25.0, Kind.SECONDS, "How long running requests may take to end at shutdown.", group=TIMEOUTS, least=0,
         aliases=("timeout_graceful_shutdown",))
 
+    ssl_certfile: str | None = option(
+        None, Kind.TEXT, "Certificate and those between it and its authority, PEM; with it all listeners speak TLS.",
+        group=TLS, default_text="none")
+    ssl_keyfile: str | None = option(
+        None, Kind.TEXT, "Private key of the certificate, PEM.", group=TLS, default_text="in ssl_certfile")
+    ssl_keyfile_password: str | None = option(
+        None, Kind.TEXT, "Password of an encrypted key; its variable shows it to fewer eyes than its flag.",
+        group=TLS, default_text="none")
+    ssl_ca_certs: str | None = option(
+        None, Kind.TEXT, "Authorities whose client certificates are accepted, a PEM file or an OpenSSL folder.",
+        group=TLS, default_text="none")
+    ssl_cert_reqs: str = option(
+        "none", Kind.CHOICE, "Whether clients have to show a certificate.",
+        group=TLS, choices=("none", "optional", "required", "0", "1", "2"))
+    ssl_ciphers: str | None = option(
+        None, Kind.TEXT, "Ciphers for TLS 1.2, as OpenSSL writes a list of them.",
+        group=TLS, default_text="Python's")
+    ssl_min_version: str = option(
+        "TLSv1.2", Kind.CHOICE, "Oldest version of TLS.", group=TLS, choices=("TLSv1.2", "TLSv1.3"))
+    ssl_context: str | None = option(
+        None, Kind.TEXT, "module:callable that is given the ssl.SSLContext that the other options make, and returns "
+        "the one to use: for certificates by server name, and all else that TLS can do.",
+        group=TLS, default_text="none")
+
     loop: str = option(
         "auto", Kind.CHOICE, "Event loop; auto takes uvloop where it is installed.",
         group=ENGINE, choices=("auto", "asyncio", "uvloop"))
@@ -212,6 +237,10 @@ class Config:
                 yield f"environ={text}: must be NAME=value, and not a name of the server's own"
         if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
             yield f"root_path={self.root_path}: must start with a slash and not end with one"
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            yield f"ssl_keyfile={self.ssl_keyfile}: needs ssl_certfile"
+        if self.ssl_cert_reqs not in ("none", "0") and self.ssl_ca_certs is None:
+            yield f"ssl_cert_reqs={self.ssl_cert_reqs}: needs ssl_ca_certs"
         if self.limit_request_head < self.limit_request_line:
             yield (
                 f"limit_request_head={self.limit_request_head}: "

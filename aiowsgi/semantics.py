@@ -12,7 +12,8 @@ Source: RFC 9110 sections 5, 6, 7.6.1 and 15; RFC 9112 sections 2 and 3.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 __all__ = ["HOP_BY_HOP", "TOKEN", "TOKEN_CHARACTERS", "ConnectionInfo", "RequestHead", "ResponseHead", "has_content"]
 
@@ -37,6 +38,8 @@ HOP_BY_HOP = frozenset(
 )
 
 _NO_CONTENT = frozenset({204, 205, 304})
+
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 
 def has_content(method: str, status_code: int) -> bool:
@@ -134,16 +137,26 @@ class ConnectionInfo:
         remote_port: the peer's port in decimal; empty for a Unix socket.
         server_host: the local address; empty for a Unix socket.
         server_port: the local port in decimal; empty for a Unix socket.
+        tls_variables: what environ says of a connection whose scheme is ``"https"``: ``SSL_PROTOCOL`` and the like.
     """
 
-    __slots__ = ("remote_host", "remote_port", "scheme", "server_host", "server_port")
+    __slots__ = ("remote_host", "remote_port", "scheme", "server_host", "server_port", "tls_variables")
 
-    def __init__(self, scheme: str, remote_host: str, remote_port: str, server_host: str, server_port: str) -> None:
+    def __init__(
+        self,
+        scheme: str,
+        remote_host: str,
+        remote_port: str,
+        server_host: str,
+        server_port: str,
+        tls_variables: Mapping[str, str] = NO_VARIABLES,
+    ) -> None:
         self.scheme = scheme
         self.remote_host = remote_host
         self.remote_port = remote_port
         self.server_host = server_host
         self.server_port = server_port
+        self.tls_variables = tls_variables
 
     def __repr__(self) -> str:
         return f"<ConnectionInfo {self.scheme} {self.remote_host}:{self.remote_port}>"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
     from aiowsgi.server.exchange import Exchange
+    from aiowsgi.server.opening import Opening
     from aiowsgi.server.protocol import Protocol
 
 __all__ = ["Engine"]
@@ -86,7 +87,9 @@ class Engine:
             extra=dict(text.split("=", 1) for text in config.environ),
         )
         #: Connections that have been accepted, and whose transport is still being made.
-        self.arriving: set[Protocol] = set()
+        self.arriving: set[Protocol | Opening] = set()
+        #: Connections on which something precedes HTTP.
+        self.openings: set[Opening] = set()
         #: Connections that are open.
         self.connections: set[Protocol] = set()
         #: Exchanges that were submitted and whose worker has not ended. Any thread removes its own.
@@ -159,6 +162,13 @@ class Engine:
         """A connection is gone."""
         self.arriving.discard(connection)
         self.connections.discard(connection)
+        if self._on_change is not None:
+            self._on_change()
+
+    def remove_opening(self, opening: Opening) -> None:
+        """A connection is gone before HTTP began on it."""
+        self.arriving.discard(opening)
+        self.openings.discard(opening)
         if self._on_change is not None:
             self._on_change()
 

@@ -214,6 +214,7 @@ class Listener:
         has_room: asked before each connection.
         make_room: called where there is none and somebody waits; tells whether a connection is about to end, after
             which :meth:`resume` is to be called. Until then nothing is accepted.
+        scheme: of its URL.
     """
 
     def __init__(
@@ -223,6 +224,7 @@ class Listener:
         protocol_factory: Callable[[], asyncio.Protocol],
         has_room: Callable[[], bool],
         make_room: Callable[[], bool],
+        scheme: str = "http",
     ) -> None:
         self._socket = sock
         self._loop = loop
@@ -235,7 +237,7 @@ class Listener:
         self._short = False
         # Connections on their way from accept() to their protocol.
         self._handovers: set[asyncio.Task[object]] = set()
-        self.url = _url(sock)
+        self.url = _url(sock, scheme)
         self.port = sock.getsockname()[1] if sock.family in (socket.AF_INET, socket.AF_INET6) else None
 
     def start(self) -> None:
@@ -323,10 +325,10 @@ class Listener:
         self._socket.close()
 
 
-def _url(sock: socket.socket) -> str:
+def _url(sock: socket.socket, scheme: str) -> str:
     name = sock.getsockname()
     if sock.family == socket.AF_INET6:
-        return f"http://[{name[0]}]:{name[1]}"
+        return f"{scheme}://[{name[0]}]:{name[1]}"
     if sock.family == socket.AF_INET:
-        return f"http://{name[0]}:{name[1]}"
+        return f"{scheme}://{name[0]}:{name[1]}"
     return f"unix:{name if isinstance(name, str) else name.decode('latin-1', 'replace')}"

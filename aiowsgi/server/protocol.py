@@ -22,6 +22,7 @@ from aiowsgi.http.connection import HTTPConnection, ReadState
 from aiowsgi.http.events import END_OF_CONTENT, Event, Refusal
 from aiowsgi.http.response import CONTINUE, refusal_response
 from aiowsgi.semantics import ConnectionInfo, RequestHead
+from aiowsgi.server.connection_info import connection_info
 from aiowsgi.server.content import ContentBuffer, ContentStream
 from aiowsgi.server.deadlines import NEVER
 from aiowsgi.server.engine import Engine
@@ -61,6 +62,7 @@ class Protocol(asyncio.Protocol):
 
     Args:
         engine: what all connections share.
+        info: what is known of the connection, if it is not what its transport says.
     """
 
     __slots__ = (
@@ -82,13 +84,13 @@ class Protocol(asyncio.Protocol):
         "phase",
     )
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, info: ConnectionInfo | None = None) -> None:
         self._engine = engine
         self._http = HTTPConnection(engine.parser, engine.policy)
         # Until connection_made, the first call of every transport:
         self._transport = cast(asyncio.Transport, None)
         self._outlet = cast(Outlet, None)
-        self._info = cast(ConnectionInfo, None)
+        self._info = cast(ConnectionInfo, info)  # or what the transport says
         self._head: RequestHead | None = None
         self._content: ContentBuffer | ContentStream | None = None
         self._exchange: Exchange | None = None
@@ -111,7 +113,8 @@ class Protocol(asyncio.Protocol):
         engine = self._engine
         self._transport = cast(asyncio.Transport, transport)
         self._outlet = Outlet(self._transport)
-        self._info = _connection_info(self._transport)
+        if self._info is None:
+            self._info = connection_info(self._transport)
         engine.add_connection(self)
         # The first byte is due as the first byte of any later request is.
         engine.deadlines.set(self, engine.loop.time() + max(engine.config.keep_alive, engine.config.header_timeout))
@@ -295,6 +298,10 @@ class Protocol(asyncio.Protocol):
         else:
             exchange.release_content()
             self._refuse_busy()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer a client that speaks no HTTP, and close."""
+        self._refuse(refusal)
 
     def _refuse_busy(self) -> None:
         self._refuse(Refusal(503, "too many requests are waiting"), retry_after=1)
@@ -596,19 +603,3 @@ class Protocol(asyncio.Protocol):
         sender, self._sender = self._sender, None
         if sender is not None:
             sender.close()
-
-
-def _connection_info(transport: asyncio.Transport) -> ConnectionInfo:
-    peer = transport.get_extra_info("peername")
-    local = transport.get_extra_info("sockname")
-    scheme = "http" if transport.get_extra_info("sslcontext") is None else "https"
-    remote_host, remote_port = _host_and_port(peer)
-    server_host, server_port = _host_and_port(local)
-    return ConnectionInfo(scheme, remote_host, remote_port, server_host, server_port)
-
-
-def _host_and_port(address: object) -> tuple[str, str]:
-    """Read a socket address; a Unix socket's has neither host nor port."""
-    if isinstance(address, tuple) and len(address) >= 2:
-        return str(address[0]), str(address[1])
-    return "", ""

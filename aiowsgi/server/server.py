@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import ssl
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,8 +26,10 @@ from aiowsgi.errors import StartupError
 from aiowsgi.http.parsers import make_head_parser
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.listeners import Listener, close_sockets, open_sockets
+from aiowsgi.server.opening import Opening
 from aiowsgi.server.protocol import Phase, Protocol
 from aiowsgi.server.stats import ServerStats, requests_under_way, take_stats, unsent_count
+from aiowsgi.server.tls_context import ContextHook, TLSContexts, tls_contexts
 from aiowsgi.version import __version__
 
 if TYPE_CHECKING:
@@ -75,6 +78,8 @@ class Server:
         config: every setting; or
         options: fields of :class:`~aiowsgi.config.Config`.
         pool: runs the application, instead of a pool of the server's own; shared with others, and theirs to close.
+        ssl_context: has all listeners speak TLS, and says how; or is called with the context that the options
+            ``ssl_...`` describe, and returns the one to use: it may choose certificates by name (``sni_callback``).
 
     Raises:
         ConfigError: an option's value is not allowed.
@@ -86,6 +91,7 @@ class Server:
         config: Config | None = None,
         *,
         pool: ThreadPool | None = None,
+        ssl_context: ssl.SSLContext | ContextHook | None = None,
         **options: Any,
     ) -> None:
         if config is not None and options:
@@ -95,6 +101,8 @@ class Server:
         self.application = application
         self.config = Config(**options) if config is None else config
         self._shared_pool = pool
+        self._ssl_context = ssl_context
+        self._tls: TLSContexts | None = None
         self._engine: Engine | None = None
         self._pools: list[ThreadPool] = []  # those that end with the server
         self._listeners: list[Listener] = []
@@ -145,7 +153,7 @@ class Server:
 
         Raises:
             OSError: an address cannot be listened on; the message names it.
-            StartupError: the parser is not there, or the server was started before.
+            StartupError: the parser is not there, a certificate is of no use, or the server was started before.
         """
         if self._engine is not None:
             raise StartupError("a server can be started only once")
@@ -156,7 +164,15 @@ class Server:
             close_sockets(sockets)
             raise
         self._listeners = [
-            Listener(sock, engine.loop, self._arriving_protocol, self._has_room, self._make_room) for sock in sockets
+            Listener(
+                sock,
+                engine.loop,
+                self._arriving_protocol,
+                self._has_room,
+                self._make_room,
+                "http" if self._tls is None else "https",
+            )
+            for sock in sockets
         ]
         for listener in self._listeners:
             listener.start()
@@ -167,6 +183,7 @@ class Server:
             parser = make_head_parser(config.http)
         except ImportError as error:
             raise StartupError("http=httptools: the httptools package is not installed") from error
+        self._tls = tls_contexts(config, self._ssl_context)
         pool = self._shared_pool
         if pool is None:
             pool = ThreadPool(config.threads, max_threads=config.thread_limit, idle_timeout=config.thread_idle_timeout)
@@ -187,7 +204,17 @@ class Server:
         switch_interval.ask(config.switch_interval)
         return self._engine
 
-    def protocol_factory(self) -> Protocol:
+    def reload_tls(self) -> bool:
+        """Read the certificate, key and authorities again, and call the hook again, for new connections.
+
+        No connection is closed by it. Where a file is of no use, all stays as it was, and the log says why.
+
+        Returns:
+            whether new connections see what the files say now; true where there is nothing to read.
+        """
+        return self._tls is None or self._tls.reload()
+
+    def protocol_factory(self) -> Protocol | Opening:
         """Make the protocol of one connection; for a listener of the program's own.
 
         ::
@@ -196,16 +223,19 @@ class Server:
 
         The server need not be started for that; it is to be shut down as any other, after its listener.
         """
-        return Protocol(self._engine or self._open_engine())
+        engine = self._engine or self._open_engine()
+        if self._tls is not None:
+            return Opening(engine, self._tls)
+        return Protocol(engine)
 
-    def _arriving_protocol(self) -> Protocol:
+    def _arriving_protocol(self) -> Protocol | Opening:
         protocol = self.protocol_factory()
         self._started_engine().arriving.add(protocol)
         return protocol
 
     def _has_room(self) -> bool:
         engine = self._started_engine()
-        return len(engine.connections) + len(engine.arriving) < self._max_connections
+        return len(engine.connections) + len(engine.openings) + len(engine.arriving) < self._max_connections
 
     def _make_room(self) -> bool:
         """Close idle connections at the limit, if there are any: their clients know how to come back."""
@@ -262,7 +292,7 @@ class Server:
             completed = max(0, engine.completed_count - completed_before - cut_off_count)
             arriving_count = sum(connection.phase is Phase.CONTENT for connection in engine.connections)
             abandoned = len(requests_under_way(engine)) + arriving_count + cut_off_count
-            for connection in list(engine.connections):
+            for connection in _open(engine):
                 connection.abort()
             await self._end_parked()
             engine.on_change(None)
@@ -288,7 +318,7 @@ class Server:
         changed = asyncio.Event()
         engine.on_change(changed.set)
         with anyio.move_on_after(_LAST_SECONDS, shield=True):
-            while engine.connections or engine.closing_tasks:
+            while engine.connections or engine.openings or engine.closing_tasks:
                 changed.clear()
                 await changed.wait()
         for task in engine.closing_tasks:
@@ -301,7 +331,7 @@ class Server:
         engine.on_change(changed.set)
 
         async def all_ended() -> None:
-            while engine.connections or engine.exchanges or engine.closing_tasks:
+            while engine.connections or engine.openings or engine.exchanges or engine.closing_tasks:
                 changed.clear()
                 await changed.wait()
 
@@ -310,7 +340,7 @@ class Server:
         await self._end_arrivals()
         with anyio.move_on_after(min(_IDLE_GRACE_SECONDS, graceful)):
             await all_ended()
-        for connection in list(engine.connections):
+        for connection in _open(engine):
             connection.drain()
         await all_ended()
 
@@ -348,6 +378,10 @@ class Server:
                 with anyio.CancelScope(shield=True):
                     await self.shutdown(0)
                 raise
+
+
+def _open(engine: Engine) -> list[Protocol | Opening]:
+    return [*engine.connections, *engine.openings]
 
 
 def _has_unread_data(connection: Protocol) -> bool:

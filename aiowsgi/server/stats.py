@@ -116,7 +116,7 @@ def take_stats(engine: Engine) -> ServerStats:
     return ServerStats(
         ConnectionStats(
             idle=phases.count(Phase.IDLE),
-            reading=sum(phase in _READING for phase in phases),
+            reading=sum(phase in _READING for phase in phases) + len(engine.openings),
             writing=sum(phase in _WRITING for phase in phases),
             closing=phases.count(Phase.LINGERING),
         ),

@@ -105,6 +105,7 @@ def build_environ(
     environ["wsgi.url_scheme"] = connection.scheme
     if connection.scheme == "https":
         environ["HTTPS"] = "on"
+        environ.update(connection.tls_variables)
     environ["wsgi.input"] = content
     # Looked up each time: a host program may have replaced it. A daemon may have none.
     environ["wsgi.errors"] = sys.stderr or _DISCARD

@@ -1,0 +1,117 @@
+"""What a connection's transport says of its two ends, and of its TLS, as environ spells it.
+
+Thread: event loop.
+
+Source: RFC 3875 sections 4.1.8, 4.1.14 and 4.1.15; Apache httpd's mod_ssl, "Environment Variables"; RFC 4514.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from typing import Any
+
+from aiowsgi.semantics import ConnectionInfo
+
+__all__ = ["connection_info", "distinguished_name"]
+
+# The short names of RFC 4514 §3 and, beyond it, OpenSSL's, which mod_ssl prints; what has none keeps its long name.
+_SHORT_NAMES = {
+    "commonName": "CN",
+    "countryName": "C",
+    "domainComponent": "DC",
+    "givenName": "GN",
+    "localityName": "L",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "stateOrProvinceName": "ST",
+    "streetAddress": "street",
+    "surname": "SN",
+    "userId": "UID",
+}
+# RFC 4514 §2.4: what would end a value or begin an escape; control characters are written in hex.
+_SPECIAL = re.compile(r'[,+"\\<>;]')
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def connection_info(transport: asyncio.BaseTransport, addresses: tuple[object, object] | None = None) -> ConnectionInfo:
+    """Read a transport.
+
+    Args:
+        transport: plain, or TLS of this package's or of a loop's.
+        addresses: the client's and the server's as a proxy has told them, in the place of the socket's.
+    """
+    peer, local = addresses or (transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
+    remote_host, remote_port = _host_and_port(peer)
+    server_host, server_port = _host_and_port(local)
+    if transport.get_extra_info("sslcontext") is None:
+        return ConnectionInfo("http", remote_host, remote_port, server_host, server_port)
+    variables = _tls_variables(transport.get_extra_info("ssl_object"))
+    return ConnectionInfo("https", remote_host, remote_port, server_host, server_port, variables)
+
+
+def _host_and_port(address: object) -> tuple[str, str]:
+    """Read a socket address; a Unix socket's has neither host nor port."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        return str(address[0]), str(address[1])
+    return "", ""
+
+
+def _tls_variables(tls: ssl.SSLObject | ssl.SSLSocket | None) -> dict[str, str]:
+    """Say of a connection what mod_ssl says of it, in its words."""
+    if tls is None:
+        return {}
+    cipher = tls.cipher()
+    variables = {"SSL_PROTOCOL": tls.version() or "", "SSL_CIPHER": cipher[0] if cipher else ""}
+    if tls.context.verify_mode == ssl.CERT_NONE:
+        return variables
+    encoded = tls.getpeercert(binary_form=True)
+    certificate: Any = tls.getpeercert()
+    if encoded is None or not certificate:
+        return variables | {"SSL_CLIENT_VERIFY": "NONE"}
+    # A certificate that does not verify has ended the handshake.
+    variables |= {
+        "SSL_CLIENT_VERIFY": "SUCCESS",
+        "SSL_CLIENT_S_DN": distinguished_name(certificate.get("subject", ())),
+        "SSL_CLIENT_I_DN": distinguished_name(certificate.get("issuer", ())),
+        "SSL_CLIENT_M_SERIAL": certificate["serialNumber"],
+        "SSL_CLIENT_V_START": certificate["notBefore"],
+        "SSL_CLIENT_V_END": certificate["notAfter"],
+        "SSL_CLIENT_CERT": ssl.DER_cert_to_PEM_cert(encoded),
+    }
+    names = [value for part in certificate.get("subject", ()) for name, value in part if name == "commonName"]
+    if names:
+        variables["SSL_CLIENT_S_DN_CN"] = _native(names[-1])
+    return variables
+
+
+def distinguished_name(parts: tuple[tuple[tuple[str, str], ...], ...]) -> str:
+    """Write a name as RFC 4514 does: last part first, ``CN=...,O=...``.
+
+    Args:
+        parts: as :meth:`ssl.SSLSocket.getpeercert` has ``subject`` and ``issuer``.
+
+    Returns:
+        UTF-8 in a native string, as PEP 3333 "Unicode Issues" has every text in environ.
+    """
+    return _native(
+        ",".join(
+            "+".join(f"{_SHORT_NAMES.get(name, name)}={_escape(value)}" for name, value in part)
+            for part in reversed(parts)
+        )
+    )
+
+
+def _native(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _escape(value: str) -> str:
+    value = _SPECIAL.sub(r"\\\g<0>", value)
+    value = _CONTROL.sub(lambda match: f"\\{ord(match[0]):02X}", value)
+    if value.startswith(("#", " ")):
+        value = "\\" + value
+    if len(value) > 1 and value.endswith(" ") and not value.endswith("\\ "):
+        value = value[:-1] + "\\ "
+    return value

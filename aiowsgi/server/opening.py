@@ -1,0 +1,108 @@
+"""What comes before HTTP on a connection: a TLS handshake.
+
+Its time is bounded as a whole, by ``header_timeout``. Until it is over there is no connection of HTTP's, only this
+object, which counts as one in the limits.
+
+Thread: event loop.
+
+Source: RFC 8446 section 5.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import cast
+
+from aiowsgi.http.events import Refusal
+from aiowsgi.server.connection_info import connection_info
+from aiowsgi.server.deadlines import NEVER
+from aiowsgi.server.engine import Engine
+from aiowsgi.server.protocol import Protocol
+from aiowsgi.server.tls import TLSTransport
+from aiowsgi.server.tls_context import TLSContexts
+
+__all__ = ["Opening"]
+
+_logger = logging.getLogger("aiowsgi.error")
+
+# RFC 8446 §5.1: the first byte of every handshake.
+_HANDSHAKE_RECORD = 0x16
+# What is left for an opening, and then for the first request, of a client that came just before a drain. Arbitrary.
+_LAST_SECONDS = 1.0
+
+
+class Opening(asyncio.Protocol):
+    """A connection that is being opened.
+
+    Args:
+        engine: shared by all connections of a server.
+        tls: likewise.
+    """
+
+    __slots__ = ("_engine", "_tls", "_transport", "deadline", "looked_at")
+
+    def __init__(self, engine: Engine, tls: TLSContexts) -> None:
+        self._engine = engine
+        self._tls = tls
+        self._transport = cast(asyncio.Transport, None)  # until connection_made, the first call of every transport
+        self.deadline = NEVER
+        self.looked_at = NEVER
+
+    def __repr__(self) -> str:
+        return f"<Opening {self._transport!r}>"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See :class:`asyncio.Protocol`."""
+        engine = self._engine
+        self._transport = cast(asyncio.Transport, transport)
+        engine.arriving.discard(self)
+        engine.openings.add(self)
+        engine.deadlines.set(self, engine.loop.time() + engine.config.header_timeout)
+        if engine.draining:
+            self.drain()
+
+    def data_received(self, data: bytes) -> None:
+        """See :class:`asyncio.Protocol`."""
+        transport = self._transport
+        if data[0] != _HANDSHAKE_RECORD:
+            self._begin(transport).refuse(Refusal(400, "plain HTTP on a TLS port"))
+            return
+        tls = TLSTransport(transport, self._tls.current, self._engine.loop, self._begin, self.connection_lost)
+        transport.set_protocol(tls)
+        tls.data_received(data)
+
+    def _begin(self, transport: asyncio.Transport) -> Protocol:
+        """The connection is open: HTTP begins."""
+        self._end()
+        engine = self._engine
+        protocol = Protocol(engine, connection_info(transport))
+        if transport is self._transport:
+            transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if engine.draining:
+            engine.deadlines.set(protocol, engine.loop.time() + _LAST_SECONDS)
+        return protocol
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See :class:`asyncio.Protocol`."""
+        self._end()
+        self._engine.remove_opening(self)
+
+    def _end(self) -> None:
+        self._engine.openings.discard(self)
+        self._engine.deadlines.remove(self)
+
+    def drain(self) -> None:
+        """Leave the client a moment: it believes that it is connected."""
+        engine = self._engine
+        engine.deadlines.set(self, min(self.deadline, engine.loop.time() + _LAST_SECONDS))
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._transport.abort()
+
+    def deadline_passed(self, now: float) -> None:
+        """See :class:`~aiowsgi.server.deadlines.DeadlineHolder`."""
+        _logger.debug("%s did not open its connection in time", self._transport.get_extra_info("peername"))
+        self._transport.abort()
