@@ -154,21 +154,22 @@ class Config:
 
     ssl_certfile: str | None = option(
         None, Kind.TEXT, "Certificate and those between it and its authority, PEM; with it all listeners speak TLS.",
-        group=TLS, default_text="none")
+        group=TLS, aliases=("certfile",), default_text="none")
     ssl_keyfile: str | None = option(
-        None, Kind.TEXT, "Private key of the certificate, PEM.", group=TLS, default_text="in ssl_certfile")
+        None, Kind.TEXT, "Private key of the certificate, PEM.",
+        group=TLS, aliases=("keyfile",), default_text="in ssl_certfile")
     ssl_keyfile_password: str | None = option(
         None, Kind.TEXT, "Password of an encrypted key; its variable shows it to fewer eyes than its flag.",
-        group=TLS, default_text="none")
+        group=TLS, aliases=("keyfile_password",), secret=True, default_text="none")
     ssl_ca_certs: str | None = option(
         None, Kind.TEXT, "Authorities whose client certificates are accepted, a PEM file or an OpenSSL folder.",
-        group=TLS, default_text="none")
+        group=TLS, aliases=("ca_certs",), default_text="none")
     ssl_cert_reqs: str = option(
         "none", Kind.CHOICE, "Whether clients have to show a certificate.",
-        group=TLS, choices=("none", "optional", "required", "0", "1", "2"))
+        group=TLS, aliases=("cert_reqs",), choices=("none", "optional", "required", "0", "1", "2"))
     ssl_ciphers: str | None = option(
         None, Kind.TEXT, "Ciphers for TLS 1.2, as OpenSSL writes a list of them.",
-        group=TLS, default_text="Python's")
+        group=TLS, aliases=("ciphers",), default_text="Python's")
     ssl_min_version: str = option(
         "TLSv1.2", Kind.CHOICE, "Oldest version of TLS.", group=TLS, choices=("TLSv1.2", "TLSv1.3"))
     ssl_context: str | None = option(
@@ -239,8 +240,6 @@ class Config:
             yield f"root_path={self.root_path}: must start with a slash and not end with one"
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             yield f"ssl_keyfile={self.ssl_keyfile}: needs ssl_certfile"
-        if self.ssl_cert_reqs not in ("none", "0") and self.ssl_ca_certs is None:
-            yield f"ssl_cert_reqs={self.ssl_cert_reqs}: needs ssl_ca_certs"
         if self.limit_request_head < self.limit_request_line:
             yield (
                 f"limit_request_head={self.limit_request_head}: "

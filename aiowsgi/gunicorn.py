@@ -10,7 +10,8 @@ becomes of gunicorn's settings:
   application. ``--forwarded-allow-ips`` with ``secure_scheme_headers`` set the scheme, as in gunicorn's own workers.
 - The access log has a line for each call of the application, written when its iterable is closed; requests that the
   server refuses by itself have none. statsd counts the same.
-- TLS, the PROXY protocol and uwsgi are refused at boot. Other settings that have no meaning here are warned about.
+- ``--certfile``, the other settings of TLS and the hook ``ssl_context`` mean what they mean in gunicorn's own workers.
+- The PROXY protocol and uwsgi are refused at boot. Other settings that have no meaning here are warned about.
 
 Thread: the worker's main thread, which becomes the event loop's; what wraps the application is a worker thread's.
 
@@ -24,6 +25,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import ssl
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +34,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+from gunicorn.sock import ssl_context  # type: ignore[import-untyped] # gunicorn has no types
 from gunicorn.workers import base  # type: ignore[import-untyped] # gunicorn has no types
 
 from aiowsgi.bridge.wakeup import Wakeup
@@ -54,17 +57,15 @@ _HEARTBEAT_SECONDS = 1.0
 _KILL_MARGIN_SECONDS = 0.5
 
 _REFUSED = {
-    "certfile": "TLS is not available in this worker; terminate it in a proxy, or run `aiowsgi` itself",
-    "keyfile": "TLS is not available in this worker; terminate it in a proxy, or run `aiowsgi` itself",
     "proxy_protocol": "the PROXY protocol is not available in this worker",
     "protocol": "this worker speaks HTTP only",
 }
 _WITHOUT_MEANING = (
-    "asgi_disconnect_grace_period asgi_lifespan casefold_http_method forwarder_headers header_map http2_cleartext "
-    "http2_initial_window_size http2_max_concurrent_streams http2_max_frame_size http2_max_header_list_size "
-    "http_parser http_protocols permit_obsolete_folding permit_unconventional_http_method "
-    "permit_unconventional_http_version post_request pre_request strip_header_spaces tmp_upload_dir "
-    "websocket_max_message_size"
+    "asgi_disconnect_grace_period asgi_lifespan casefold_http_method do_handshake_on_connect forwarder_headers "
+    "header_map http2_cleartext http2_initial_window_size http2_max_concurrent_streams http2_max_frame_size "
+    "http2_max_header_list_size http_parser http_protocols permit_obsolete_folding permit_unconventional_http_method "
+    "permit_unconventional_http_version post_request pre_request ssl_version strip_header_spaces "
+    "suppress_ragged_eofs tmp_upload_dir websocket_max_message_size"
 )
 
 
@@ -96,6 +97,8 @@ class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
         """Prepare this process, import the application and run."""
         # Before the application is imported: a configuration that changed with a reload fails quickly.
         self.config = _make_config(self.cfg, tuple(f"fd://{sock.fileno()}" for sock in self.sockets))
+        # And before the user is changed, who may not read the key.
+        self._ssl_context = _tls_context(self.cfg)
         raise_descriptor_limit()
         super().init_process()
 
@@ -112,7 +115,7 @@ class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        server = Server(self._wrap(self.wsgi, Wakeup(loop)), self.config)
+        server = Server(self._wrap(self.wsgi, Wakeup(loop)), self.config, ssl_context=self._ssl_context)
         await server.start()
         server.engine.base_environ["wsgi.multiprocess"] = self.cfg.workers > 1
         for sock in self.sockets:
@@ -207,6 +210,19 @@ class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
             return counted(environ, start_response)
 
         return count
+
+
+def _tls_context(cfg: Any) -> ssl.SSLContext | None:
+    """Make what gunicorn's settings of TLS, its hook ``ssl_context`` among them, describe."""
+    if not cfg.is_ssl:
+        return None
+    try:
+        context: ssl.SSLContext = ssl_context(cfg)
+    except (OSError, ValueError) as error:
+        files = f"certfile={cfg.certfile}, keyfile={cfg.keyfile}, ca_certs={cfg.ca_certs}"
+        raise RuntimeError(f"aiowsgi.gunicorn.Worker: {files}: {error}") from error
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def _is_changed(cfg: Any, name: str) -> bool:

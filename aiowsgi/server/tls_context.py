@@ -120,9 +120,12 @@ def _make_context(config: Config) -> ssl.SSLContext:
             raise StartupError(f"ssl_ciphers={config.ssl_ciphers}: OpenSSL knows none of them") from error
     if config.ssl_certfile is not None:
         _load_certificate(context, config)
+    verify_mode = _VERIFY_MODES[config.ssl_cert_reqs]
     if config.ssl_ca_certs is not None:
         _load_authorities(context, config.ssl_ca_certs)
-    context.verify_mode = _VERIFY_MODES[config.ssl_cert_reqs]
+    elif verify_mode is not ssl.CERT_NONE:
+        raise StartupError(f"ssl_cert_reqs={config.ssl_cert_reqs}: needs ssl_ca_certs")
+    context.verify_mode = verify_mode
     return context
 
 

@@ -97,8 +97,6 @@ class Warnings:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"certfile": "/tls/cert.pem"}, "certfile: TLS is not available"),
-        ({"keyfile": "/tls/key.pem"}, "keyfile: TLS is not available"),
         ({"proxy_protocol": "auto"}, "proxy_protocol: the PROXY protocol is not available"),
         ({"protocol": "uwsgi"}, "protocol: this worker speaks HTTP only"),
         ({"limit_request_line": 10}, r"limit.request.line=10: must be at least 64"),

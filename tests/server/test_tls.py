@@ -8,10 +8,10 @@ import logging
 import os
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -328,12 +328,12 @@ def test_handshake_that_stalls_is_cut_by_header_timeout(serve: Serve, files: dic
 
 
 def test_handshakes_count_as_connections(serve: Serve, certificates: Certificates, files: dict[str, Any]) -> None:
-    server = serve(application, header_timeout=1, max_connections=2, **files)
+    server = serve(application, header_timeout=1.5, max_connections=2, **files)
+    begun = time.monotonic()
     with connect_plain(server) as first, connect_plain(server) as second:
         wait_until(lambda: server.call(server.server.stats).connections.reading == 2, "two handshakes")
-        begun = time.monotonic()
         with certificates.connect(server.port) as third:
-            assert time.monotonic() - begun > 0.2  # not before the others were cut
+            assert time.monotonic() - begun > 1.4  # not before the others were cut
             assert environ_of(third)["HTTPS"] == "on"
         assert read_to_the_end(first) == read_to_the_end(second) == b""
 
@@ -491,23 +491,17 @@ def test_context_of_the_program_is_used_as_it_is(serve: Serve, certificates: Cer
 
 
 def test_thousand_connections_are_held_and_served(
-    serve: Serve, certificates: Certificates, files: dict[str, Any]
+    serve: Serve, certificates: Certificates, files: dict[str, Any], loop_name: str
 ) -> None:
+    count = 1000 if loop_name == "uvloop" and _descriptor_limit() > 2500 else 200
     server = serve(application, **files)
     context = certificates.client_context()
-    clients: list[RawClient] = []
-    try:
-        for _ in range(1000 if _descriptor_limit() > 2500 else 200):
-            clients.append(certificates.connect(server.port, context))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(certificates.connect(server.port, context)) for _ in range(count)]
         for client in clients:
             client.send(GET)
         assert all(client.receive().status_code == 200 for client in clients)
-        assert server.call(server.server.stats).connections.idle == len(clients)
-    finally:
-        for client in clients:
-            # A reset, so that a thousand ports do not wait for their turn.
-            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.close()
+        assert server.call(server.server.stats).connections.idle == count
 
 
 def _descriptor_limit() -> int:
