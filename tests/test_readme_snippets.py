@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -16,7 +17,8 @@ import httpx
 import pytest
 
 import aiowsgi
-from tests.conftest import LOOPS
+from tests.certificates import Certificates
+from tests.conftest import LOOPS, running_server
 from tests.hosting import PATIENCE, ask, eventually, hello, poll, program, run_in_loop
 from tests.raw import RawClient
 from tests.test_pytest_plugin import run_pytest
@@ -156,6 +158,16 @@ def serves_the_mounted_application(code: str, folder: Path, capsys: Capture) -> 
     asyncio.run(main())
 
 
+def chooses_a_certificate_by_name(code: str, folder: Path, capsys: Capture) -> None:
+    certificates = Certificates(folder)
+    certificates.write("shop", "shop.example.org")
+    options = certificates.write("main", "www.example.org")
+    with contextlib.chdir(folder), running_server(hello, ssl_context=execute(code)["by_name"], **options) as server:
+        for name in ("shop.example.org", "www.example.org"):
+            with certificates.connect(server.port, server_name=name) as client:  # which checks the name
+                assert client.get("/").content == b"hello"
+
+
 # What is in a block and in no other, and how it is driven.
 DRIVES: dict[str, Drive] = {
     "def application(environ, start_response):": is_an_application,
@@ -168,6 +180,7 @@ DRIVES: dict[str, Drive] = {
     "server.protocol_factory": serves_a_program(1),
     "aiowsgi.run_in_thread(": prints_the_answer,
     "live_wsgi_server": passes_as_a_test,
+    "context.sni_callback = ": chooses_a_certificate_by_name,
     "aiowsgi.ASGIAdapter(": serves_the_mounted_application,
 }
 

@@ -1,6 +1,7 @@
 """Running a server as a process of its own: the event loop, the signals, the end.
 
-The first SIGTERM or SIGINT lets the requests that run end; the second ends the process at once.
+The first SIGTERM or SIGINT lets the requests that run end; the second ends the process at once. SIGHUP has the
+certificate of TLS, where there is one, read again.
 
 Thread: the main thread, which becomes the event loop's; signals are received only there.
 """
@@ -26,6 +27,7 @@ from aiowsgi.process.descriptors import raise_descriptor_limit
 from aiowsgi.process.folders import prepare_imports
 from aiowsgi.process.log import configure_logging
 from aiowsgi.server import Server
+from aiowsgi.server.tls_context import has_tls
 from aiowsgi.version import __version__
 
 __all__ = ["check", "choose_loop", "exit_at_next_signal", "run"]
@@ -121,7 +123,8 @@ async def _serve(application: WSGIApplication, config: Config, loop_name: str) -
         # Not the main thread: RuntimeError from asyncio, ValueError from uvloop.
         with contextlib.suppress(RuntimeError, ValueError):
             # Before listening, so that whoever finds the port open may send a signal.
-            signals = stack.enter_context(anyio.open_signal_receiver(*SIGNALS))
+            received = (*SIGNALS, signal.SIGHUP) if has_tls(config) else SIGNALS
+            signals = stack.enter_context(anyio.open_signal_receiver(*received))
         server = Server(application, config)
         try:
             await server.start()
@@ -135,7 +138,8 @@ async def _serve(application: WSGIApplication, config: Config, loop_name: str) -
 
 
 async def _stop_at_signal(server: Server, signals: AsyncIterator[signal.Signals]) -> None:
-    signum = await anext(signals)
+    while (signum := await anext(signals)) == signal.SIGHUP:
+        server.reload_tls()
     logger.info("%s: running requests may finish, a second signal ends at once", signum.name)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_end_at_signal, server, signals)
@@ -146,7 +150,8 @@ async def _stop_at_signal(server: Server, signals: AsyncIterator[signal.Signals]
 
 
 async def _end_at_signal(server: Server, signals: AsyncIterator[signal.Signals]) -> NoReturn:
-    signum = await anext(signals)
+    while (signum := await anext(signals)) == signal.SIGHUP:
+        pass
     logger.warning("%s again: ending at once", signum.name)
     with anyio.move_on_after(FORCED_END_TIMEOUT, shield=True):
         await server.shutdown(graceful=0)

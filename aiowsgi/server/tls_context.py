@@ -16,7 +16,7 @@ from collections.abc import Callable
 from aiowsgi.config import Config
 from aiowsgi.errors import StartupError
 
-__all__ = ["ContextHook", "TLSContexts", "tls_contexts"]
+__all__ = ["ContextHook", "TLSContexts", "has_tls", "tls_contexts"]
 
 _logger = logging.getLogger("aiowsgi.error")
 
@@ -26,6 +26,11 @@ ContextHook = Callable[[ssl.SSLContext], ssl.SSLContext]
 _VERIFY_MODES = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 _VERIFY_MODES |= {str(mode.value): mode for mode in _VERIFY_MODES.values()}  # as gunicorn has them
 _VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3}
+
+
+def has_tls(config: Config) -> bool:
+    """Whether the options ask for TLS."""
+    return config.ssl_certfile is not None or config.ssl_context is not None
 
 
 def tls_contexts(config: Config, given: ssl.SSLContext | ContextHook | None) -> TLSContexts | None:
@@ -38,7 +43,7 @@ def tls_contexts(config: Config, given: ssl.SSLContext | ContextHook | None) -> 
     Raises:
         StartupError: naming the option and the file, where the context cannot be made.
     """
-    if given is not None or config.ssl_certfile is not None or config.ssl_context is not None:
+    if given is not None or has_tls(config):
         return TLSContexts(config, given)
     for name in ("ssl_ca_certs", "ssl_ciphers"):
         if getattr(config, name) is not None:
