@@ -297,9 +297,8 @@ def test_changed_application_is_reloaded(folder: Path) -> None:
         server.stop()
 
 
-def test_tls_is_refused_at_boot(folder: Path) -> None:
-    (folder / "cert.pem").touch()
-    with gunicorn(folder, "--certfile=cert.pem") as server:
+def test_setting_that_cannot_be_honoured_is_refused_at_boot(folder: Path) -> None:
+    with gunicorn(folder, "--protocol=uwsgi") as server:
         assert server.wait() == 1
-    assert "Error: certfile: TLS is not available in this worker" in server.log
+    assert "Error: protocol: this worker speaks HTTP only" in server.log
     assert "Booting worker" not in server.log
