@@ -22,6 +22,7 @@ from aiowsgi.configuration.addresses import (
     parse_bind,
 )
 from aiowsgi.configuration.option import Option, option, options_of
+from aiowsgi.configuration.peers import Peers
 from aiowsgi.configuration.sources import Given, merge, settle, variables
 from aiowsgi.configuration.values import GiB, KiB, Kind, MiB, format_value
 from aiowsgi.errors import ConfigError
@@ -46,6 +47,7 @@ THREADS = "Threads and queue"
 REQUESTS = "Request limits"
 RESPONSES = "Responses"
 TIMEOUTS = "Timeouts"
+PROXIES = "Behind proxies"
 TLS = "TLS"
 ENGINE = "Engine"
 APPLICATION = "What the application sees"
@@ -177,6 +179,26 @@ class Config:
         "the one to use: for certificates by server name, and all else that TLS can do.",
         group=TLS, default_text="none")
 
+    forwarded_allow_ips: Sequence[str] = option(
+        ("unix",), Kind.TEXTS, "Proxies that may say whom they speak for: addresses, networks such as 10.0.0.0/8, unix "
+        "for the peers of Unix sockets, * for every peer, none. Repeatable.",
+        group=PROXIES, common_variable="FORWARDED_ALLOW_IPS")
+    forwarded_headers: str = option(
+        "x-forwarded", Kind.CHOICE, "How they say it: X-Forwarded-For and its family, or Forwarded (RFC 7239).",
+        group=PROXIES, choices=("x-forwarded", "forwarded"))
+    forwarded_parts: Sequence[str] = option(
+        ("for", "proto"), Kind.TEXTS, "What they may say: for, proto, host, port, prefix. They have to set or remove "
+        "each of these fields.", group=PROXIES)
+    strip_untrusted_forwarded: bool = option(
+        False, Kind.FLAG, "Remove such fields from environ where they come from others, or say what is not asked for.",
+        group=PROXIES)
+    proxy_protocol: str = option(
+        "off", Kind.CHOICE, "Connections begin with a PROXY header, also before TLS.",
+        group=PROXIES, choices=("off", "v1", "v2", "auto"))
+    proxy_allow_from: Sequence[str] = option(
+        ("127.0.0.1", "::1", "unix"), Kind.TEXTS, "Who may send a PROXY header; others are not served then.",
+        group=PROXIES, aliases=("proxy_allow_ips",))
+
     loop: str = option(
         "auto", Kind.CHOICE, "Event loop; auto takes uvloop where it is installed.",
         group=ENGINE, choices=("auto", "asyncio", "uvloop"))
@@ -238,6 +260,7 @@ class Config:
                 yield f"environ={text}: must be NAME=value, and not a name of the server's own"
         if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
             yield f"root_path={self.root_path}: must start with a slash and not end with one"
+        yield from self._proxy_problems()
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             yield f"ssl_keyfile={self.ssl_keyfile}: needs ssl_certfile"
         if self.limit_request_head < self.limit_request_line:
@@ -245,6 +268,18 @@ class Config:
                 f"limit_request_head={self.limit_request_head}: "
                 f"must be at least limit_request_line ({self.limit_request_line})"
             )
+
+    def _proxy_problems(self) -> Iterable[str]:
+        for name in ("forwarded_allow_ips", "proxy_allow_from"):
+            try:
+                Peers(getattr(self, name))
+            except ValueError as error:
+                yield f"{name}={','.join(getattr(self, name))}: {error}"
+        allowed = {"for", "proto", "host"} | ({"port", "prefix"} if self.forwarded_headers == "x-forwarded" else set())
+        strange = sorted(set(self.forwarded_parts) - allowed)
+        if strange:
+            parts = ",".join(self.forwarded_parts)
+            yield f"forwarded_parts={parts}: {self.forwarded_headers} has no {', '.join(strange)}"
 
     @property
     def addresses(self) -> tuple[BindAddress, ...]:

@@ -12,8 +12,9 @@ Source: RFC 9110 sections 5, 6, 7.6.1 and 15; RFC 9112 sections 2 and 3.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 __all__ = ["HOP_BY_HOP", "TOKEN", "TOKEN_CHARACTERS", "ConnectionInfo", "RequestHead", "ResponseHead", "has_content"]
 
@@ -140,7 +141,7 @@ class ConnectionInfo:
         tls_variables: what environ says of a connection whose scheme is ``"https"``: ``SSL_PROTOCOL`` and the like.
     """
 
-    __slots__ = ("remote_host", "remote_port", "scheme", "server_host", "server_port", "tls_variables")
+    __slots__ = ("forwarding", "remote_host", "remote_port", "scheme", "server_host", "server_port", "tls_variables")
 
     def __init__(
         self,
@@ -157,6 +158,8 @@ class ConnectionInfo:
         self.server_host = server_host
         self.server_port = server_port
         self.tls_variables = tls_variables
+        #: Changes each environ to what the peer says of its client; ``None`` where the peer has no say.
+        self.forwarding: Callable[[MutableMapping[str, Any]], None] | None = None
 
     def __repr__(self) -> str:
         return f"<ConnectionInfo {self.scheme} {self.remote_host}:{self.remote_port}>"

@@ -14,7 +14,7 @@ from typing import Any
 
 from aiowsgi.semantics import ConnectionInfo
 
-__all__ = ["connection_info", "distinguished_name"]
+__all__ = ["connection_info", "distinguished_name", "host_and_port"]
 
 # The short names of RFC 4514 §3 and, beyond it, OpenSSL's, which mod_ssl prints; what has none keeps its long name.
 _SHORT_NAMES = {
@@ -43,15 +43,15 @@ def connection_info(transport: asyncio.BaseTransport, addresses: tuple[object, o
         addresses: the client's and the server's as a proxy has told them, in the place of the socket's.
     """
     peer, local = addresses or (transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
-    remote_host, remote_port = _host_and_port(peer)
-    server_host, server_port = _host_and_port(local)
+    remote_host, remote_port = host_and_port(peer)
+    server_host, server_port = host_and_port(local)
     if transport.get_extra_info("sslcontext") is None:
         return ConnectionInfo("http", remote_host, remote_port, server_host, server_port)
     variables = _tls_variables(transport.get_extra_info("ssl_object"))
     return ConnectionInfo("https", remote_host, remote_port, server_host, server_port, variables)
 
 
-def _host_and_port(address: object) -> tuple[str, str]:
+def host_and_port(address: object) -> tuple[str, str]:
     """Read a socket address; a Unix socket's has neither host nor port."""
     if isinstance(address, tuple) and len(address) >= 2:
         return str(address[0]), str(address[1])

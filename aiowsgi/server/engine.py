@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from aiowsgi.bridge.pool import Pool
 from aiowsgi.bridge.wakeup import Wakeup
 from aiowsgi.config import Config
+from aiowsgi.http.forwarded import forwarding_of
 from aiowsgi.http.parsers import HeadParser
 from aiowsgi.http.policy import RequestPolicy
 from aiowsgi.server.content import MemoryBudget
@@ -79,6 +80,8 @@ class Engine:
         self.watch = DisconnectWatch(loop)
         self.content_budget = MemoryBudget(config.request_buffer_total)
         self.server_field = f"Server: {software.partition('/')[0]}\r\n" if config.server_header else ""
+        #: What proxies may say of their clients; ``None`` for nothing.
+        self.forwarding = forwarding_of(config)
         self.base_environ = base_environ(
             software=software,
             root_path=config.root_path,

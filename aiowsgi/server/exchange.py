@@ -210,6 +210,12 @@ class Exchange:
                 if self.head.content_length is None:
                     content_size = content.total_size
             environ = build_environ(engine.base_environ, self.head, self._connection, file, content_size)
+            if self._connection.forwarding is not None:
+                try:
+                    self._connection.forwarding(environ)
+                except Refusal as refusal:
+                    self._refuse(refusal)
+                    return
             environ["aiowsgi.disconnected"] = self.disconnection
             environ["waitress.client_disconnected"] = self.disconnection.is_set
             environ["aiowsgi.park"] = self.park
@@ -248,7 +254,11 @@ class Exchange:
             self.failed = True
             self.pipe.finish()
             return
-        self.whole = (refusal_response(_INTERNAL_ERROR, self.head.method, self._engine.server_field),)
+        self._refuse(_INTERNAL_ERROR)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer in the application's place."""
+        self.whole = (refusal_response(refusal, self.head.method, self._engine.server_field),)
         self.persistent = False
         self._notify()
 

@@ -1,11 +1,11 @@
-"""What comes before HTTP on a connection: a TLS handshake.
+"""What comes before HTTP on a connection: a PROXY header, a TLS handshake, or both in this order.
 
-Its time is bounded as a whole, by ``header_timeout``. Until it is over there is no connection of HTTP's, only this
-object, which counts as one in the limits.
+Their time is bounded as a whole, by ``header_timeout``. Until they are over there is no connection of HTTP's, only
+this object, which counts as one in the limits.
 
 Thread: event loop.
 
-Source: RFC 8446 section 5.1.
+Source: RFC 8446 section 5.1; the PROXY protocol, section 2: a receiver does not guess whether there is a header.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import asyncio
 import logging
 from typing import cast
 
+from aiowsgi.configuration.peers import Peers
 from aiowsgi.http.events import Refusal
-from aiowsgi.server.connection_info import connection_info
+from aiowsgi.server.connection_info import connection_info, host_and_port
 from aiowsgi.server.deadlines import NEVER
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.protocol import Protocol
+from aiowsgi.server.proxy_protocol import ProxyHeader, ProxyHeaderError, read_proxy_header
 from aiowsgi.server.tls import TLSTransport
 from aiowsgi.server.tls_context import TLSContexts
 
@@ -37,14 +39,18 @@ class Opening(asyncio.Protocol):
 
     Args:
         engine: shared by all connections of a server.
-        tls: likewise.
+        tls: likewise; ``None`` where they speak no TLS.
+        proxies: who may send a PROXY header; ``None`` where there is none.
     """
 
-    __slots__ = ("_engine", "_tls", "_transport", "deadline", "looked_at")
+    __slots__ = ("_buffer", "_engine", "_header", "_proxies", "_tls", "_transport", "deadline", "looked_at")
 
-    def __init__(self, engine: Engine, tls: TLSContexts) -> None:
+    def __init__(self, engine: Engine, tls: TLSContexts | None, proxies: Peers | None) -> None:
         self._engine = engine
         self._tls = tls
+        self._proxies = proxies
+        self._buffer = b""
+        self._header: ProxyHeader | None = None
         self._transport = cast(asyncio.Transport, None)  # until connection_made, the first call of every transport
         self.deadline = NEVER
         self.looked_at = NEVER
@@ -61,22 +67,61 @@ class Opening(asyncio.Protocol):
         engine.deadlines.set(self, engine.loop.time() + engine.config.header_timeout)
         if engine.draining:
             self.drain()
+        if self._proxies is not None and self._peer not in self._proxies:
+            self._refuse(Refusal(403, "this port is for proxies that are allowed to use it"))
+
+    @property
+    def _peer(self) -> str:
+        return host_and_port(self._transport.get_extra_info("peername"))[0]
 
     def data_received(self, data: bytes) -> None:
         """See :class:`asyncio.Protocol`."""
+        if self._proxies is not None and self._header is None:
+            data = self._buffer + data
+            try:
+                self._header = read_proxy_header(data, self._engine.config.proxy_protocol)
+            except ProxyHeaderError as error:
+                self._refuse(Refusal(400, str(error)))
+                return
+            if self._header is None:
+                self._buffer = data
+                return
+            self._buffer = b""
+            data = data[self._header.size :]
+        if self._tls is not None:
+            if data:
+                self._begin_tls(self._tls, data)
+            return
+        protocol = self._begin(self._transport)
+        if data:
+            protocol.data_received(data)
+
+    def _begin_tls(self, contexts: TLSContexts, data: bytes) -> None:
         transport = self._transport
         if data[0] != _HANDSHAKE_RECORD:
             self._begin(transport).refuse(Refusal(400, "plain HTTP on a TLS port"))
             return
-        tls = TLSTransport(transport, self._tls.current, self._engine.loop, self._begin, self.connection_lost)
+        tls = TLSTransport(transport, contexts.current, self._engine.loop, self._begin, self.connection_lost)
         transport.set_protocol(tls)
         tls.data_received(data)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """End a connection that is of no use; with an answer, in case that it is HTTP's."""
+        if self._tls is None:
+            self._begin(self._transport).refuse(refusal)
+        else:
+            _logger.debug("refused a connection from %s: %s", self._peer or "unix", refusal)
+            self._transport.close()
 
     def _begin(self, transport: asyncio.Transport) -> Protocol:
         """The connection is open: HTTP begins."""
         self._end()
         engine = self._engine
-        protocol = Protocol(engine, connection_info(transport))
+        header = self._header
+        info = connection_info(transport, None if header is None else header.addresses)
+        if header is not None and header.tls:
+            info.scheme = "https"
+        protocol = Protocol(engine, info)
         if transport is self._transport:
             transport.set_protocol(protocol)
         protocol.connection_made(transport)

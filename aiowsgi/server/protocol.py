@@ -115,6 +115,8 @@ class Protocol(asyncio.Protocol):
         self._outlet = Outlet(self._transport)
         if self._info is None:
             self._info = connection_info(self._transport)
+        if engine.forwarding is not None:
+            self._info.forwarding = engine.forwarding.of_peer(self._info.remote_host)
         engine.add_connection(self)
         # The first byte is due as the first byte of any later request is.
         engine.deadlines.set(self, engine.loop.time() + max(engine.config.keep_alive, engine.config.header_timeout))

@@ -22,6 +22,7 @@ import anyio.lowlevel
 from aiowsgi.bridge.pool import ThreadPool
 from aiowsgi.bridge.switching import switch_interval
 from aiowsgi.config import Config
+from aiowsgi.configuration.peers import Peers
 from aiowsgi.errors import StartupError
 from aiowsgi.http.parsers import make_head_parser
 from aiowsgi.server.engine import Engine
@@ -103,6 +104,7 @@ class Server:
         self._shared_pool = pool
         self._ssl_context = ssl_context
         self._tls: TLSContexts | None = None
+        self._proxies = None if self.config.proxy_protocol == "off" else Peers(self.config.proxy_allow_from)
         self._engine: Engine | None = None
         self._pools: list[ThreadPool] = []  # those that end with the server
         self._listeners: list[Listener] = []
@@ -224,8 +226,8 @@ class Server:
         The server need not be started for that; it is to be shut down as any other, after its listener.
         """
         engine = self._engine or self._open_engine()
-        if self._tls is not None:
-            return Opening(engine, self._tls)
+        if self._tls is not None or self._proxies is not None:
+            return Opening(engine, self._tls, self._proxies)
         return Protocol(engine)
 
     def _arriving_protocol(self) -> Protocol | Opening:

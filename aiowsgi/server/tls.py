@@ -1,12 +1,13 @@
 """TLS between a transport and the connection that it carries.
 
-One object is both: the socket's transport sees a protocol, the connection sees a transport. Neither loop's own TLS
-does for this server. asyncio's clears a buffer of 256 KB for each connection, idle or not. Both count as written what
-still lies in the transport beneath, and closing cuts off a client that takes longer for the rest than the time-out of
-the *shutdown*; a client that ends its own side loses the answer to the request that it has sent; and an answer that
-closes the connection while the client is still sending is destroyed by the reset that follows. Here flow control, the
-order of the end and the wait for the client's are those of a plain connection; only the bytes differ. The
-cryptography is OpenSSL's all the same, through :class:`ssl.SSLObject`.
+One object is both: the socket's transport sees a protocol, the connection sees a transport. The loops' own TLS does
+not do for this server. An idle connection costs 276 KB with asyncio's and 47 with uvloop's (here 20), and 1,030 with
+either once it has had a response of 1 MB (here 22). Both count as written what still lies in the transport beneath,
+and closing cuts off a client that takes longer for the rest than the time-out of the *shutdown*; a client that ends its
+own side loses the answer to the request that it has sent; and an answer that closes the connection while the client is
+still sending is destroyed by the reset that follows. Here flow control, the order of the end and the wait for the
+client's are those of a plain connection; only the bytes differ. The cryptography is OpenSSL's, through
+:class:`ssl.SSLObject`.
 
 Thread: event loop.
 

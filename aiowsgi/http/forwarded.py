@@ -1,0 +1,273 @@
+"""What proxies say of the request that they pass on: ``X-Forwarded-For`` and its family, or ``Forwarded``.
+
+A peer that is trusted says who its client is; where that client is a trusted proxy itself, what it has said before
+counts, and so on. The first hop from the right that is not trusted is the client. What stands left of it is the
+client's own word: it is not read, and so not judged either. What is read has to be right, or the request is refused.
+
+``*`` trusts every peer, but no hop beyond it: otherwise the left-most value would win, which every client can choose.
+A list field with one value speaks of the client; one with several has a value for each hop, as ``X-Forwarded-For`` has.
+
+Nothing here costs anything where nobody is trusted: a connection's :class:`~aiowsgi.semantics.ConnectionInfo` has no
+``forwarding`` then.
+
+Thread: worker; holds no state but a bounded cache.
+
+Source: RFC 7239 sections 4 to 7; RFC 3986 section 3.3; else what nginx, HAProxy, Apache httpd and Envoy send.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from aiowsgi.config import Config
+from aiowsgi.configuration.peers import Peers, parse_address
+from aiowsgi.http.events import Refusal
+from aiowsgi.http.policy import _is_host as is_host
+from aiowsgi.semantics import TOKEN_CHARACTERS
+
+__all__ = ["Forwarding", "forwarding_of"]
+
+Environ = MutableMapping[str, Any]
+
+# One hop's claims: "for", "proto", "host", "port", "prefix"; those that it did not make are missing.
+_Claims = dict[str, str]
+
+_X_FIELDS = {
+    "for": "HTTP_X_FORWARDED_FOR",
+    "proto": "HTTP_X_FORWARDED_PROTO",
+    "host": "HTTP_X_FORWARDED_HOST",
+    "port": "HTTP_X_FORWARDED_PORT",
+    "prefix": "HTTP_X_FORWARDED_PREFIX",
+}
+_PORTS = {"http": "80", "https": "443"}
+
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
+# RFC 7239 §6 with a port in decimal; for X-Forwarded-For also an address of IPv6 without brackets.
+_NODE = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?|(?P<bare>[0-9A-Fa-f:.]+)")
+# RFC 7239 §6.2 and §6.3: a hop that does not say who it is.
+_NAMELESS = re.compile(r"(?:unknown|_[A-Za-z0-9._-]+)(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?", re.IGNORECASE)
+# RFC 3986 §3.3: segments that are not empty, so that no prefix can begin another authority: "//elsewhere".
+_PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+)+/?")
+_DOT_SEGMENT = re.compile(r"/\.{1,2}(?:/|$)")
+# RFC 7239 §4; spaces around the semicolon are common.
+_PAIR = re.compile(rf'[ \t]*([{TOKEN_CHARACTERS}]+)=(?:([{TOKEN_CHARACTERS}]+)|"((?:[^"\\]|\\.)*)")[ \t]*([,;]|$)')
+_ESCAPED = re.compile(r"\\(.)")
+
+
+class Forwarding:
+    """Applies what proxies say to environs.
+
+    Args:
+        config: the options ``forwarded_...``.
+        scheme_values: gunicorn's ``secure_scheme_headers``, as environ spells the names: the value of each that says
+            https; in the place of ``X-Forwarded-Proto``.
+    """
+
+    def __init__(self, config: Config, scheme_values: Mapping[str, str] | None = None) -> None:
+        self._peers = Peers(config.forwarded_allow_ips)
+        self._parts = frozenset(config.forwarded_parts)
+        self._rfc_7239 = config.forwarded_headers == "forwarded"
+        self._strips = config.strip_untrusted_forwarded
+        self._scheme_values = scheme_values
+
+    def of_peer(self, host: str) -> Callable[[Environ], None] | None:
+        """Return what is to be done with the environs of a connection.
+
+        Args:
+            host: of the peer; empty for a Unix socket's.
+
+        Returns:
+            a function that changes an environ, or raises :class:`Refusal`; ``None`` where there is nothing to do.
+        """
+        if host in self._peers:
+            return self._believe
+        return _strip_all if self._strips else None
+
+    def _believe(self, environ: Environ) -> None:
+        if self._rfc_7239:
+            claims, values = self._claims_of_forwarded(environ.get("HTTP_FORWARDED", ""))
+        else:
+            claims, values = self._claims_of_fields(environ)
+        if self._strips:
+            _strip_all(environ)
+            environ.update(values)
+        if claims:
+            _apply({name: value for name, value in claims.items() if name in self._parts}, environ)
+        if self._scheme_values:
+            scheme = self._scheme_of(environ)
+            if scheme:
+                _apply({"proto": scheme}, environ)
+
+    # The family of X-Forwarded-For.
+
+    def _claims_of_fields(self, environ: Environ) -> tuple[_Claims, dict[str, str]]:
+        """Return what is believed, and the fields that say it."""
+        claims: _Claims = {}
+        values: dict[str, str] = {}
+        depth = 0
+        if "for" in self._parts:
+            hops = _list(environ.get(_X_FIELDS["for"], ""))
+            while hops and depth + 1 < len(hops) and self._is_trusted(hops[-1 - depth]):
+                depth += 1
+            if hops:
+                claims["for"] = hops[-1 - depth]
+                _parse_node(claims["for"])
+                values[_X_FIELDS["for"]] = ", ".join(hops[-1 - depth :])
+        for name, key in _X_FIELDS.items():
+            if name == "for" or name not in self._parts or (name == "proto" and self._scheme_values):
+                continue
+            entries = _list(environ.get(key, ""))
+            if not entries:
+                continue
+            if 1 < len(entries) <= depth:
+                raise _refusal(key, "has fewer values than there are proxies")
+            claims[name] = values[key] = entries[0] if len(entries) == 1 else entries[-1 - depth]
+        return claims, values
+
+    def _is_trusted(self, node: str) -> bool:
+        """Whether a hop may say who its client was."""
+        address, _ = _parse_node(node)
+        return bool(address) and self._peers.is_named(address)
+
+    def _scheme_of(self, environ: Environ) -> str:
+        said = {environ[key] == value for key, value in (self._scheme_values or {}).items() if key in environ}
+        if len(said) > 1:
+            raise Refusal(400, "the fields about the scheme contradict one another")
+        return "" if not said else "https" if True in said else "http"
+
+    # RFC 7239.
+
+    def _claims_of_forwarded(self, value: str) -> tuple[_Claims, dict[str, str]]:
+        elements = _parse_forwarded(value)
+        if not elements:
+            return {}, {}
+        believed = claims = elements.pop()
+        while elements and "for" in claims and self._is_trusted(claims["for"]):
+            claims = elements.pop()
+            believed = claims if "for" in claims else {"for": believed["for"], **claims}
+        return believed, {"HTTP_FORWARDED": value}
+
+
+def forwarding_of(config: Config, scheme_values: Mapping[str, str] | None = None) -> Forwarding | None:
+    """Return what a server is to do with forwarded requests; ``None`` where that is nothing."""
+    if config.strip_untrusted_forwarded or Peers(config.forwarded_allow_ips):
+        return Forwarding(config, scheme_values)
+    return None
+
+
+def _refusal(key: str, problem: str) -> Refusal:
+    name = key.removeprefix("HTTP_").replace("_", "-").title()
+    return Refusal(400, f"{name} {problem}")
+
+
+def _list(value: str) -> list[str]:
+    """Split a list field; one that is empty says nothing."""
+    return [entry.strip(" \t") for entry in value.split(",")] if value.strip(" \t") else []
+
+
+def _parse_node(text: str) -> tuple[str, str]:
+    """Read a hop: its address, empty for one that it does not tell, and its port, likewise."""
+    match = _NODE.fullmatch(text)
+    if match is None:
+        if _NAMELESS.fullmatch(text):
+            return "", ""
+        raise Refusal(400, "a forwarded address is malformed")
+    try:
+        address = parse_address(match["v6"] or match["v4"] or match["bare"])
+    except ValueError as error:
+        raise Refusal(400, "a forwarded address is malformed") from error
+    port = match["port"] or ""
+    if port and not 0 < int(port) <= 65535:
+        raise Refusal(400, "a forwarded port is malformed")
+    return str(address), port
+
+
+def _parse_forwarded(value: str) -> list[_Claims]:
+    """Read a Forwarded field as its grammar has it, from end to end: a quote could swallow a comma."""
+    elements: list[_Claims] = []
+    if not value.strip(" \t"):
+        return elements
+    claims: _Claims = {}
+    position = 0
+    end = ","
+    while end:
+        match = _PAIR.match(value, position)
+        if match is None:
+            raise Refusal(400, "Forwarded is malformed")
+        name = match[1].lower()
+        if name in claims:
+            raise Refusal(400, "Forwarded has a parameter twice")
+        claims[name] = match[2] if match[3] is None else _ESCAPED.sub(r"\1", match[3])
+        if name == "for" and claims[name].count(":") > 1 and not claims[name].startswith("["):
+            raise Refusal(400, "a forwarded address is malformed")  # §6: brackets, or a port could be a part of it
+        position, end = match.end(), match[4]
+        if end != ";":
+            elements.append(claims)
+            claims = {}
+    return elements
+
+
+def _apply(claims: _Claims, environ: Environ) -> None:
+    """Change an environ to what was claimed."""
+    if "for" in claims:
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = _parse_node(claims["for"])
+    if "proto" in claims:
+        _apply_scheme(claims["proto"].lower(), environ)
+    host, port = claims.get("host"), claims.get("port")
+    if host is not None and not is_host(host):
+        raise Refusal(400, "a forwarded host is malformed")
+    if port is not None and not (_PORT.fullmatch(port) and int(port) <= 65535):
+        raise Refusal(400, "a forwarded port is malformed")
+    if host is not None or port is not None:
+        _apply_host(environ.get("HTTP_HOST", "") if host is None else host, port, environ)
+    if "prefix" in claims:
+        _apply_prefix(claims["prefix"], environ)
+
+
+def _apply_scheme(scheme: str, environ: Environ) -> None:
+    if scheme not in _PORTS:
+        raise Refusal(400, "a forwarded scheme is neither http nor https")
+    if environ["SERVER_PORT"] == _PORTS[environ["wsgi.url_scheme"]]:
+        environ["SERVER_PORT"] = _PORTS[scheme]  # nobody said another
+    environ["wsgi.url_scheme"] = scheme
+    if scheme == "https":
+        environ["HTTPS"] = "on"
+    else:
+        environ.pop("HTTPS", None)
+
+
+def _apply_host(host: str, port: str | None, environ: Environ) -> None:
+    name, colon, own_port = host.rpartition(":")
+    if not colon or host.endswith("]"):
+        name, own_port = host, ""
+    default_port = _PORTS[environ["wsgi.url_scheme"]]
+    if port is not None:
+        own_port = "" if port == default_port else port
+        host = f"{name}:{own_port}" if own_port else name
+    if name:
+        environ["HTTP_HOST"] = host
+        environ["SERVER_NAME"] = name
+    environ["SERVER_PORT"] = own_port or default_port
+
+
+def _apply_prefix(prefix: str, environ: Environ) -> None:
+    """Mount the application where the proxy says, whether or not it has taken the prefix from the path."""
+    if prefix not in ("", "/") and (not _PREFIX.fullmatch(prefix) or _DOT_SEGMENT.search(prefix)):
+        raise Refusal(400, "a forwarded prefix is malformed")
+    script_name = unquote_to_bytes(prefix.rstrip("/")).decode("latin-1")
+    path = environ["PATH_INFO"]
+    environ["SCRIPT_NAME"] = script_name
+    environ["PATH_INFO"] = path[len(script_name) :] if f"{path}/".startswith(f"{script_name}/") else path
+
+
+def _strip_all(environ: Environ) -> None:
+    """Take away all that a proxy might have said, and did not."""
+    for key in [key for key in environ if key.startswith("HTTP_X_FORWARDED") or key in _OTHERS]:
+        del environ[key]
+
+
+# What frameworks and proxies read besides.
+_OTHERS = frozenset({"HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_X_REAL_PORT", "HTTP_X_CLIENT_IP", "HTTP_X_SCHEME"})
