@@ -165,6 +165,9 @@ def _value(item: Option, name: str, value: Any) -> Any:
         return _CERTIFICATES_REQUIRED[int(value)]
     if name == "proxy_protocol" and isinstance(value, bool):
         return "auto" if value else "off"
+    if name in ("forwarded_allow_ips", "proxy_allow_ips"):
+        texts = value.split(",") if isinstance(value, str) else value
+        return [*(text.strip() for text in texts), "unix"]  # gunicorn trusts the peers of Unix sockets always
     if name == "loglevel":
         return value.lower()
     if name == "root_path":
