@@ -154,4 +154,6 @@ def test_value_that_shows_itself_over_lines_stays_in_its_comment() -> None:
         def __repr__(self) -> str:
             return "a\nthreads = 0\n"
 
-    assert all(line.startswith(("#", "threads = 1 ", "forwarded_allow_ips = ")) or not line for line in lines(raw_env=Odd()))
+    assert all(
+        line.startswith(("#", "threads = 1 ", "forwarded_allow_ips = ")) or not line for line in lines(raw_env=Odd())
+    )
