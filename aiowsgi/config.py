@@ -43,6 +43,7 @@ __all__ = [
 
 APP = "Application"
 LISTEN = "Where to listen"
+PROCESSES = "Processes"
 THREADS = "Threads and queue"
 REQUESTS = "Request limits"
 RESPONSES = "Responses"
@@ -51,6 +52,9 @@ PROXIES = "Behind proxies"
 TLS = "TLS"
 ENGINE = "Engine"
 APPLICATION = "What the application sees"
+
+
+REQUEST_TIMEOUT_ACTIONS = ("log", "504", "recycle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +87,14 @@ class Config:
         None, Kind.COUNT, "Port to listen on, together with --host; 0 takes a free one.",
         group=LISTEN, least=0, most=65535, default_text="8000")
     uds: str | None = option(
-        None, Kind.TEXT, "Path of a Unix socket to listen on.", group=LISTEN, aliases=("unix_socket",),
-        default_text="none")
+        None, Kind.TEXT, "Path of a Unix socket to listen on; @name for an abstract one.",
+        group=LISTEN, aliases=("unix_socket",), default_text="none")
+    uds_mode: int | None = option(
+        None, Kind.MODE, "Permissions of the Unix sockets' files, in octal.",
+        group=LISTEN, least=0, most=0o777, default_text="as the umask has it")
+    reuse_port: bool = option(
+        False, Kind.FLAG, "A listening socket for each worker (SO_REUSEPORT): the kernel spreads connections evenly.",
+        group=LISTEN)
     backlog: int = option(
         2048, Kind.COUNT, "Connections that the kernel may hold before they are accepted.",
         group=LISTEN, least=1, most=65535)
@@ -92,6 +102,43 @@ class Config:
         None, Kind.COUNT, "Connections held open at once; near it idle ones are closed, at it accepting pauses.",
         group=LISTEN, least=1, aliases=("worker_connections", "connection_limit"),
         default_text="from the file-descriptor limit, at most 50000")
+
+    workers: int | None = option(
+        None, Kind.COUNT, "Processes that serve, each with threads of its own, under a supervisor.",
+        group=PROCESSES, flags=("-w",), common_variable="WEB_CONCURRENCY", least=1, most=1000,
+        default_text="1, without a supervisor")
+    preload: bool = option(
+        False, Kind.FLAG, "Import the application once, in the supervisor, and fork the workers.",
+        group=PROCESSES, aliases=("preload_app",))
+    timeout: float | None = option(
+        None, Kind.SECONDS, "A worker whose event loop is silent for so long is replaced; 0 turns it off.",
+        group=PROCESSES, flags=("-t",), least=0, default_text="30s under a supervisor")
+    max_requests: int = option(
+        0, Kind.COUNT, "A worker is replaced after so many requests; 0 is never.", group=PROCESSES, least=0,
+        aliases=("limit_max_requests",))
+    max_requests_jitter: int = option(
+        0, Kind.COUNT, "Up to so many more, at random, so that workers are not replaced together.",
+        group=PROCESSES, least=0, aliases=("limit_max_requests_jitter",))
+    max_worker_age: float = option(
+        0.0, Kind.SECONDS, "A worker is replaced at this age; 0 is never.", group=PROCESSES, least=0)
+    max_worker_rss: int = option(
+        0, Kind.SIZE, "A worker is replaced once its resident memory is over this; 0 is never.",
+        group=PROCESSES, least=0)
+    user: str | None = option(
+        None, Kind.TEXT, "User, by name or number, that workers become once the sockets are bound.",
+        group=PROCESSES, flags=("-u",), default_text="none")
+    group: str | None = option(
+        None, Kind.TEXT, "Group, by name or number, that workers become once the sockets are bound.",
+        group=PROCESSES, flags=("-g",), default_text="the user's")
+    umask: int | None = option(
+        None, Kind.MODE, "Permissions that files of the application do not get, in octal.",
+        group=PROCESSES, flags=("-m",), least=0, most=0o777, default_text="as it is")
+    pid: str | None = option(
+        None, Kind.TEXT, "File to write the process's number to; one of a server that runs is refused.",
+        group=PROCESSES, flags=("-p",), aliases=("pidfile",), default_text="none")
+    name: str | None = option(
+        None, Kind.TEXT, "Name in the titles of the processes, where setproctitle is installed.",
+        group=PROCESSES, flags=("-n",), aliases=("proc_name",), default_text="the application's")
 
     threads: int = option(
         8, Kind.COUNT, "Threads that run the application at once.", group=THREADS, least=1, most=10_000)
@@ -153,6 +200,18 @@ class Config:
     graceful_timeout: float = option(
         25.0, Kind.SECONDS, "How long running requests may take to end at shutdown.", group=TIMEOUTS, least=0,
         aliases=("timeout_graceful_shutdown",))
+    slow_request: float = option(
+        0.0, Kind.SECONDS, "The stack of a request that has run for so long is logged, once; 0 turns it off.",
+        group=TIMEOUTS, least=0)
+    request_timeout: float = option(
+        0.0, Kind.SECONDS, "A request that has run for so long is given up; 0 turns it off.", group=TIMEOUTS, least=0)
+    request_timeout_actions: Sequence[str] = option(
+        REQUEST_TIMEOUT_ACTIONS, Kind.TEXTS,
+        "What happens then: log its stack; answer 504, or break the response off; recycle the worker once more than "
+        "stuck_threads are stuck.", group=TIMEOUTS)
+    stuck_threads: float = option(
+        0.5, Kind.SHARE, "Share of threads that may be stuck before the worker is recycled.",
+        group=TIMEOUTS, least=0, most=1)
 
     ssl_certfile: str | None = option(
         None, Kind.TEXT, "Certificate and those between it and its authority, PEM; with it all listeners speak TLS.",
@@ -252,6 +311,9 @@ class Config:
                 parse_bind(text)
             except ValueError as error:
                 yield f"bind={text}: {error}"
+        for text in self.timeout_actions:
+            if text not in REQUEST_TIMEOUT_ACTIONS:
+                yield f"request_timeout_actions={text}: must be one of {', '.join(REQUEST_TIMEOUT_ACTIONS)}"
         if self.max_threads is not None and self.max_threads < self.threads:
             yield f"max_threads={self.max_threads}: must be at least threads ({self.threads})"
         for text in self.environ:
@@ -290,6 +352,31 @@ class Config:
             return (UnixAddress(self.uds),)
         host = "127.0.0.1" if self.host is None else self.host
         return (TCPAddress(host.strip("[]"), 8000 if self.port is None else self.port),)
+
+    @property
+    def asks_for_supervisor(self) -> bool:
+        """Whether an option only means something where a process watches over those that serve."""
+        return bool(
+            self.workers is not None
+            or self.preload
+            or self.timeout is not None
+            or self.max_requests
+            or self.max_worker_age
+            or self.max_worker_rss
+            or self.user is not None
+            or self.group is not None
+            or (self.request_timeout and "recycle" in self.timeout_actions)
+        )
+
+    @property
+    def timeout_actions(self) -> tuple[str, ...]:
+        """What ``request_timeout_actions`` lists, be it as several texts or as one with commas."""
+        return tuple(part.strip() for part in ",".join(self.request_timeout_actions).split(",") if part.strip())
+
+    @property
+    def silence_timeout(self) -> float:
+        """``timeout``, or its default: seconds that a worker's event loop may be silent, 0 for ever."""
+        return 30.0 if self.timeout is None else self.timeout
 
     @property
     def thread_limit(self) -> int:

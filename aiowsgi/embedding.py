@@ -20,7 +20,8 @@ import anyio.from_thread
 from aiowsgi.config import OPTIONS, Config
 from aiowsgi.configuration.foreign import advice_for
 from aiowsgi.errors import ConfigError, StartupError
-from aiowsgi.process.run import choose_loop, run
+from aiowsgi.process.loops import choose_loop
+from aiowsgi.process.run import run
 from aiowsgi.server.listeners import open_sockets
 from aiowsgi.server.server import DrainReport, Server
 

@@ -114,8 +114,8 @@ class ThreadPool:
 
     - ``_jobs``: a SimpleQueue, safe by itself.
     - ``_idle``: a list used as a counter; ``append`` and ``pop`` are atomic on every build of CPython.
-    - ``_threads``, ``_stalled_count``, ``_allowed_count``, ``_closed``: written under ``_lock``. The last two are
-      read without it on the way to :meth:`_grow`, which looks again under it.
+    - ``_threads``, ``_stalled_count``, ``_stuck_count``, ``_allowed_count``, ``_closed``: written under
+      ``_lock``. The last two are read without it on the way to :meth:`_grow`, which looks again under it.
     """
 
     def __init__(
@@ -133,6 +133,7 @@ class ThreadPool:
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._stalled_count = 0
+        self._stuck_count = 0
         self._allowed_count = threads
         self._closed = False
 
@@ -236,10 +237,29 @@ class ThreadPool:
         """Count a worker that begins (1) or ends (-1) to wait for a client."""
         with self._lock:
             self._stalled_count += change
-            if not self._closed:
-                self._allowed_count = min(self._size + self._stalled_count, self._max_size)
+            self._count_allowed()
         if change > 0:
             self._grow()
+
+    def change_stuck_count(self, change: int) -> None:
+        """Count a worker that will not end its job (1), or has ended it after all (-1); another takes its place.
+
+        Not where there may be one thread only: that is a promise to an application that is not safe in two.
+        """
+        with self._lock:
+            self._stuck_count += change
+            self._count_allowed()
+            surplus = len(self._threads) > self._allowed_count
+        if change > 0:
+            self._grow()
+        elif surplus:
+            self._jobs.put(_Retire())
+
+    def _count_allowed(self) -> None:
+        """Say anew how many threads there may be. Under the lock."""
+        if not self._closed:
+            stuck_count = self._stuck_count if self._max_size > 1 else 0
+            self._allowed_count = min(self._size + self._stalled_count, self._max_size) + stuck_count
 
     def close(self) -> None:
         """Take no more jobs; threads end when those that wait have been run. Does not wait: they are daemons."""

@@ -25,6 +25,8 @@ _KIND_WORDS = {
     Kind.TEXT: "text",
     Kind.CHOICE: "text",
     Kind.TEXTS: "a sequence of texts",
+    Kind.MODE: "an octal number",
+    Kind.SHARE: "a share between 0 and 1",
 }
 
 
@@ -98,6 +100,8 @@ class Option:
             Kind.SECONDS: (int, float),
             Kind.FLAG: (bool,),
             Kind.TEXTS: (tuple,),
+            Kind.MODE: (int,),
+            Kind.SHARE: (int, float),
         }
         expected = types.get(self.kind, (str,))
         if not isinstance(value, expected) or (self.kind is not Kind.FLAG and isinstance(value, bool)):

@@ -27,6 +27,8 @@ class Kind(enum.Enum):
     TEXT = "text"
     CHOICE = "choice"
     TEXTS = "texts"
+    MODE = "octal"
+    SHARE = "share"
 
 
 def parse_value(kind: Kind, text: str) -> Any:
@@ -43,6 +45,10 @@ def parse_value(kind: Kind, text: str) -> Any:
         return _parse_seconds(text)
     if kind is Kind.FLAG:
         return _parse_flag(text)
+    if kind is Kind.MODE:
+        return _parse_mode(text)
+    if kind is Kind.SHARE:
+        return _parse_share(text)
     if kind is Kind.TEXTS:
         return tuple(part for part in re.split(r"[,\s]+", text) if part)
     return text
@@ -83,6 +89,20 @@ def _parse_flag(text: str) -> bool:
     raise ValueError("must be true or false")
 
 
+def _parse_mode(text: str) -> int:
+    match = re.fullmatch(r"(?:0o)?([0-7]{1,4})", text.strip())
+    if match is None:
+        raise ValueError("must be an octal number such as 022 or 660")
+    return int(match[1], 8)
+
+
+def _parse_share(text: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(%?)", text.strip())
+    if match is None:
+        raise ValueError("must be a share such as 0.5 or 50%")
+    return float(match[1]) / (100 if match[2] else 1)
+
+
 def format_value(kind: Kind, value: Any) -> str:
     """Show a value as a person would type it: ``512K``, ``30s``, ``off``."""
     if value is None:
@@ -97,6 +117,10 @@ def format_value(kind: Kind, value: Any) -> str:
         return f"{value:g}s"
     if kind is Kind.FLAG:
         return "on" if value else "off"
+    if kind is Kind.MODE:
+        return f"{value:03o}"
+    if kind is Kind.SHARE:
+        return f"{100 * value:g}%"
     if kind is Kind.TEXTS:
         return ",".join(value)
     return str(value)

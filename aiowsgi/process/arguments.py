@@ -26,9 +26,19 @@ METAVARS = {
     Kind.TEXT: "TEXT",
     Kind.CHOICE: "NAME",
     Kind.TEXTS: "TEXT",
+    Kind.MODE: "MODE",
+    Kind.SHARE: "SHARE",
 }
 # What says more than its kind.
-OWN_METAVARS = {"environ": "NAME=VALUE", "bind": "ADDRESS", "app": "APP", "chdir": "FOLDER", "pythonpath": "FOLDER"}
+OWN_METAVARS = {
+    "environ": "NAME=VALUE",
+    "bind": "ADDRESS",
+    "app": "APP",
+    "chdir": "FOLDER",
+    "pythonpath": "FOLDER",
+    "uds": "PATH",
+    "pid": "PATH",
+}
 
 # Parameters of click's are named as options are; those of aliases and of other servers have a prefix.
 ALIAS = "alias__"

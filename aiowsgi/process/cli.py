@@ -100,7 +100,8 @@ def _serve(app_argument: str | None, config: str | None, check_config: bool, pri
     given, problems = given_flags(flags)
     if app_argument:
         given.append(Given("app", app_argument, "APP"))
-    settings = Sources(flags=given, path=config, problems=problems).read()
+    sources = Sources(flags=given, path=config, problems=problems)
+    settings = sources.read()
     assert settings.config.app is not None  # or read() would have missed it
     if print_config:
         _print(settings)
@@ -109,7 +110,7 @@ def _serve(app_argument: str | None, config: str | None, check_config: bool, pri
         click.echo(f"aiowsgi: the configuration is good, and {settings.config.app} can be served")
     if print_config or check_config:
         return False
-    run(settings.config.app, config=settings.config)
+    run(settings.config.app, config=settings.config, reread=lambda: sources.read().config)
     return True
 
 

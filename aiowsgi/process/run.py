@@ -1,7 +1,8 @@
-"""Running a server as a process of its own: the event loop, the signals, the end.
+"""Running a server as a process of its own, alone or as a supervisor with workers: what precedes it, and the end.
 
-The first SIGTERM or SIGINT lets the requests that run end; the second ends the process at once. SIGHUP has the
-certificate of TLS, where there is one, read again.
+Alone, the first SIGTERM lets the requests that run end, and SIGINT and SIGQUIT do so for a second; a second signal ends
+the process at once. SIGUSR1 logs every thread's stack, SIGUSR2 a line of figures; SIGHUP has the
+certificate of TLS, where there is one, read again; for all else it needs a supervisor, as SIGTTIN and SIGTTOU do.
 
 Thread: the main thread, which becomes the event loop's; signals are received only there.
 """
@@ -10,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import platform
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 from wsgiref.types import WSGIApplication
 
@@ -22,22 +25,31 @@ import anyio
 
 from aiowsgi.config import Config
 from aiowsgi.errors import StartupError
+from aiowsgi.process.activation import take_passed_descriptors
 from aiowsgi.process.application import load_application
 from aiowsgi.process.descriptors import raise_descriptor_limit
 from aiowsgi.process.folders import prepare_imports
 from aiowsgi.process.log import configure_logging
+from aiowsgi.process.loops import choose_loop
+from aiowsgi.process.notify import Notifier
+from aiowsgi.process.pidfile import PidFile
+from aiowsgi.process.privileges import drop_privileges
+from aiowsgi.process.sockets import warn_of_backlog
+from aiowsgi.process.statistics import figures_of, statistics_line
+from aiowsgi.process.supervisor import QUICK_SECONDS, Supervisor
+from aiowsgi.process.title import set_title
 from aiowsgi.server import Server
+from aiowsgi.server.stacks import stack_report
 from aiowsgi.server.tls_context import has_tls
 from aiowsgi.version import __version__
 
 __all__ = ["check", "choose_loop", "exit_at_next_signal", "run"]
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGQUIT") if hasattr(signal, name))
+_SUPERVISOR_SIGNALS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGTTIN", "SIGTTOU") if hasattr(signal, name))
 
 # For what is left at a second signal: sockets to close, a socket file to remove. Arbitrary; milliseconds do.
 FORCED_END_TIMEOUT = 0.25
-
-LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 logger = logging.getLogger("aiowsgi.error")
 
@@ -47,9 +59,13 @@ def run(
     *,
     factory: bool = False,
     config: Config | None = None,
+    reread: Callable[[], Config] | None = None,
     **options: Any,
 ) -> None:
     """Serve an application until SIGTERM or SIGINT; the requests that run then are finished.
+
+    Where an option asks for a supervisor, ``workers`` above all, this process watches over others that serve. They
+    import an application that is given by its name, and are forked with any other.
 
     At a second signal the process ends at once, with 128 plus the signal's number as its exit code. Outside
     the main thread no signal is received, and nothing ends the server but the process.
@@ -58,6 +74,7 @@ def run(
         application: a WSGI application, or its name as on the command line.
         factory: the name is a factory's, to be called without arguments.
         config: the settings, instead of ``options``.
+        reread: returns the settings anew, at SIGHUP.
         options: fields of :class:`~aiowsgi.config.Config`.
 
     Raises:
@@ -70,12 +87,25 @@ def run(
     elif options:
         raise TypeError(f"run() takes a config or options, not both: {', '.join(options)}")
     prepare_imports(config)
-    if isinstance(application, str):
-        application = load_application(application, factory=factory or config.factory)
-    loop_name, loop_factory = choose_loop(config.loop)
-    configure_logging(config.log_level)
-    raise_descriptor_limit()
-    anyio.run(_serve, application, config, loop_name, backend_options={"loop_factory": loop_factory})
+    descriptors = take_passed_descriptors()
+    config = _with_passed_sockets(config, descriptors)
+    pid_file = PidFile(config.pid)
+    try:
+        notifier = Notifier()
+        # As the first process of a container it has others' children to wait for, which a server cannot.
+        if config.asks_for_supervisor or os.getpid() == 1:
+
+            def read_again() -> Config:
+                return config if reread is None else _with_passed_sockets(reread(), descriptors)
+
+            forced_by = _supervise(application, factory or config.factory, config, read_again, notifier)
+            if forced_by:
+                pid_file.close()
+                _end_process(forced_by)
+        else:
+            _serve_alone(application, factory or config.factory, config, notifier, pid_file)
+    finally:
+        pid_file.close()
 
 
 def check(config: Config) -> None:
@@ -104,58 +134,146 @@ def exit_at_next_signal() -> None:
         signal.signal(signum, end)
 
 
-def choose_loop(name: str) -> tuple[str, LoopFactory]:
-    """The name and the factory of the event loop; no policy is involved."""
-    if name == "asyncio":
-        return name, asyncio.new_event_loop
-    try:
-        import uvloop
-    except ImportError as error:
-        if name == "uvloop":
-            raise StartupError(f"loop=uvloop: uvloop cannot be imported ({error})") from error
-        return "asyncio", asyncio.new_event_loop
-    return "uvloop", uvloop.new_event_loop
+def _with_passed_sockets(config: Config, descriptors: Sequence[int]) -> Config:
+    """Listen on what systemd passes, if it does: the unit then says where, and not the configuration."""
+    if not descriptors:
+        return config
+    bind = tuple(f"fd://{descriptor}" for descriptor in descriptors)
+    return dataclasses.replace(config, bind=bind, host=None, port=None, uds=None)
 
 
-async def _serve(application: WSGIApplication, config: Config, loop_name: str) -> None:
-    with contextlib.ExitStack() as stack:
-        signals: AsyncIterator[signal.Signals] | None = None
-        # Not the main thread: RuntimeError from asyncio, ValueError from uvloop.
-        with contextlib.suppress(RuntimeError, ValueError):
-            # Before listening, so that whoever finds the port open may send a signal.
-            received = (*SIGNALS, signal.SIGHUP) if has_tls(config) else SIGNALS
-            signals = stack.enter_context(anyio.open_signal_receiver(*received))
-        server = Server(application, config)
+def _supervise(
+    application: WSGIApplication | str,
+    factory: bool,
+    config: Config,
+    reread: Callable[[], Config],
+    notifier: Notifier,
+) -> int:
+    name = application if isinstance(application, str) else None
+    loaded = None if isinstance(application, str) else application
+    choose_loop(config.loop)  # so that it is said here what is not installed
+    if name is not None and config.preload:
+        loaded = load_application(name, factory=factory)
+    configure_logging(config.log_level)
+    raise_descriptor_limit()
+    supervisor = Supervisor(name, factory, config, loaded=loaded, reread=reread, notifier=notifier)
+    return supervisor.run()
+
+
+def _serve_alone(
+    application: WSGIApplication | str, factory: bool, config: Config, notifier: Notifier, pid_file: PidFile
+) -> None:
+    name = application if isinstance(application, str) else "aiowsgi"
+    if isinstance(application, str):
+        application = load_application(application, factory=factory)
+    loop_name, loop_factory = choose_loop(config.loop)
+    configure_logging(config.log_level)
+    set_title("server", config.name, name)
+    raise_descriptor_limit()
+    alone = _Alone(application, config, loop_name, notifier, pid_file)
+    anyio.run(alone.serve, backend_options={"loop_factory": loop_factory})
+
+
+class _Alone:
+    """A server that is all of its process."""
+
+    def __init__(
+        self, application: WSGIApplication, config: Config, loop_name: str, notifier: Notifier, pid_file: PidFile
+    ) -> None:
+        self._server = Server(application, config)
+        self._loop_name = loop_name
+        self._notifier = notifier
+        self._pid_file = pid_file
+
+    async def serve(self) -> None:
+        server = self._server
+        with contextlib.ExitStack() as stack:
+            signals: AsyncIterator[signal.Signals] | None = None
+            # Not the main thread: RuntimeError from asyncio, ValueError from uvloop.
+            with contextlib.suppress(RuntimeError, ValueError):
+                # Before listening, so that whoever finds the port open may send a signal.
+                signals = stack.enter_context(anyio.open_signal_receiver(*SIGNALS))
+                stack.enter_context(self._reports())
+            try:
+                await server.start()
+            except OSError as error:
+                raise StartupError(error.strerror or str(error)) from error
+            drop_privileges(server.config)
+            warn_of_backlog(server.config.backlog)
+            logger.info(_start_line(server, self._loop_name))
+            self._notifier.ready("serving")
+            if self._notifier.watchdog_interval:
+                self._give_sign_of_life()
+            if signals is None:
+                await server.serve_until_shutdown()
+            else:
+                await self._stop_at_signal(signals)
+
+    def _give_sign_of_life(self) -> None:
+        self._notifier.watchdog()
+        asyncio.get_running_loop().call_later(self._notifier.watchdog_interval, self._give_sign_of_life)
+
+    @contextlib.contextmanager
+    def _reports(self) -> Iterator[None]:
+        """Answer the signals that do not end the process."""
+        loop = asyncio.get_running_loop()
+        previous: dict[int, Any] = {}
+        if hasattr(signal, "SIGUSR1"):
+            # Not through the loop, which may be what is stuck.
+            previous[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._dump)
+        added = []
+        if hasattr(signal, "SIGUSR2"):
+            loop.add_signal_handler(signal.SIGUSR2, self._log_statistics)
+            added.append(signal.SIGUSR2)
+        for signum in _SUPERVISOR_SIGNALS:
+            # One that is ignored was so before: nohup(1) does that.
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                loop.add_signal_handler(signum, self._asked_of_supervisor, signum)
+                added.append(signum)
         try:
-            await server.start()
-        except OSError as error:
-            raise StartupError(error.strerror or str(error)) from error
-        logger.info(_start_line(server, loop_name))
-        if signals is None:
-            await server.serve_until_shutdown()
+            yield
+        finally:
+            for signum in added:
+                loop.remove_signal_handler(signum)
+            for number, handler in previous.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _dump(self, signum: int, frame: FrameType | None) -> None:
+        logger.warning("SIGUSR1, all threads:\n%s", stack_report(self._server.engine, frame))
+
+    def _asked_of_supervisor(self, signum: signal.Signals) -> None:
+        if signum == signal.SIGHUP and has_tls(self._server.config):
+            self._server.reload_tls()
         else:
-            await _stop_at_signal(server, signals)
+            logger.warning("%s: needs a supervisor, which --workers starts, be it with 1", signal.Signals(signum).name)
 
+    def _log_statistics(self) -> None:
+        logger.info("%s", statistics_line(figures_of(self._server.stats())))
 
-async def _stop_at_signal(server: Server, signals: AsyncIterator[signal.Signals]) -> None:
-    while (signum := await anext(signals)) == signal.SIGHUP:
-        server.reload_tls()
-    logger.info("%s: running requests may finish, a second signal ends at once", signum.name)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_end_at_signal, server, signals)
-        report = await server.shutdown()
-        tasks.cancel_scope.cancel()
-    level = logging.WARNING if report.abandoned else logging.INFO
-    logger.log(level, "stopped; running requests: %d finished, %d abandoned", report.completed, report.abandoned)
+    async def _stop_at_signal(self, signals: AsyncIterator[signal.Signals]) -> None:
+        server = self._server
+        signum = await anext(signals)
+        seconds = server.config.graceful_timeout
+        if signum == signal.SIGTERM:
+            logger.info("%s: running requests may finish, a second signal ends at once", signum.name)
+        else:
+            seconds = min(seconds, QUICK_SECONDS)
+            logger.info("%s: stopping quickly, a second signal ends at once", signum.name)
+        self._notifier.stopping()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._end_at_signal, signals)
+            report = await server.shutdown(seconds)
+            tasks.cancel_scope.cancel()
+        level = logging.WARNING if report.abandoned else logging.INFO
+        logger.log(level, "stopped; running requests: %d finished, %d abandoned", report.completed, report.abandoned)
 
-
-async def _end_at_signal(server: Server, signals: AsyncIterator[signal.Signals]) -> NoReturn:
-    while (signum := await anext(signals)) == signal.SIGHUP:
-        pass
-    logger.warning("%s again: ending at once", signum.name)
-    with anyio.move_on_after(FORCED_END_TIMEOUT, shield=True):
-        await server.shutdown(graceful=0)
-    _end_process(signum)
+    async def _end_at_signal(self, signals: AsyncIterator[signal.Signals]) -> NoReturn:
+        signum = await anext(signals)
+        logger.warning("%s again: ending at once", signum.name)
+        with anyio.move_on_after(FORCED_END_TIMEOUT, shield=True):
+            await self._server.shutdown(graceful=0)
+        self._pid_file.close()
+        _end_process(signum)
 
 
 def _end_process(signum: int) -> NoReturn:

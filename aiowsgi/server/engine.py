@@ -53,6 +53,7 @@ class Engine:
         io_pool: reads and writes files.
         parser: reads heads.
         software: ``SERVER_SOFTWARE`` and the Server field: ``"aiowsgi/1.0"``.
+        multiprocess: other processes run the same application: ``wsgi.multiprocess``.
         clock: for what threads measure; ``loop.time()`` is not for them, uvloop's stands still while it waits.
     """
 
@@ -66,6 +67,7 @@ class Engine:
         io_pool: Pool,
         parser: HeadParser,
         software: str,
+        multiprocess: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.application = application
@@ -86,7 +88,7 @@ class Engine:
             software=software,
             root_path=config.root_path,
             multithread=pool.thread_limit > 1,
-            multiprocess=False,
+            multiprocess=multiprocess,
             extra=dict(text.split("=", 1) for text in config.environ),
         )
         #: Connections that have been accepted, and whose transport is still being made.

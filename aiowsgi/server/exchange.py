@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import io
+import itertools
 import logging
 import os
 from collections.abc import AsyncIterable, Callable, Sequence
@@ -49,6 +50,9 @@ _logger = logging.getLogger("aiowsgi.error")
 # A body up to this size is joined with its head: one send(). Above it the copy costs more than a second piece.
 _JOIN_SIZE = 64 * 1024
 
+# Of the requests that have been asked for their id.
+_numbers = itertools.count(1)
+
 _INTERNAL_ERROR = Refusal(500, "the application failed to answer")
 
 
@@ -70,6 +74,7 @@ class Exchange:
         "_finished",
         "_framing",
         "_head_data",
+        "_id",
         "_on_ready",
         "_ticket",
         "disconnection",
@@ -121,6 +126,17 @@ class Exchange:
 
     def __repr__(self) -> str:
         return f"<Exchange {self.head.method} {self.head.target!r}>"
+
+    def identify(self) -> str:
+        """Return the request's id, the same whenever it is asked for. Any thread.
+
+        Few are ever asked for, and so they are given then: the attribute is not set before.
+        """
+        try:
+            return self._id
+        except AttributeError:
+            self._id: str = f"{os.getpid()}-{next(_numbers)}"
+            return self._id
 
     def withdraw(self) -> bool:
         """Keep the exchange from ever running; tell whether that was still possible. Event loop."""

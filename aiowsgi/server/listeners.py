@@ -17,19 +17,24 @@ import logging
 import os
 import socket
 import stat
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiowsgi.config import BindAddress, FileDescriptorAddress, TCPAddress, UnixAddress
 
-__all__ = ["Listener", "open_sockets"]
+__all__ = ["Listener", "clone_socket", "close_sockets", "open_sockets"]
 
 _logger = logging.getLogger("aiowsgi.error")
 
 # Connections taken in one turn of the loop, so that a flood of them does not starve those that are there.
 _ACCEPT_COUNT = 64
+# Where other processes accept from the same socket, so that they share a burst.
+_SHARED_ACCEPT_COUNT = 4
 # How long accepting pauses when the process or the machine is out of something, or no connection can be closed.
 _SHORTAGE_SECONDS = 0.5
+# How long a busy process leaves new connections to those that share its socket, before it looks again.
+_BUSY_SECONDS = 0.02
 # accept(2): Linux passes on what has befallen the connection; BSD says ECONNABORTED.
 _CONNECTION_ERRORS = frozenset(
     getattr(errno, name)
@@ -49,8 +54,16 @@ _CONNECTION_ERRORS = frozenset(
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-def open_sockets(addresses: Sequence[BindAddress], backlog: int) -> list[socket.socket]:
+def open_sockets(
+    addresses: Sequence[BindAddress], backlog: int, *, uds_mode: int | None = None, reuse_port: bool = False
+) -> list[socket.socket]:
     """Bind and listen; all of them or none.
+
+    Args:
+        addresses: where.
+        backlog: connections that the kernel may hold for each.
+        uds_mode: permissions of Unix sockets' files, in place of what the umask leaves.
+        reuse_port: other sockets of this user may be bound to the same ports: SO_REUSEPORT.
 
     Raises:
         OSError: naming the address.
@@ -59,7 +72,7 @@ def open_sockets(addresses: Sequence[BindAddress], backlog: int) -> list[socket.
     try:
         for address in addresses:
             try:
-                opened = _open(address)
+                opened = _open(address, uds_mode, reuse_port)
                 sockets.extend(opened)
                 for sock in opened:
                     sock.setblocking(False)
@@ -73,6 +86,27 @@ def open_sockets(addresses: Sequence[BindAddress], backlog: int) -> list[socket.
     return sockets
 
 
+def clone_socket(sock: socket.socket, backlog: int) -> socket.socket:
+    """Listen once more where a socket listens that lets others do so.
+
+    Raises:
+        OSError: it does not.
+    """
+    clone = socket.socket(sock.family, sock.type, sock.proto)
+    try:
+        clone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        clone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if sock.family == socket.AF_INET6:
+            clone.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        clone.bind(sock.getsockname())
+        clone.setblocking(False)
+        clone.listen(backlog)
+    except BaseException:
+        clone.close()
+        raise
+    return clone
+
+
 def close_sockets(sockets: Sequence[socket.socket]) -> None:
     """Close listening sockets."""
     for sock in sockets:
@@ -82,40 +116,42 @@ def close_sockets(sockets: Sequence[socket.socket]) -> None:
 class _UnixSocket(socket.socket):
     """A Unix socket that was bound here: its file goes when it is closed, if the file is still its own.
 
-    One that was inherited is its owner's, who may hand it to other processes while this one ends.
+    One that was inherited is its owner's, who may hand it to other processes while this one ends. So is one that a
+    process got with the memory of another, by a fork.
     """
 
     def __init__(self) -> None:
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._file: tuple[str, int, int] | None = None
+        self._file: tuple[str, int, int, int] | None = None
 
     def bind(self, path: Any) -> None:
         """See :meth:`socket.socket.bind`."""
         super().bind(path)
-        status = os.stat(path)
-        self._file = os.path.abspath(path), status.st_dev, status.st_ino
+        if isinstance(path, str) and not path.startswith("\0"):
+            status = os.stat(path)
+            self._file = os.path.abspath(path), status.st_dev, status.st_ino, os.getpid()
 
     def close(self) -> None:
         """See :meth:`socket.socket.close`."""
         if self._file is not None:
-            path, device, inode = self._file
+            path, *identity = self._file
             self._file = None
             with contextlib.suppress(OSError):
                 status = os.stat(path)
-                if (status.st_dev, status.st_ino) == (device, inode):
+                if [status.st_dev, status.st_ino, os.getpid()] == identity:
                     os.unlink(path)
         super().close()
 
 
-def _open(address: BindAddress) -> list[socket.socket]:
+def _open(address: BindAddress, uds_mode: int | None, reuse_port: bool) -> list[socket.socket]:
     if isinstance(address, UnixAddress):
-        return [_bind_unix(address.path)]
+        return [_bind_unix(address.path, uds_mode)]
     if isinstance(address, FileDescriptorAddress):
         return [_inherit(address.fd)]
-    return _bind_tcp(address)
+    return _bind_tcp(address, reuse_port)
 
 
-def _bind_tcp(address: TCPAddress) -> list[socket.socket]:
+def _bind_tcp(address: TCPAddress, reuse_port: bool) -> list[socket.socket]:
     """Bind every address that the host stands for; all on the same port if it was left open."""
     sockets: list[socket.socket] = []
     port = address.port
@@ -142,6 +178,8 @@ def _bind_tcp(address: TCPAddress) -> list[socket.socket]:
             sockets.append(sock)
             if os.name == "posix":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             try:
@@ -161,8 +199,10 @@ def _bind_tcp(address: TCPAddress) -> list[socket.socket]:
     return sockets
 
 
-def _bind_unix(path: str) -> socket.socket:
+def _bind_unix(path: str, mode: int | None) -> socket.socket:
     """Bind a Unix socket, in the place of one that nobody listens on any more."""
+    if path.startswith("@"):
+        return _bind_abstract(path)
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise OSError(errno.EADDRINUSE, "the file exists and is not a socket")
@@ -172,6 +212,20 @@ def _bind_unix(path: str) -> socket.socket:
     sock = _UnixSocket()
     try:
         sock.bind(path)
+        if mode is not None:
+            os.chmod(path, mode)  # nobody has been let in: it does not listen yet
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_abstract(path: str) -> socket.socket:
+    if not sys.platform.startswith("linux"):
+        raise OSError(errno.EADDRNOTAVAIL, "only Linux has abstract Unix sockets")
+    sock = _UnixSocket()
+    try:
+        sock.bind("\0" + path[1:])
     except BaseException:
         sock.close()
         raise
@@ -215,6 +269,8 @@ class Listener:
         make_room: called where there is none and somebody waits; tells whether a connection is about to end, after
             which :meth:`resume` is to be called. Until then nothing is accepted.
         scheme: of its URL.
+        is_busy: asked before each connection where other processes accept from the same socket; while it says so,
+            they may have them.
     """
 
     def __init__(
@@ -225,12 +281,16 @@ class Listener:
         has_room: Callable[[], bool],
         make_room: Callable[[], bool],
         scheme: str = "http",
+        is_busy: Callable[[], bool] | None = None,
     ) -> None:
         self._socket = sock
         self._loop = loop
         self._protocol_factory = protocol_factory
         self._has_room = has_room
         self._make_room = make_room
+        self._is_busy = is_busy
+        # Of a burst, each process that shares the socket takes a little at a time.
+        self._accept_count = _ACCEPT_COUNT if is_busy is None else _SHARED_ACCEPT_COUNT
         self._fd = sock.fileno()
         self._timer: asyncio.TimerHandle | None = None
         self._accepting = False
@@ -259,9 +319,13 @@ class Listener:
             self._accepting = True
             self._loop.add_reader(self._fd, self._accept)
 
-    def _accept(self, count: int = _ACCEPT_COUNT) -> bool:
+    def _accept(self) -> bool:
         """Accept what is there; tell whether there may be more."""
-        for number in range(count):
+        if self._is_busy is not None and self._is_busy():
+            self.pause()
+            self._timer = self._loop.call_later(_BUSY_SECONDS, self.resume)
+            return False
+        for number in range(self._accept_count):
             if not self._has_room():
                 if number == 0:  # the kernel has just said that there is somebody
                     self.pause()
@@ -311,6 +375,7 @@ class Listener:
 
     def take_backlog(self) -> None:
         """Accept all that the kernel has queued, within reason: those clients believe that they are connected."""
+        self._is_busy = None  # nobody else may be left
         while self._fd >= 0 and self._accept():
             pass
 
@@ -331,4 +396,4 @@ def _url(sock: socket.socket, scheme: str) -> str:
         return f"{scheme}://[{name[0]}]:{name[1]}"
     if sock.family == socket.AF_INET:
         return f"{scheme}://{name[0]}:{name[1]}"
-    return f"unix:{name if isinstance(name, str) else name.decode('latin-1', 'replace')}"
+    return f"unix:{name if isinstance(name, str) else '@' + name[1:].decode('latin-1', 'replace')}"

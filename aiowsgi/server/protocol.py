@@ -308,6 +308,14 @@ class Protocol(asyncio.Protocol):
     def _refuse_busy(self) -> None:
         self._refuse(Refusal(503, "too many requests are waiting"), retry_after=1)
 
+    def serves(self, exchange: Exchange) -> bool:
+        """Tell whether an exchange is this connection's."""
+        return self._exchange is exchange
+
+    def give_up_request(self) -> None:
+        """The application has had ``request_timeout``: answer in its place, or break off what it has begun."""
+        self._refuse(Refusal(504, "the application took too long"))
+
     def _refuse(self, refusal: Refusal, retry_after: int | None = None) -> None:
         """Answer a request that is not acceptable, and close."""
         _logger.debug("refused a request from %s: %s", self._info.remote_host or "unix", refusal)

@@ -26,6 +26,7 @@ from aiowsgi.configuration.peers import Peers
 from aiowsgi.errors import StartupError
 from aiowsgi.http.parsers import make_head_parser
 from aiowsgi.server.engine import Engine
+from aiowsgi.server.guard import RequestGuard
 from aiowsgi.server.listeners import Listener, close_sockets, open_sockets
 from aiowsgi.server.opening import Opening
 from aiowsgi.server.protocol import Phase, Protocol
@@ -34,6 +35,8 @@ from aiowsgi.server.tls_context import ContextHook, TLSContexts, tls_contexts
 from aiowsgi.version import __version__
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
     from wsgiref.types import WSGIApplication
 
 __all__ = ["DrainReport", "Server"]
@@ -81,6 +84,7 @@ class Server:
         pool: runs the application, instead of a pool of the server's own; shared with others, and theirs to close.
         ssl_context: has all listeners speak TLS, and says how; or is called with the context that the options
             ``ssl_...`` describe, and returns the one to use: it may choose certificates by name (``sni_callback``).
+        shared_sockets: listening, and other processes accept from them too; instead of what the config says.
 
     Raises:
         ConfigError: an option's value is not allowed.
@@ -93,6 +97,7 @@ class Server:
         *,
         pool: ThreadPool | None = None,
         ssl_context: ssl.SSLContext | ContextHook | None = None,
+        shared_sockets: Sequence[socket.socket] | None = None,
         **options: Any,
     ) -> None:
         if config is not None and options:
@@ -105,12 +110,16 @@ class Server:
         self._ssl_context = ssl_context
         self._tls: TLSContexts | None = None
         self._proxies = None if self.config.proxy_protocol == "off" else Peers(self.config.proxy_allow_from)
+        self._shared_sockets = shared_sockets
         self._engine: Engine | None = None
         self._pools: list[ThreadPool] = []  # those that end with the server
         self._listeners: list[Listener] = []
         self._max_connections = 0
         self._drain: tuple[anyio.CancelScope, asyncio.Future[DrainReport]] | None = None
         self._stopped = anyio.Event()
+        self._guard: RequestGuard | None = None
+        #: Called, once, with the reason why the process had better be replaced by another.
+        self.on_recycle: Callable[[str], object] | None = None
 
     def __repr__(self) -> str:
         return f"<Server {' '.join(self.urls) or 'not listening'}>"
@@ -159,24 +168,37 @@ class Server:
         """
         if self._engine is not None:
             raise StartupError("a server can be started only once")
-        sockets = open_sockets(self.config.addresses, self.config.backlog)
+        config = self.config
+        if self._shared_sockets is None:
+            sockets = open_sockets(
+                config.addresses, config.backlog, uds_mode=config.uds_mode, reuse_port=config.reuse_port
+            )
+        else:
+            sockets = list(self._shared_sockets)
         try:
             engine = self._open_engine()
         except BaseException:
             close_sockets(sockets)
             raise
-        self._listeners = [
-            Listener(
-                sock,
-                engine.loop,
-                self._arriving_protocol,
-                self._has_room,
-                self._make_room,
-                "http" if self._tls is None else "https",
+        self._begin_listening(sockets, engine)
+
+    def listen(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept from more sockets that other processes share."""
+        if self._drain is None:
+            self._begin_listening(sockets, self._started_engine())
+        else:
+            close_sockets(sockets)
+
+    def _begin_listening(self, sockets: Sequence[socket.socket], engine: Engine) -> None:
+        # With a socket for each process nobody else would take what a busy one leaves.
+        is_shared = self._shared_sockets is not None and not self.config.reuse_port
+        is_busy = self._is_busy if is_shared else None
+        scheme = "http" if self._tls is None else "https"
+        for sock in sockets:
+            listener = Listener(
+                sock, engine.loop, self._arriving_protocol, self._has_room, self._make_room, scheme, is_busy
             )
-            for sock in sockets
-        ]
-        for listener in self._listeners:
+            self._listeners.append(listener)
             listener.start()
 
     def _open_engine(self) -> Engine:
@@ -200,9 +222,13 @@ class Server:
             io_pool=io_pool,
             parser=parser,
             software=f"aiowsgi/{__version__}",
+            multiprocess=self._shared_sockets is not None,
         )
         self._max_connections = config.max_connections or _default_max_connections()
         self._engine.on_change(self._connection_ended)
+        if config.request_timeout or config.slow_request:
+            self._guard = RequestGuard(self._engine, self.on_recycle)
+            self._guard.start()
         switch_interval.ask(config.switch_interval)
         return self._engine
 
@@ -239,6 +265,10 @@ class Server:
         engine = self._started_engine()
         return len(engine.connections) + len(engine.openings) + len(engine.arriving) < self._max_connections
 
+    def _is_busy(self) -> bool:
+        """Tell whether as many requests wait for a thread as there are threads."""
+        return self._started_engine().pool.waiting_count >= self.config.threads
+
     def _make_room(self) -> bool:
         """Close idle connections at the limit, if there are any: their clients know how to come back."""
         # Who gets an answer now gives up its place with it.
@@ -261,13 +291,14 @@ class Server:
             for listener in self._listeners:
                 listener.resume()
 
-    async def shutdown(self, graceful: float | None = None) -> DrainReport:
+    async def shutdown(self, graceful: float | None = None, *, leave_backlog: bool = False) -> DrainReport:
         """Stop accepting, let requests end, close all connections.
 
         Idempotent: later calls wait for the first one; with ``graceful=0`` they cut it short.
 
         Args:
             graceful: seconds that requests may take to end; default ``graceful_timeout``.
+            leave_backlog: connections that wait to be accepted are left to the processes that share the sockets.
         """
         if self._engine is None:
             self._stopped.set()
@@ -275,19 +306,19 @@ class Server:
         if self._drain is None:
             scope = anyio.CancelScope()
             seconds = self.config.graceful_timeout if graceful is None else graceful
-            self._drain = scope, asyncio.ensure_future(self._end(scope, seconds))
+            self._drain = scope, asyncio.ensure_future(self._end(scope, seconds, leave_backlog))
         elif graceful == 0:
             self._drain[0].cancel()
         return await asyncio.shield(self._drain[1])
 
-    async def _end(self, scope: anyio.CancelScope, graceful: float) -> DrainReport:
+    async def _end(self, scope: anyio.CancelScope, graceful: float, leave_backlog: bool) -> DrainReport:
         engine = self._started_engine()
         completed_before = engine.completed_count - unsent_count(engine)
         engine.draining = True
         engine.keeps_connections = False
         try:
             with scope, anyio.move_on_after(graceful):
-                await self._end_requests(graceful)
+                await self._end_requests(graceful, leave_backlog)
         finally:
             await self._end_arrivals()
             cut_off_count = unsent_count(engine)
@@ -300,6 +331,8 @@ class Server:
             engine.on_change(None)
             engine.deadlines.close()
             engine.watch.close()
+            if self._guard is not None:
+                self._guard.close()
             for pool in self._pools:
                 pool.close()
             switch_interval.give_back(self.config.switch_interval)
@@ -326,7 +359,7 @@ class Server:
         for task in engine.closing_tasks:
             task.cancel()
 
-    async def _end_requests(self, graceful: float) -> None:
+    async def _end_requests(self, graceful: float, leave_backlog: bool) -> None:
         """Wait until all connections and requests have ended, after some help."""
         engine = self._started_engine()
         changed = asyncio.Event()
@@ -337,8 +370,9 @@ class Server:
                 changed.clear()
                 await changed.wait()
 
-        for listener in self._listeners:
-            listener.take_backlog()
+        if not leave_backlog:
+            for listener in self._listeners:
+                listener.take_backlog()
         await self._end_arrivals()
         with anyio.move_on_after(min(_IDLE_GRACE_SECONDS, graceful)):
             await all_ended()
@@ -348,7 +382,7 @@ class Server:
 
     def stats(self) -> ServerStats:
         """Take a snapshot of connections, requests, threads and waiting times."""
-        return take_stats(self._started_engine())
+        return take_stats(self._started_engine(), 0 if self._guard is None else self._guard.stuck_count)
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Self] = anyio.TASK_STATUS_IGNORED) -> None:
         """Start, tell ``task_status``, and serve until :meth:`shutdown` is called or this task is cancelled."""

@@ -69,11 +69,13 @@ class ThreadStats:
         idle: waiting for a request.
         running: running an application.
         stalled: waiting for a client.
+        stuck: running on for a request that was given up; of those that are running or stalled.
     """
 
     idle: int
     running: int
     stalled: int
+    stuck: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ _READING = frozenset({Phase.HEAD, Phase.CONTENT})
 _WRITING = frozenset({Phase.ANSWERING, Phase.FLUSHING})
 
 
-def take_stats(engine: Engine) -> ServerStats:
+def take_stats(engine: Engine, stuck_count: int = 0) -> ServerStats:
     """Take a snapshot. Event loop."""
     phases = [connection.phase for connection in engine.connections]
     waiting = running = streaming = 0
@@ -126,7 +128,7 @@ def take_stats(engine: Engine) -> ServerStats:
             streaming=streaming,
             done=engine.completed_count,
         ),
-        ThreadStats(idle=pool.idle, running=pool.running, stalled=pool.stalled),
+        ThreadStats(idle=pool.idle, running=pool.running, stalled=pool.stalled, stuck=stuck_count),
         QueueWaitStats(p50=_quantile(waits, 0.5), p90=_quantile(waits, 0.9), p99=_quantile(waits, 0.99)),
     )
 

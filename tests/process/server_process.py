@@ -69,6 +69,16 @@ class ServerProcess:
         return match
 
     @property
+    def port(self) -> int:
+        """The TCP port that it listens on."""
+        return int(self.url.rpartition(":")[2])
+
+    def workers(self) -> list[int]:
+        """Return the process numbers of its children."""
+        pid = self.process.pid
+        return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    @property
     def url(self) -> str:
         """Where it listens, as the start line says."""
         return self.wait_for_log(r"(http://[^\s,]+)[^\n]*\n")[1]

@@ -85,21 +85,60 @@ def test_start_line_tells_url_threads_loop_parser_python_and_pid(folder: Path, l
     assert "Traceback" not in server.log
 
 
-@signals
 @loops
-def test_signal_lets_the_request_that_runs_end_and_exits_0(
-    folder: Path, signum: signal.Signals, loop_name: str
-) -> None:
+def test_sigterm_lets_the_request_that_runs_end_and_exits_0(folder: Path, loop_name: str) -> None:
     with server_process(folder, "waiting", "--port=0", "--loop", loop_name) as server, server.connect() as client:
         client.send(GET)
         server.wait_for_log("running /slow")
-        server.signal(signum)
-        server.wait_for_log(f"{signum.name}: running requests may finish")
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("SIGTERM: running requests may finish")
         wait_until(lambda: refuses(server), "the end of the listening socket")
         (folder / "go").touch()
         assert client.receive().content == b"done"
         assert server.wait() == 0
     assert "running requests: 1 finished, 0 abandoned" in server.log
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGQUIT])
+def test_sigint_and_sigquit_stop_without_waiting_for_the_request_that_runs(
+    folder: Path, signum: signal.Signals
+) -> None:
+    with server_process(folder, "waiting", "--port=0") as server, server.connect() as client:
+        client.send(GET)
+        server.wait_for_log("running /slow")
+        server.signal(signum)
+        assert server.wait() == 0
+    assert f"{signum.name}: stopping quickly" in server.log
+    assert "running requests: 0 finished, 1 abandoned" in server.log
+
+
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU])
+def test_signal_for_a_supervisor_where_there_is_none_says_so_and_changes_nothing(
+    folder: Path, signum: signal.Signals
+) -> None:
+    with server_process(folder, "hello", "--port=0") as server:
+        assert server.url
+        server.signal(signum)
+        server.wait_for_log(f"{signum.name}: needs a supervisor, which --workers starts")
+        with server.connect() as client:
+            assert client.get("/").content == b"hello"
+
+
+@loops
+def test_sigusr1_dumps_each_threads_stack_with_its_request_and_sigusr2_tells_figures(
+    folder: Path, loop_name: str
+) -> None:
+    with server_process(folder, "waiting", "--port=0", "--loop", loop_name) as server, server.connect() as client:
+        client.send(GET)
+        server.wait_for_log("running /slow")
+        server.signal(signal.SIGUSR1)
+        pattern = r"thread aiowsgi-\d+-worker-1 \(\d+\): request \d+-1 GET '/slow', \d+\.\d s old, running\n"
+        server.wait_for_log(pattern + r'(?:  .*\n)*  File ".*waiting\.py", line \d+, in app\n')
+        server.wait_for_log(r"thread MainThread ")
+        server.signal(signal.SIGUSR2)
+        server.wait_for_log("requests: 0 waiting, 1 running, 0 streaming, 0 done; threads: 0 idle, 1 running")
+        (folder / "go").touch()
+        assert client.receive().content == b"done"
 
 
 @signals

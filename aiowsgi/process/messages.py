@@ -1,0 +1,148 @@
+"""What a supervisor and its workers say to one another: lines of JSON over a pair of connected sockets.
+
+A worker says: ``ready``, ``heartbeat``, ``recycle`` (with a reason), ``leaving``, ``dumped``, ``statistics``,
+``stopped``, and ``failed`` (it cannot start, and why). The supervisor says: ``start`` (its first line, with all that
+the worker has to know), ``drain``, ``listen`` (with sockets), ``dump`` and ``statistics``.
+
+The end of the stream is a message too: a worker whose supervisor is gone leaves, whatever became of it.
+
+Thread: that of the event loop or of the supervisor, and its signal handlers.
+
+Source: unix(7) on SCM_RIGHTS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["Message", "MessagePipe", "message_pipes"]
+
+Message = dict[str, Any]
+
+_READ_SIZE = 64 * 1024
+# More than any message needs; who sends more has lost its mind, and is not listened to.
+_MOST_UNREAD_SIZE = 4 * 1024 * 1024
+# What waits for a reader that does not read. Beyond it messages are dropped: a heartbeat that is late says nothing.
+_MOST_UNSENT_COUNT = 100
+_MOST_DESCRIPTORS = 64
+
+
+class MessagePipe:
+    """One end.
+
+    Args:
+        sock: connected, of the family AF_UNIX.
+        unread: what has been read from it already.
+    """
+
+    def __init__(self, sock: socket.socket, unread: bytes = b"") -> None:
+        self._socket = sock
+        self._unread = unread
+        self._unsent: deque[bytes] = deque()
+        self._descriptors: deque[int] = deque()
+        #: The other side is gone, or has closed its end.
+        self.ended = False
+
+    def fileno(self) -> int:
+        """Return the descriptor, to wait for messages; -1 once closed."""
+        return self._socket.fileno()
+
+    def set_blocking(self, blocking: bool) -> None:
+        """Let :meth:`receive` wait for a message, or not."""
+        self._socket.setblocking(blocking)
+
+    def send(self, kind: str, /, *, descriptors: Sequence[int] = (), **fields: Any) -> None:
+        """Send a message, or keep it until the other side reads on. Never blocks where the pipe does not.
+
+        Args:
+            kind: of the message.
+            descriptors: go with it.
+            fields: values that JSON has.
+        """
+        line = json.dumps({"type": kind, **fields}, separators=(",", ":")).encode() + b"\n"
+        if descriptors:
+            with contextlib.suppress(OSError):
+                socket.send_fds(self._socket, [line], list(descriptors))
+            return
+        if len(self._unsent) < _MOST_UNSENT_COUNT:
+            self._unsent.append(line)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what could not be sent before."""
+        while self._unsent:
+            # Taken out while it is being sent: a signal handler may send as well.
+            line = self._unsent.popleft()
+            try:
+                sent_size = self._socket.send(line)
+            except BlockingIOError:
+                sent_size = 0
+            except OSError:  # the other side is gone; the end of the stream says so
+                self._unsent.clear()
+                return
+            if sent_size < len(line):
+                self._unsent.appendleft(line[sent_size:])
+                return
+
+    def receive(self) -> list[Message]:
+        """Return the messages that have arrived; :attr:`ended` tells whether more can come."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._socket, _READ_SIZE, _MOST_DESCRIPTORS)
+        except (BlockingIOError, InterruptedError):
+            return []
+        except OSError:
+            data, descriptors = b"", []
+        self._descriptors.extend(descriptors)
+        if not data or len(self._unread) > _MOST_UNREAD_SIZE:
+            self.ended = True
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        messages = []
+        for line in lines:
+            # An application that finds the descriptor and writes to it must not stop the supervisor.
+            with contextlib.suppress(ValueError):
+                message = json.loads(line)
+                if isinstance(message, dict):
+                    messages.append(message)
+        return messages
+
+    def receive_all(self) -> list[Message]:
+        """Return all that has arrived: the other side has ended. The pipe must not block."""
+        messages: list[Message] = []
+        while not self.ended:
+            received = self.receive()
+            if not received and not self._unread:
+                break
+            messages.extend(received)
+        return messages
+
+    def wait_for(self, kind: str) -> Message:
+        """Wait for the first message of a kind, which is to be the next; the pipe must block.
+
+        Raises:
+            EOFError: the other side has closed before.
+        """
+        while not self.ended:
+            for message in self.receive():
+                if message.get("type") == kind:
+                    return message
+        raise EOFError(f"no {kind!r} message came")
+
+    def take_descriptors(self, count: int) -> list[int]:
+        """Return so many of the descriptors that came, oldest first; as many as there are."""
+        return [self._descriptors.popleft() for _ in range(min(count, len(self._descriptors)))]
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
+
+
+def message_pipes() -> tuple[MessagePipe, socket.socket]:
+    """Return the supervisor's end, which does not block, and the worker's socket."""
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    own.setblocking(False)
+    return MessagePipe(own), other

@@ -1,0 +1,85 @@
+"""The file that holds the number of the process.
+
+Who holds the file's lock runs. A number alone says nothing: it may be another process's by now, and in a container it
+nearly always is.
+
+Thread: the main thread.
+
+Source: flock(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from aiowsgi.errors import StartupError
+
+try:
+    import fcntl
+except ImportError:  # a platform without; then the file is written and nothing is refused
+    fcntl = None  # type: ignore[assignment]  # a module where it exists
+
+__all__ = ["PidFile"]
+
+
+class PidFile:
+    """A file with this process's number, until it is closed.
+
+    Args:
+        path: of the file; ``None`` is no file.
+
+    Raises:
+        StartupError: the file is that of a process that runs, or cannot be written.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._fd = -1
+        self._path = ""
+        self._pid = os.getpid()
+        if path is not None:
+            self._path = os.path.abspath(path)
+            self._fd = _open(self._path)
+            os.ftruncate(self._fd, 0)
+            os.write(self._fd, f"{self._pid}\n".encode())
+
+    def close(self) -> None:
+        """Remove the file, if it is still this process's own. May be called again."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        # A worker that was forked has the object too, and must leave what is not its own.
+        if os.getpid() == self._pid:
+            with contextlib.suppress(OSError):
+                if _is_same(fd, self._path):
+                    os.unlink(self._path)
+        os.close(fd)
+
+
+def _open(path: str) -> int:
+    while True:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StartupError(f"pid={path}: cannot be written: {error.strerror}") from error
+        if fcntl is None:
+            return fd
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(fd, 32).decode("ascii", "replace").strip()
+            os.close(fd)
+            raise StartupError(f"pid={path}: a server runs already, as process {holder or 'unknown'}") from error
+        except OSError as error:
+            os.close(fd)
+            raise StartupError(f"pid={path}: cannot be locked: {error.strerror}") from error
+        if _is_same(fd, path):
+            return fd
+        os.close(fd)  # its owner has just removed it
+
+
+def _is_same(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,106 @@
+"""The user, the group and the umask that an application runs with.
+
+Whoever binds port 80 may be root; what runs the application need not be.
+
+Thread: the main thread, before the application is imported.
+
+Source: setuid(2), initgroups(3), umask(2).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from aiowsgi.config import Config
+from aiowsgi.errors import StartupError
+
+__all__ = ["drop_privileges", "find_group", "find_user", "give_files"]
+
+
+def find_user(text: str) -> tuple[int, int, str]:
+    """Return number, primary group and name of a user; the name is empty where only a number is known.
+
+    Raises:
+        StartupError: there is no such user, or this platform has none.
+    """
+    try:
+        import pwd
+    except ImportError as error:
+        raise StartupError(f"user={text}: this platform has no such users") from error
+    try:
+        entry = pwd.getpwuid(int(text)) if text.isdigit() else pwd.getpwnam(text)
+    except KeyError as error:
+        if text.isdigit():
+            return int(text), os.getgid(), ""
+        raise StartupError(f"user={text}: there is no such user") from error
+    return entry.pw_uid, entry.pw_gid, entry.pw_name
+
+
+def find_group(text: str) -> int:
+    """Return the number of a group.
+
+    Raises:
+        StartupError: there is no such group, or this platform has none.
+    """
+    if text.isdigit():
+        return int(text)
+    try:
+        import grp
+    except ImportError as error:
+        raise StartupError(f"group={text}: this platform has no such groups") from error
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError as error:
+        raise StartupError(f"group={text}: there is no such group") from error
+
+
+def _wanted(config: Config) -> tuple[int, int, str]:
+    uid, gid, name = os.geteuid(), os.getegid(), ""
+    if config.user is not None:
+        uid, gid, name = find_user(config.user)
+    if config.group is not None:
+        gid = find_group(config.group)
+    return uid, gid, name
+
+
+def drop_privileges(config: Config) -> None:
+    """Become the user and the group that the configuration names, for good, and set the umask.
+
+    Raises:
+        StartupError: they do not exist, or this process may not become them.
+    """
+    if config.umask is not None:
+        os.umask(config.umask)
+    if config.user is None and config.group is None:
+        return
+    uid, gid, name = _wanted(config)
+    try:
+        if os.geteuid() == 0:
+            if name:
+                os.initgroups(name, gid)
+            else:
+                os.setgroups([gid])
+        # The group first: without its user's rights a process cannot change it any more.
+        if gid != os.getegid():
+            os.setgid(gid)
+        if uid != os.geteuid():
+            os.setuid(uid)
+    except OSError as error:
+        raise StartupError(f"user={config.user}, group={config.group}: cannot become them: {error.strerror}") from error
+
+
+def give_files(config: Config, paths: Iterable[str]) -> None:
+    """Give files, such as those of Unix sockets, to the user and the group that workers become.
+
+    Raises:
+        StartupError: they do not exist, or the files cannot be given.
+    """
+    if config.user is None and config.group is None:
+        return
+    uid, gid, _ = _wanted(config)
+    for path in paths:
+        try:
+            os.chown(path, uid, gid)
+        except OSError as error:
+            raise StartupError(f"cannot give {path} to user {config.user}: {error.strerror}") from error

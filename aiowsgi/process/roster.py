@@ -1,0 +1,507 @@
+"""Which workers there are, and which there ought to be: the supervisor's decisions, without doing anything.
+
+Events go in, each with the time: a worker said something or ended, a signal came, time passed. Actions come out
+(:meth:`Roster.take_actions`), for :mod:`aiowsgi.process.supervisor` to carry out.
+
+A *slot* is a place for one worker that serves. Whatever happens, there is one rule: a slot without a worker gets one,
+at once or after a back-off; a slot whose worker is *wanted gone* (reload, recycling) gets another beside it, one slot
+at a time, and the old one drains when the new one is ready. So no slot is ever empty on purpose.
+
+::
+
+    STARTING ──ready──> SERVING ──replaced, not wanted──> LEAVING ──over its time──> KILLED
+        │                  └──silent──> SILENT ──stacks dumped, or not──> KILLED
+        └──too slow──> SILENT
+
+Thread: the supervisor's.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import math
+import signal
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiowsgi.process.messages import Message
+
+__all__ = [
+    "Action",
+    "AskToDrain",
+    "Finish",
+    "KeepConfiguration",
+    "Lend",
+    "Log",
+    "Phase",
+    "Roster",
+    "SendSignal",
+    "Settled",
+    "Slot",
+    "Spawn",
+    "StopListening",
+    "Worker",
+]
+
+NEVER = math.inf
+START_FAILURE = 3
+
+# What a drained worker has beyond its graceful timeout: to close what is left, and for its atexit functions.
+LEAVING_MARGIN_SECONDS = 5.0
+# For writing stacks: first by the worker's own signal handler, then by faulthandler, at the price of its life.
+DUMP_SECONDS = 1.0
+# A start may take so many times the timeout: it is the import of an application, and blocks the loop by nature.
+START_FACTOR = 10
+# A worker that served for so long did not crash because of its start; the back-off begins anew.
+STABLE_SECONDS = 30.0
+FIRST_BACKOFF_SECONDS = 0.5
+MOST_BACKOFF_SECONDS = 30.0
+# SIGABRT, SIGKILL by name where the platform has them.
+ABORT = getattr(signal, "SIGABRT", 6)
+KILL = getattr(signal, "SIGKILL", 9)
+DUMP = getattr(signal, "SIGUSR1", 10)
+
+
+class Phase(enum.Enum):
+    """What a worker is at; see the module."""
+
+    STARTING = enum.auto()
+    SERVING = enum.auto()
+    SILENT = enum.auto()
+    LEAVING = enum.auto()
+    KILLED = enum.auto()
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One process. ``number`` counts all that there ever were; ``deadline`` is for its phase."""
+
+    number: int
+    slot: int
+    generation: int
+    begun_at: float
+    deadline: float
+    phase: Phase = Phase.STARTING
+    ready_at: float = 0.0
+    #: What it said of why it cannot start.
+    failure: str = ""
+    #: Signals sent since it fell silent, the strongest last.
+    signals: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"worker {self.number}"
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A place for one worker that serves, and beside it for one that starts in its place."""
+
+    number: int
+    serving: Worker | None = None
+    starting: Worker | None = None
+    #: Why the serving worker is to be replaced; empty if it is not.
+    wanted_gone: str = ""
+    wanted_at: float = 0.0
+    failure_count: int = 0
+    retry_at: float = -NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start a process for a worker."""
+
+    worker: Worker
+
+
+@dataclass(frozen=True, slots=True)
+class AskToDrain:
+    """Tell a worker to leave, with so many seconds for its requests."""
+
+    worker: Worker
+    seconds: float
+    leave_backlog: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SendSignal:
+    """Send a signal to a worker's process."""
+
+    worker: Worker
+    signum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lend:
+    """Give a worker the sockets of a slot that nobody serves."""
+
+    worker: Worker
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopListening:
+    """Close the supervisor's listening sockets: the end has begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Every slot is served, and no reload is under way: after the start, a reload or a change of number."""
+
+    reload_failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeepConfiguration:
+    """A reload has failed before any worker served with the new configuration: the old one holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Write a line."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """All workers are gone; ``failure`` says why if it was not asked for."""
+
+    exit_code: int
+    failure: str
+
+
+Action = Spawn | AskToDrain | SendSignal | Lend | StopListening | Settled | KeepConfiguration | Log | Finish
+
+
+class Roster:
+    """See the module. Every method that takes ``now`` may leave actions.
+
+    Args:
+        count: of workers.
+        timeout: seconds of silence after which a worker is replaced; 0 is never.
+        graceful_timeout: seconds that a worker's requests have to end.
+    """
+
+    def __init__(self, count: int, *, timeout: float, graceful_timeout: float) -> None:
+        self.count = count
+        self.timeout = timeout
+        self.graceful_timeout = graceful_timeout
+        self.generation = 0
+        self.stopping = False
+        self.slots: list[Slot] = []
+        #: All that have been spawned and whose end has not been seen, by number.
+        self.workers: dict[int, Worker] = {}
+        self._actions: list[Action] = []
+        self._worker_count = 0
+        self._settled = False
+        self._reloading = False
+        self._reload_failed = False
+        self._now = -NEVER
+        self._exit_code = 0
+        self._failure = ""
+        self._finished = False
+
+    # What is asked for.
+
+    def start(self, now: float) -> None:
+        """Fill all slots."""
+        self.slots = [Slot(number) for number in range(self.count)]
+        self._settle(now)
+
+    def reload(self, now: float, count: int | None = None) -> None:
+        """Replace every worker, one at a time; ``count`` is a new number of them."""
+        if self.stopping:
+            return
+        self.generation += 1
+        self._reloading = True
+        self._reload_failed = False
+        self._settled = False
+        if count is not None and count != self.count:
+            self._set_count(count, now)
+        for slot in self.slots:
+            slot.failure_count = 0
+            slot.retry_at = -NEVER
+            if slot.starting is not None:  # of an earlier generation, and serves nobody
+                self._dismiss(slot.starting, now)
+                slot.starting = None
+            if slot.serving is not None:
+                self._want_gone(slot, "reload", now)
+        self._settle(now)
+
+    def resize(self, change: int, now: float) -> None:
+        """Have more or fewer workers, one at least."""
+        count = max(1, self.count + change)
+        if self.stopping or count == self.count:
+            return
+        self._log(logging.INFO, f"{count} worker{'s' if count > 1 else ''} from now on")
+        self._settled = False
+        self._set_count(count, now)
+        self._settle(now)
+
+    def stop(self, seconds: float, now: float) -> None:
+        """Let all workers leave, with so many seconds for their requests."""
+        if self.stopping:
+            return
+        self.stopping = True
+        self._actions.append(StopListening())
+        for worker in list(self.workers.values()):
+            self._dismiss(worker, now, seconds, leave_backlog=False)
+        for slot in self.slots:
+            slot.serving = slot.starting = None
+        self._settle(now)
+
+    def kill(self) -> None:
+        """End all workers at once."""
+        for worker in self.workers.values():
+            worker.phase, worker.deadline = Phase.KILLED, NEVER
+            self._actions.append(SendSignal(worker, KILL))
+
+    # What happens.
+
+    def message(self, number: int, message: Message, now: float) -> None:
+        """A worker has said something."""
+        worker = self.workers.get(number)
+        if worker is None:
+            return
+        kind = message.get("type")
+        if kind == "dumped":
+            if worker.phase is Phase.SILENT:
+                self._kill(worker)
+        elif worker.phase is Phase.SILENT:
+            if worker.ready_at:  # its loop turns again: what it has may end
+                self._dismiss(worker, now)
+        elif kind == "ready" and worker.phase is Phase.STARTING:
+            self._ready(worker, now)
+        elif kind == "failed":
+            worker.failure = str(message.get("text", ""))
+        elif kind == "stopped":
+            worker.deadline = min(worker.deadline, now + LEAVING_MARGIN_SECONDS)
+        elif worker.phase is Phase.SERVING:
+            worker.deadline = now + self.timeout if self.timeout else NEVER
+            if kind == "recycle":
+                reason = str(message.get("reason", ""))
+                self._log(logging.INFO, f"{worker} is to be replaced: {reason}")
+                self._want_gone(self.slots[worker.slot], reason, now)
+            elif kind == "leaving":
+                self._vacate(worker)
+                self._expect_end(worker, self.graceful_timeout, now)
+        self._settle(now)
+
+    def ended(self, number: int, how: str, exit_code: int, now: float) -> None:
+        """A worker's process is gone.
+
+        Args:
+            number: of the worker.
+            how: for the log: ``"was killed by SIGKILL"``.
+            exit_code: negative if a signal killed it.
+            now: the time.
+        """
+        worker = self.workers.pop(number)
+        slot = self._vacate(worker)
+        if slot is not None and worker.phase is Phase.STARTING:
+            self._start_failed(worker, slot, how, exit_code, now)
+        elif slot is not None:
+            self._log(logging.ERROR, f"{worker} {how}; it is replaced")
+            self._crashed(worker, slot, now)
+        elif worker.phase is Phase.LEAVING and worker.ready_at and exit_code:
+            self._log(logging.WARNING, f"{worker} {how} while it was leaving")
+        self._settle(now)
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+        for worker in list(self.workers.values()):
+            if worker.deadline <= now:
+                self._overdue(worker, now)
+        self._settle(now)
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`tick` is to be called at the latest."""
+        due = [worker.deadline for worker in self.workers.values()]
+        if not self.stopping:
+            # What is past waits for something else: its turn.
+            due.extend(slot.retry_at for slot in self.slots if slot.starting is None and slot.retry_at > self._now)
+        return min(due, default=NEVER)
+
+    def take_actions(self) -> list[Action]:
+        """Return what is to be done, in order, once."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    # The rule.
+
+    def _settle(self, now: float) -> None:
+        """Spawn what is missing; tell when nothing is."""
+        self._now = now
+        if self.stopping:
+            if not self.workers and not self._finished:
+                self._finished = True
+                self._actions.append(Finish(self._exit_code, self._failure))
+            return
+        for slot in self.slots:
+            if slot.serving is None and slot.starting is None and slot.retry_at <= now:
+                self._spawn(slot, now)
+        if not any(slot.serving and slot.starting for slot in self.slots):
+            unwanted = [slot for slot in self.slots if slot.serving and slot.wanted_gone and slot.retry_at <= now]
+            if unwanted:
+                self._spawn(min(unwanted, key=lambda slot: slot.wanted_at), now)
+        if not self._settled and all(self._is_settled(slot) for slot in self.slots):
+            self._settled = True
+            self._reloading = False
+            self._actions.append(Settled(self._reload_failed))
+
+    def _is_settled(self, slot: Slot) -> bool:
+        return slot.serving is not None and not (self._reloading and slot.serving.generation < self.generation)
+
+    def _spawn(self, slot: Slot, now: float) -> None:
+        self._worker_count += 1
+        deadline = now + START_FACTOR * self.timeout if self.timeout else NEVER
+        worker = Worker(self._worker_count, slot.number, self.generation, now, deadline)
+        self.workers[worker.number] = slot.starting = worker
+        self._actions.append(Spawn(worker))
+
+    def _ready(self, worker: Worker, now: float) -> None:
+        slot = self.slots[worker.slot]
+        old, slot.serving, slot.starting = slot.serving, worker, None
+        slot.wanted_gone = ""
+        worker.phase, worker.ready_at = Phase.SERVING, now
+        worker.deadline = now + self.timeout if self.timeout else NEVER
+        if old is not None:
+            self._dismiss(old, now)
+
+    def _start_failed(self, worker: Worker, slot: Slot, how: str, exit_code: int, now: float) -> None:
+        """A worker has ended before it was ready."""
+        reason = worker.failure or f"it {how} before it was ready"
+        if any(other.serving for other in self.slots):
+            if self._reloading and worker.generation == self.generation:
+                self._give_up_reload(worker, reason)
+            else:
+                self._log(logging.ERROR, f"{worker} cannot start, the others serve on: {reason}")
+            self._back_off(slot, now, at_least=1)
+        elif exit_code == START_FAILURE:
+            self._exit_code, self._failure = START_FAILURE, reason
+            self.stop(self.graceful_timeout, now)
+        else:
+            self._log(logging.ERROR, f"{worker} cannot start: {reason}")
+            self._back_off(slot, now, at_least=1)
+
+    def _give_up_reload(self, worker: Worker, reason: str) -> None:
+        self._log(logging.ERROR, f"reload given up, the workers that serve stay: {worker} cannot start: {reason}")
+        self._reloading = False
+        self._reload_failed = True
+        for slot in self.slots:
+            if slot.wanted_gone == "reload":
+                slot.wanted_gone = ""
+        if not any(slot.serving and slot.serving.generation == self.generation for slot in self.slots):
+            self._actions.append(KeepConfiguration())
+
+    def _crashed(self, worker: Worker, slot: Slot, now: float) -> None:
+        if worker.ready_at and now - worker.ready_at >= STABLE_SECONDS:
+            slot.failure_count = 0
+        self._back_off(slot, now)
+
+    def _back_off(self, slot: Slot, now: float, at_least: int = 0) -> None:
+        """Say when the slot is filled again: at once the first time, then later and later."""
+        exponent = max(slot.failure_count, at_least) - 1
+        slot.failure_count += 1
+        if exponent < 0:
+            slot.retry_at = now
+            return
+        seconds = min(MOST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(exponent, 16))
+        slot.failure_count = max(slot.failure_count, at_least + 1)
+        slot.retry_at = now + seconds
+        if slot.serving is None:
+            self._log(logging.WARNING, f"slot {slot.number} gets its next worker in {seconds:g} s")
+            self._lend(slot.number)
+
+    def _lend(self, number: int) -> None:
+        """Have another worker accept from the sockets of a slot that nobody serves."""
+        for slot in self.slots:
+            if slot.serving is not None and slot.number != number:
+                self._actions.append(Lend(slot.serving, number))
+                return
+
+    def _set_count(self, count: int, now: float) -> None:
+        self.count = count
+        while len(self.slots) < count:
+            self.slots.append(Slot(len(self.slots)))
+        while len(self.slots) > count:
+            slot = self.slots.pop()
+            self._lend(slot.number)
+            for worker in (slot.serving, slot.starting):
+                if worker is not None:
+                    self._dismiss(worker, now)
+
+    # Ends.
+
+    def _want_gone(self, slot: Slot, reason: str, now: float) -> None:
+        if not slot.wanted_gone:
+            slot.wanted_at = now
+        slot.wanted_gone = reason or "recycling"
+
+    def _vacate(self, worker: Worker) -> Slot | None:
+        """Take a worker out of its slot; return that, or ``None`` if it was in none."""
+        for slot in self.slots:
+            if slot.serving is worker:
+                slot.serving = None
+                slot.wanted_gone = ""
+                return slot
+            if slot.starting is worker:
+                slot.starting = None
+                return slot
+        return None
+
+    def _dismiss(self, worker: Worker, now: float, seconds: float | None = None, leave_backlog: bool = True) -> None:
+        """Have a worker leave."""
+        if worker.phase is Phase.KILLED:
+            return
+        seconds = self.graceful_timeout if seconds is None else seconds
+        if worker.phase is Phase.STARTING:
+            self._actions.append(SendSignal(worker, signal.SIGTERM))  # it may be in an import, and hear nothing else
+        self._actions.append(AskToDrain(worker, seconds, leave_backlog))
+        self._expect_end(worker, seconds, now)
+
+    def _expect_end(self, worker: Worker, seconds: float, now: float) -> None:
+        worker.phase = Phase.LEAVING
+        worker.deadline = now + seconds + LEAVING_MARGIN_SECONDS
+
+    def _overdue(self, worker: Worker, now: float) -> None:
+        if worker.phase is Phase.LEAVING:
+            self._log(logging.WARNING, f"{worker} does not leave; it is killed")
+            self._kill(worker)
+        elif worker.phase is Phase.SILENT:
+            if worker.signals[-1] == DUMP:
+                worker.signals.append(ABORT)
+                worker.deadline = now + DUMP_SECONDS
+                self._actions.append(SendSignal(worker, ABORT))
+            else:
+                self._kill(worker)
+        else:
+            self._fall_silent(worker, now)
+
+    def _fall_silent(self, worker: Worker, now: float) -> None:
+        if worker.phase is Phase.STARTING:
+            text = f"has not become ready for {START_FACTOR * self.timeout:g} s"
+        else:
+            text = f"event loop has been silent for {self.timeout:g} s"
+        self._log(logging.CRITICAL, f"{worker}: {text}; its stacks are dumped and it is replaced")
+        slot = self._vacate(worker)
+        worker.phase, worker.deadline = Phase.SILENT, now + DUMP_SECONDS
+        worker.signals.append(DUMP)
+        self._actions.append(SendSignal(worker, DUMP))
+        if slot is not None:
+            self._crashed(worker, slot, now)
+
+    def _kill(self, worker: Worker) -> None:
+        worker.phase, worker.deadline = Phase.KILLED, NEVER
+        self._actions.append(SendSignal(worker, KILL))
+
+    def _log(self, level: int, text: str) -> None:
+        self._actions.append(Log(level, text))
+
+    def summary(self) -> dict[str, Any]:
+        """Count the workers by what they are at, for people."""
+        phases = [worker.phase for worker in self.workers.values()]
+        return {phase.name.lower(): phases.count(phase) for phase in Phase if phases.count(phase)}

@@ -1,0 +1,105 @@
+"""The listening sockets of all workers; they belong to the supervisor, and outlive the workers.
+
+One set that all share, or with ``reuse_port`` one for each slot: the kernel then spreads connections over them, and
+what waits in a slot's socket is there for the slot's next worker. A slot that nobody serves has its sockets lent.
+
+Thread: the supervisor's.
+
+Source: socket(7) on SO_REUSEPORT; listen(2) on somaxconn.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from pathlib import Path
+
+from aiowsgi.config import Config
+from aiowsgi.errors import StartupError
+from aiowsgi.process.privileges import give_files
+from aiowsgi.server.listeners import clone_socket, close_sockets, open_sockets
+
+__all__ = ["ListeningSockets", "warn_of_backlog"]
+
+_logger = logging.getLogger("aiowsgi.supervisor")
+
+_SOMAXCONN = Path("/proc/sys/net/core/somaxconn")
+
+
+class ListeningSockets:
+    """See the module.
+
+    Args:
+        config: says where, and how.
+
+    Raises:
+        StartupError: an address cannot be listened on; nothing is left open.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        try:
+            first = open_sockets(
+                config.addresses, config.backlog, uds_mode=config.uds_mode, reuse_port=config.reuse_port
+            )
+        except OSError as error:
+            raise StartupError(error.strerror or str(error)) from error
+        #: By slot; without reuse_port there is only the first entry.
+        self._by_slot: list[list[socket.socket]] = [first]
+        try:
+            give_files(config, _paths(first))
+        except BaseException:
+            self.close()
+            raise
+        warn_of_backlog(config.backlog)
+
+    def for_slot(self, slot: int) -> list[socket.socket]:
+        """Return what a slot's worker listens on; made where it is missing."""
+        if not self._config.reuse_port:
+            return self._by_slot[0]
+        while len(self._by_slot) <= slot:
+            self._by_slot.append([self._clone(sock) for sock in self._by_slot[0]])
+        return self._by_slot[slot]
+
+    def _clone(self, sock: socket.socket) -> socket.socket:
+        """Return another socket at the same address, or the same where there cannot be two."""
+        if sock.family == socket.AF_UNIX or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            return sock
+        try:
+            return clone_socket(sock, self._config.backlog)
+        except OSError as error:
+            _logger.warning("workers share a socket, since it cannot be had twice: %s", error)
+            return sock
+
+    def left_by(self, count: int) -> list[tuple[int, list[socket.socket]]]:
+        """Return the slots beyond the first ``count`` and their own sockets, which somebody has to serve."""
+        shared = set(self._by_slot[0])
+        return [
+            (slot, [sock for sock in self._by_slot[slot] if sock not in shared])
+            for slot in range(count, len(self._by_slot))
+        ]
+
+    @property
+    def known_count(self) -> int:
+        """How many slots have sockets."""
+        return len(self._by_slot)
+
+    def close(self) -> None:
+        """Close all; Unix sockets' files go with them."""
+        for sockets in self._by_slot:
+            close_sockets(sockets)
+
+
+def _paths(sockets: list[socket.socket]) -> list[str]:
+    names = [sock.getsockname() for sock in sockets if sock.family == socket.AF_UNIX]
+    return [name for name in names if isinstance(name, str) and name]
+
+
+def warn_of_backlog(backlog: int) -> None:
+    """Say so if the kernel holds fewer connections than it is asked to."""
+    try:
+        most = int(_SOMAXCONN.read_text())
+    except (OSError, ValueError):  # not Linux
+        return
+    if backlog > most:
+        _logger.warning("backlog=%d: the kernel holds %d at most (net.core.somaxconn)", backlog, most)

@@ -1,0 +1,162 @@
+"""Starting a worker's process: a new interpreter, or a copy of this one.
+
+A new one holds nothing of the supervisor's, so that a reload reads all code anew. A copy shares the memory of the
+application that was imported once (``--preload``).
+
+Signals that operators send are held back while a process starts, so that none finds it without its handlers.
+
+Thread: the supervisor's.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from wsgiref.types import WSGIApplication
+
+from aiowsgi.bridge.threads import join_threads
+from aiowsgi.errors import StartupError
+from aiowsgi.process.messages import MessagePipe, message_pipes
+from aiowsgi.process.worker import HELD_BACK_SIGNALS, Order, run_forked
+
+__all__ = ["WorkerProcess", "check_platform", "fork_worker", "spawn_worker"]
+
+_PROGRAM = Path(__file__).with_name("spawned.py")
+
+
+class WorkerProcess:
+    """A worker's process and the pipe to it."""
+
+    def __init__(self, pid: int, pipe: MessagePipe, popen: subprocess.Popen[bytes] | None) -> None:
+        self.pid = pid
+        self.pipe = pipe
+        self._popen = popen
+        #: Slots whose sockets it has been given.
+        self.slots: set[int] = set()
+
+    def send_signal(self, signum: int) -> None:
+        """Send a signal; the process has not been waited for, so that the number is still its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signum)
+
+    def ended(self, exit_code: int) -> None:
+        """The process has been waited for."""
+        self.pipe.close()
+        if self._popen is not None:
+            self._popen.returncode = exit_code  # or it would warn of a process that nobody waits for
+
+
+def check_platform(*, fork: bool) -> None:
+    """Look whether workers can be had here.
+
+    Raises:
+        StartupError: they cannot.
+    """
+    if os.name != "posix":
+        raise StartupError(
+            "workers: this platform cannot pass sockets on to them; leave out what asks for a supervisor"
+        )
+    if fork and not hasattr(os, "fork"):
+        raise StartupError("preload: this platform cannot fork")
+    if not fork and not sys.executable:
+        raise StartupError("workers: the Python program is not known, so that no other can be started")
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def spawn_worker(order: Order) -> WorkerProcess:
+    """Start a worker in a new interpreter.
+
+    Raises:
+        OSError: no process is to be had.
+    """
+    pipe, other = message_pipes()
+    # As multiprocessing does: -O, -W, -X and the like are meant for all processes.
+    interpreter_flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # not typed
+    if "-P" not in interpreter_flags:
+        interpreter_flags.append("-P")  # the program's own folder is none to import from
+    command = [sys.executable, *interpreter_flags, str(_PROGRAM), str(other.fileno())]
+    try:
+        with other, _signals_held_back():
+            popen = subprocess.Popen(command, pass_fds=(other.fileno(), *order.descriptors))
+    except BaseException:
+        pipe.close()
+        raise
+    pipe.send("start", **order.as_fields())
+    return WorkerProcess(popen.pid, pipe, popen)
+
+
+def fork_worker(
+    order: Order,
+    application: WSGIApplication,
+    sockets: Sequence[socket.socket],
+    leave_behind: Callable[[], None],
+) -> WorkerProcess:
+    """Start a worker as a copy of this process.
+
+    Args:
+        order: its ``descriptors`` are those of ``sockets``.
+        application: what it serves.
+        sockets: what it listens on.
+        leave_behind: called in the copy, to close what is the supervisor's.
+
+    Raises:
+        OSError: no process is to be had.
+    """
+    pipe, other = message_pipes()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with _signals_held_back():
+        try:
+            pid = os.fork()
+        except BaseException:
+            pipe.close()
+            other.close()
+            raise
+        if pid == 0:
+            _be_worker(order, application, other, sockets, (pipe.close, leave_behind))
+    other.close()
+    return WorkerProcess(pid, pipe, None)
+
+
+def _be_worker(
+    order: Order,
+    application: WSGIApplication,
+    pipe: socket.socket,
+    sockets: Sequence[socket.socket],
+    endings: Sequence[Callable[[], object]],
+) -> None:
+    """The copy's part; it ends here, and nothing of the supervisor's stack is run in it."""
+    exit_code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for sock in sockets:
+            sock.detach()  # its descriptor is the worker's from now on
+        for leave_behind in endings:
+            leave_behind()
+        exit_code = run_forked(order, pipe, application)
+        join_threads()
+        atexit._run_exitfuncs()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(exit_code)

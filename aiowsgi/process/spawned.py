@@ -1,0 +1,38 @@
+"""The program of a worker that was spawned: ``python .../spawned.py FD``, where FD is its end of the message pipe.
+
+It is run by its path and not as a module, so that the current folder does not come before the package's own modules.
+
+Thread: the main thread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+__all__: list[str] = []
+
+
+def _read_first_line(fd: int) -> tuple[bytes, bytes]:
+    """Return the supervisor's first message, and what has been read beyond it."""
+    data = b""
+    while b"\n" not in data:
+        more = os.read(fd, 64 * 1024)
+        if not more:
+            sys.exit(0)  # the supervisor is gone before it had anything to say
+        data += more
+    line, _, rest = data.partition(b"\n")
+    return line, rest
+
+
+if __name__ == "__main__":
+    _fd = int(sys.argv[1])
+    _line, _rest = _read_first_line(_fd)
+    _message = json.loads(_line)
+    sys.path[:] = _message["sys_path"]
+    sys.argv[:] = _message["argv"]
+
+    from aiowsgi.process.worker import run_spawned
+
+    sys.exit(run_spawned(_message, _fd, _rest))

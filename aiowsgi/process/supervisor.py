@@ -1,0 +1,474 @@
+"""The process that watches over workers: it binds, starts them, replaces them, and passes signals on.
+
+One thread and one wait, for signals, for what workers say and for the next deadline. What is to be done is decided by
+:class:`~aiowsgi.process.roster.Roster`, and done here. No application code runs in it, unless ``--preload`` says so.
+
+SIGTERM drains; SIGINT and SIGQUIT leave requests a second; a second one of any of them ends all at once. SIGHUP
+reloads; SIGTTIN and SIGTTOU change the number of workers; SIGUSR1 has workers dump their stacks; SIGUSR2 logs figures.
+
+Thread: the main thread, which is the only one.
+
+Source: signal(7); waitpid(2); gunicorn's signals, https://docs.gunicorn.org/en/stable/signals.html.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import logging
+import os
+import platform
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+from wsgiref.types import WSGIApplication
+
+from aiowsgi.bridge.threads import other_thread_names
+from aiowsgi.config import Config
+from aiowsgi.errors import AiowsgiError, StartupError
+from aiowsgi.process.messages import Message
+from aiowsgi.process.notify import Notifier
+from aiowsgi.process.roster import (
+    NEVER,
+    Action,
+    AskToDrain,
+    Finish,
+    KeepConfiguration,
+    Lend,
+    Log,
+    Roster,
+    SendSignal,
+    Settled,
+    Spawn,
+    StopListening,
+    Worker,
+)
+from aiowsgi.process.sockets import ListeningSockets
+from aiowsgi.process.spawn import WorkerProcess, check_platform, fork_worker, spawn_worker
+from aiowsgi.process.statistics import Census, Figures, statistics_line, sum_of
+from aiowsgi.process.title import set_title
+from aiowsgi.process.worker import Order
+from aiowsgi.version import __version__
+
+__all__ = ["QUICK_SECONDS", "Supervisor"]
+
+logger = logging.getLogger("aiowsgi.supervisor")
+
+#: What SIGINT and SIGQUIT leave to requests. Arbitrary: what is nearly done is done.
+QUICK_SECONDS = 1.0
+# For workers to tell their figures; one whose loop is stuck does not.
+_CENSUS_SECONDS = 2.0
+
+_SIGNAL_NAMES = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGUSR2", "SIGCHLD")
+
+
+class Supervisor:
+    """See the module.
+
+    Args:
+        application: the application's name; ``None`` where it can only be forked.
+        factory: the name is a factory's.
+        config: every setting.
+        loaded: the application itself, to be forked; ``None`` to spawn workers that import it.
+        reread: returns the configuration anew.
+        notifier: tells systemd.
+    """
+
+    def __init__(
+        self,
+        application: str | None,
+        factory: bool,
+        config: Config,
+        *,
+        loaded: WSGIApplication | None = None,
+        reread: Callable[[], Config],
+        notifier: Notifier,
+    ) -> None:
+        check_platform(fork=loaded is not None)
+        self._application = application
+        self._factory = factory
+        self._config = config
+        self._last_config = config
+        self._loaded = loaded
+        self._reread = reread
+        self._notifier = notifier
+        self._roster = Roster(
+            config.workers or 1, timeout=config.silence_timeout, graceful_timeout=config.graceful_timeout
+        )
+        self._processes: dict[int, WorkerProcess] = {}
+        self._selector = selectors.DefaultSelector()
+        self._sockets: ListeningSockets | None = None
+        self._censuses: dict[int, Census] = {}
+        self._census_count = 0
+        self._watchdog_at = time.monotonic() if notifier.watchdog_interval else NEVER
+        self._started = False
+        self._details: Message = {}
+        self._completed_count = 0
+        self._abandoned_count = 0
+        self._finish: Finish | None = None
+        self._forced_by = 0
+
+    def run(self) -> int:
+        """Serve until a signal ends it.
+
+        Returns:
+            The signal that ended everything at once, or 0.
+
+        Raises:
+            StartupError: it cannot listen, or no worker can start.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._close)
+            signals = stack.enter_context(_caught_signals())
+            self._selector.register(signals, selectors.EVENT_READ)
+            self._sockets = ListeningSockets(self._config)
+            if self._config.reuse_port:
+                self._sockets.for_slot(self._roster.count - 1)
+            set_title("supervisor", self._config.name, self._application or "aiowsgi")
+            if self._loaded is not None:
+                _prepare_forks()
+            self._roster.start(time.monotonic())
+            self._act()
+            while self._finish is None and not self._forced_by:
+                self._turn(signals)
+        if self._finish is not None and self._finish.failure:
+            raise StartupError(self._finish.failure)
+        if not self._forced_by:
+            level = logging.WARNING if self._abandoned_count else logging.INFO
+            text = "stopped; running requests: %d finished, %d abandoned"
+            logger.log(level, text, self._completed_count, self._abandoned_count)
+        return self._forced_by
+
+    def _turn(self, signals: socket.socket) -> None:
+        """Wait for something, and do what follows from it."""
+        for key, _ in self._selector.select(self._seconds_to_wait()):
+            if key.fileobj is signals:
+                for signum in signals.recv(4096):
+                    self._signalled(signum)
+            else:
+                self._listen_to(key.data)
+        self._reap()
+        now = time.monotonic()
+        # After what has been said: a worker is not silent because the supervisor was not running.
+        self._roster.tick(now)
+        for census in list(self._censuses.values()):
+            census.tick(now)
+        if now >= self._watchdog_at:
+            self._notifier.watchdog()
+            self._watchdog_at = now + self._notifier.watchdog_interval
+        self._act()
+
+    def _seconds_to_wait(self) -> float | None:
+        deadlines = [census.deadline for census in self._censuses.values()]
+        deadline = min(self._roster.deadline, self._watchdog_at, *deadlines)
+        return None if deadline == NEVER else max(0.0, deadline - time.monotonic())
+
+    def _close(self) -> None:
+        self._close_sockets()
+        for process in self._processes.values():
+            process.pipe.close()
+            process.ended(0)
+        self._selector.close()
+
+    def _close_sockets(self) -> None:
+        if self._sockets is not None:
+            self._sockets.close()
+
+    # What happens.
+
+    def _signalled(self, signum: int) -> None:
+        name = signal.Signals(signum).name
+        now = time.monotonic()
+        if name in ("SIGTERM", "SIGINT", "SIGQUIT"):
+            self._stop(signum, name, now)
+        elif name == "SIGHUP":
+            self._reload()
+        elif name in ("SIGTTIN", "SIGTTOU"):
+            logger.info("%s: one worker %s", name, "more" if name == "SIGTTIN" else "fewer")
+            self._roster.resize(1 if name == "SIGTTIN" else -1, now)
+        elif name == "SIGUSR1":
+            self.dump_stacks()
+        elif name == "SIGUSR2":
+            self.take_census(_log_figures)
+
+    def _stop(self, signum: int, name: str, now: float) -> None:
+        if self._roster.stopping:
+            logger.warning("%s again: ending at once", name)
+            self._roster.kill()
+            self._forced_by = signum
+            return
+        seconds = self._config.graceful_timeout
+        if name == "SIGTERM":
+            logger.info("%s: running requests may finish, a second signal ends at once", name)
+        else:
+            seconds = min(seconds, QUICK_SECONDS)
+            logger.info("%s: stopping quickly, a second signal ends at once", name)
+        self._notifier.stopping()
+        self._roster.stop(seconds, now)
+
+    def _reload(self) -> None:
+        if self._roster.stopping:
+            return
+        logger.info("SIGHUP: reloading, one worker at a time")
+        self._notifier.reloading()
+        try:
+            config = self._reread()
+        except AiowsgiError as error:
+            logger.error("reload given up, the workers that serve stay: %s", error)
+            self._notifier.ready(self._status("reload failed"))
+            return
+        old = self._config
+        if config.addresses != old.addresses or config.reuse_port != old.reuse_port:
+            logger.warning("where to listen has changed: that takes a restart")
+            config = dataclasses.replace(
+                config, bind=old.bind, host=old.host, port=old.port, uds=old.uds, reuse_port=old.reuse_port
+            )
+        # The number that signals have set stays, unless the configuration has another.
+        count = config.workers or 1 if config.workers != old.workers else None
+        self._last_config, self._config = old, config
+        self._roster.timeout = config.silence_timeout
+        self._roster.graceful_timeout = config.graceful_timeout
+        if self._loaded is not None:
+            logger.warning("preload: the application stays as it was imported; for new code restart the supervisor")
+        self._roster.reload(time.monotonic(), count)
+
+    def _listen_to(self, number: int) -> None:
+        process = self._processes[number]
+        for message in process.pipe.receive():
+            self._heard(number, process, message)
+        if process.pipe.ended:
+            self._selector.unregister(process.pipe)
+
+    def _heard(self, number: int, process: WorkerProcess, message: Message) -> None:
+        kind = message.get("type")
+        process.pipe.flush()
+        self._roster.message(number, message, time.monotonic())
+        worker = self._roster.workers.get(number)
+        if kind == "ready":
+            self._details = message
+            if worker is not None and not process.slots:
+                self._lend(process, worker.slot)
+        elif kind == "statistics":
+            for census_number, census in list(self._censuses.items()):
+                if message.get("census") == census_number:
+                    census.add(number, message.get("figures", {}))
+        elif kind == "stopped":
+            self._completed_count += message.get("completed", 0)
+            self._abandoned_count += message.get("abandoned", 0)
+
+    def _reap(self) -> None:
+        """Take note of the processes that have ended."""
+        for number, process in list(self._processes.items()):
+            with contextlib.suppress(ChildProcessError):
+                pid, status = os.waitpid(process.pid, os.WNOHANG)
+                if pid:
+                    self._ended(number, os.waitstatus_to_exitcode(status))
+        if os.getpid() == 1:
+            self._reap_strangers()
+
+    def _reap_strangers(self) -> None:
+        """The first process of a container inherits all whose parents have ended."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                for number, process in list(self._processes.items()):
+                    if process.pid == pid:
+                        self._ended(number, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, number: int, exit_code: int) -> None:
+        process = self._processes[number]
+        for message in process.pipe.receive_all():
+            self._heard(number, process, message)
+        del self._processes[number]
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(process.pipe)
+        process.ended(exit_code)
+        for census in list(self._censuses.values()):
+            census.leave_out(number)
+        how = f"(pid {process.pid}) {_describe_exit(exit_code)}"
+        self._roster.ended(number, how, exit_code, time.monotonic())
+
+    # What is done.
+
+    def _act(self) -> None:
+        while actions := self._roster.take_actions():
+            for action in actions:
+                self._do(action)
+
+    def _do(self, action: Action) -> None:
+        if isinstance(action, Spawn):
+            self._spawn(action.worker)
+        elif isinstance(action, AskToDrain):
+            process = self._processes.get(action.worker.number)
+            if process is not None:
+                process.pipe.send("drain", seconds=action.seconds, leave_backlog=action.leave_backlog)
+        elif isinstance(action, SendSignal):
+            process = self._processes.get(action.worker.number)
+            if process is not None:
+                process.send_signal(action.signum)
+        elif isinstance(action, Lend):
+            process = self._processes.get(action.worker.number)
+            if process is not None and self._config.reuse_port:
+                self._lend(process, action.slot)
+        elif isinstance(action, Log):
+            logger.log(action.level, "%s", action.text)
+        elif isinstance(action, StopListening):
+            self._close_sockets()
+        elif isinstance(action, KeepConfiguration):
+            self._config = self._last_config
+        elif isinstance(action, Settled):
+            self._settled(action)
+        else:
+            self._finish = action
+
+    def _spawn(self, worker: Worker) -> None:
+        sockets, slots = self._sockets_for(worker)
+        descriptors = [sock.fileno() for sock in sockets]
+        order = Order(worker.number, self._application, self._factory, self._config, descriptors)
+        try:
+            if self._loaded is None:
+                process = spawn_worker(order)
+            else:
+                process = fork_worker(order, self._loaded, sockets, self._leave_behind)
+        except OSError as error:
+            self._roster.ended(worker.number, f"could not be started: {error.strerror}", 1, time.monotonic())
+            return
+        process.slots = slots
+        self._processes[worker.number] = process
+        self._selector.register(process.pipe, selectors.EVENT_READ, worker.number)
+        logger.debug("%s starts as process %d", worker, process.pid)
+
+    def _leave_behind(self) -> None:
+        """Close what is the supervisor's, in a copy of it."""
+        self._selector.close()
+        for process in self._processes.values():
+            process.pipe.close()
+        self._close_sockets()
+
+    def _sockets_for(self, worker: Worker) -> tuple[list[socket.socket], set[int]]:
+        """Return what a new worker listens on from its start, and the slots that it is for.
+
+        With ``reuse_port`` a slot that is new has no sockets before its worker is ready: they would attract
+        connections. A slot that is gone leaves its sockets to another.
+        """
+        assert self._sockets is not None  # run() has opened them
+        if not self._config.reuse_port:
+            return self._sockets.for_slot(0), {worker.slot}
+        if worker.slot >= self._sockets.known_count:
+            return [], set()
+        sockets, slots = list(self._sockets.for_slot(worker.slot)), {worker.slot}
+        for slot, left in self._sockets.left_by(self._roster.count):
+            if slot % self._roster.count == worker.slot:
+                sockets += left
+                slots.add(slot)
+        return sockets, slots
+
+    def _lend(self, process: WorkerProcess, slot: int) -> None:
+        assert self._sockets is not None  # run() has opened them
+        if slot in process.slots or self._roster.stopping:
+            return
+        process.slots.add(slot)
+        descriptors = [sock.fileno() for sock in self._sockets.for_slot(slot)]
+        process.pipe.send("listen", count=len(descriptors), descriptors=descriptors)
+
+    def _settled(self, action: Settled) -> None:
+        if not self._started:
+            self._started = True
+            logger.info("%s", self._start_line())
+        elif not action.reload_failed:
+            logger.info("%s", self._status("all workers serve"))
+        self._notifier.ready(self._status("reload failed" if action.reload_failed else "serving"))
+
+    def _status(self, what: str) -> str:
+        count = self._roster.count
+        return f"{what}: {count} worker{'s' if count > 1 else ''}"
+
+    def _start_line(self) -> str:
+        threads, count = self._config.threads, self._roster.count
+        details = self._details
+        return (
+            f"aiowsgi {__version__} on {', '.join(details['urls'])} ({count} worker{'s' if count > 1 else ''} with "
+            f"{threads} thread{'s' if threads > 1 else ''}, {details['loop']}, {details['parser']}, "
+            f"Python {platform.python_version()}, pid {os.getpid()})"
+        )
+
+    # What may be asked of a supervisor; a control socket will, too.
+
+    def dump_stacks(self) -> None:
+        """Have every worker write its threads' stacks to the log."""
+        for process in self._processes.values():
+            process.pipe.send("dump")
+
+    def take_census(self, done: Callable[[dict[int, Figures]], object]) -> None:
+        """Ask all workers for their figures; call ``done`` with them by the worker's number."""
+        self._census_count += 1
+        number = self._census_count
+
+        def forget(figures: dict[int, Figures]) -> None:
+            del self._censuses[number]
+            done(figures)
+
+        serving = [worker.number for worker in self._roster.workers.values() if worker.ready_at]
+        census = self._censuses[number] = Census(serving, time.monotonic() + _CENSUS_SECONDS, forget)
+        for worker_number in serving:
+            self._processes[worker_number].pipe.send("statistics", census=number)
+        census.tick(time.monotonic())
+
+
+def _log_figures(figures: dict[int, Figures]) -> None:
+    count = len(figures)
+    logger.info("%d worker%s: %s", count, "" if count == 1 else "s", statistics_line(sum_of(figures.values())))
+
+
+def _describe_exit(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"exited with code {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    return f"was killed by {name}"
+
+
+def _prepare_forks() -> None:
+    """Look at what the import has left before copies are made of it."""
+    names = other_thread_names()
+    if names:
+        logger.warning(
+            "preload: importing the application has started threads, which workers will not have: %s", ", ".join(names)
+        )
+    gc.collect()
+    # The collector's marks would be written into every object, and each page of them copied.
+    gc.freeze()
+
+
+@contextlib.contextmanager
+def _caught_signals() -> Iterator[socket.socket]:
+    """Have signals written to a socket, as their numbers, for the time of a ``with`` block."""
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    signums = [getattr(signal, name) for name in _SIGNAL_NAMES if hasattr(signal, name)]
+    previous: dict[int, Any] = {}
+    previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        for signum in signums:
+            previous[signum] = signal.signal(signum, _note)
+        yield reader
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+        signal.set_wakeup_fd(previous_fd)
+        reader.close()
+        writer.close()
+
+
+def _note(signum: int, frame: FrameType | None) -> None:
+    """The number is in the socket already."""

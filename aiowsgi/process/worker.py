@@ -1,0 +1,289 @@
+"""One worker: a server in a process that a supervisor watches over.
+
+It imports the application, serves on the sockets that it was given, tells that it lives, and leaves when it is told,
+when its own limits are reached, or when its supervisor is gone.
+
+Thread: the main thread, which becomes the event loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+from wsgiref.types import WSGIApplication
+
+import anyio
+
+from aiowsgi.config import Config
+from aiowsgi.errors import AiowsgiError, StartupError
+from aiowsgi.process.application import load_application
+from aiowsgi.process.descriptors import raise_descriptor_limit
+from aiowsgi.process.log import configure_logging
+from aiowsgi.process.loops import choose_loop
+from aiowsgi.process.messages import Message, MessagePipe
+from aiowsgi.process.privileges import drop_privileges
+from aiowsgi.process.statistics import figures_of, statistics_line
+from aiowsgi.process.title import set_title
+from aiowsgi.process.wear import Wear
+from aiowsgi.server import Server
+from aiowsgi.server.stacks import stack_report
+
+__all__ = ["HELD_BACK_SIGNALS", "Order", "heartbeat_interval", "run_forked", "run_spawned"]
+
+logger = logging.getLogger("aiowsgi.supervisor")
+
+START_FAILURE = 3
+# At least so many heartbeats fit into the silence that is allowed.
+_HEARTBEATS = 4
+_LONGEST_HEARTBEAT_SECONDS = 1.0
+# Beyond the graceful timeout, for one whose supervisor is gone: then nobody else would end it.
+_ORPHAN_MARGIN_SECONDS = 5
+
+#: Signals that a terminal or an operator may send to all processes, and that are the supervisor's business.
+_IGNORED_NAMES = ("SIGINT", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU")
+#: Those that a worker does not get before it has its handlers.
+HELD_BACK_SIGNALS = frozenset(
+    getattr(signal, name) for name in (*_IGNORED_NAMES, "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker has to know.
+
+    Args:
+        number: of the worker, among all that there ever were.
+        application: its name on the command line; ``None`` where the worker is forked with it.
+        factory: the name is a factory's.
+        config: every setting.
+        descriptors: of the sockets that it listens on.
+    """
+
+    number: int
+    application: str | None
+    factory: bool
+    config: Config
+    descriptors: Sequence[int]
+
+    def as_fields(self) -> dict[str, Any]:
+        """Return it as JSON has it, with what else a new interpreter needs."""
+        return {
+            "number": self.number,
+            "application": self.application,
+            "factory": self.factory,
+            "config": vars(self.config),
+            "sockets": list(self.descriptors),
+            "sys_path": sys.path,
+            "argv": sys.argv,
+        }
+
+    @classmethod
+    def from_message(cls, message: Message) -> Order:
+        """Read what :meth:`as_fields` wrote."""
+        return cls(
+            message["number"],
+            message["application"],
+            message["factory"],
+            Config(**message["config"]),
+            message["sockets"],
+        )
+
+
+def run_spawned(message: Message, fd: int, unread: bytes) -> int:
+    """Be a worker in an interpreter of its own; return its exit code.
+
+    Args:
+        message: the supervisor's first.
+        fd: the worker's end of the message pipe.
+        unread: what has been read of later messages.
+    """
+    order = Order.from_message(message)
+    return _Worker(order, MessagePipe(socket.socket(fileno=fd), unread)).run(None)
+
+
+def run_forked(order: Order, sock: socket.socket, application: WSGIApplication) -> int:
+    """Be a worker in a copy of the supervisor; return the exit code that its process is to have."""
+    return _Worker(order, MessagePipe(sock)).run(application)
+
+
+def heartbeat_interval(timeout: float) -> float:
+    """Return the seconds between two heartbeats, where so long a silence is allowed."""
+    return min(_LONGEST_HEARTBEAT_SECONDS, timeout / _HEARTBEATS) if timeout else _LONGEST_HEARTBEAT_SECONDS
+
+
+class _Worker:
+    def __init__(self, order: Order, pipe: MessagePipe) -> None:
+        self._order = order
+        self._config = order.config
+        self._pipe = pipe
+        self._server: Server | None = None
+        self._wear = Wear(order.config, time.monotonic())
+        self._leaving: asyncio.Task[None] | None = None
+        self._ended = anyio.Event()
+
+    def run(self, application: WSGIApplication | None) -> int:
+        pipe = self._pipe
+        pipe.set_blocking(False)
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # standard error may be anything, or nothing
+            faulthandler.enable()
+        self._install_handlers()
+        try:
+            loop_name, loop_factory = choose_loop(self._config.loop)
+            application = self._prepare(application)
+            anyio.run(self._serve, application, loop_name, backend_options={"loop_factory": loop_factory})
+        except AiowsgiError as error:
+            cause = error.__cause__
+            trace = "".join(traceback.format_exception(cause)) if isinstance(error, StartupError) and cause else ""
+            pipe.send("failed", text=f"{trace}{error}")
+            return START_FAILURE
+        return 0
+
+    def _install_handlers(self) -> None:
+        for name in (*_IGNORED_NAMES, "SIGUSR2"):
+            if hasattr(signal, name):
+                # A function, where SIG_IGN would be what the application's own children inherit.
+                signal.signal(getattr(signal, name), _ignore)
+        if hasattr(signal, "SIGUSR1"):
+            # Not through the loop, which may be what is stuck.
+            signal.signal(signal.SIGUSR1, self._dump_at_signal)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK_SIGNALS)
+
+    def _prepare(self, application: WSGIApplication | None) -> WSGIApplication:
+        order = self._order
+        drop_privileges(self._config)
+        if application is None:
+            assert order.application is not None  # or it would have been forked
+            application = load_application(order.application, factory=order.factory)
+            configure_logging(self._config.log_level)
+        set_title(f"worker {order.number}", self._config.name, order.application or "aiowsgi")
+        raise_descriptor_limit()
+        return application
+
+    async def _serve(self, application: WSGIApplication, loop_name: str) -> None:
+        loop = asyncio.get_running_loop()
+        server = Server(application, self._config, shared_sockets=_take_sockets(self._order.descriptors))
+        server.on_recycle = self._recycle
+        await server.start()
+        self._server = server
+        loop.add_reader(self._pipe.fileno(), self._pipe_readable)
+        loop.add_signal_handler(signal.SIGTERM, self._leave_at_signal)
+        if hasattr(signal, "SIGUSR2"):
+            loop.add_signal_handler(signal.SIGUSR2, self._log_statistics)
+        self._pipe.send("ready", urls=server.urls, loop=loop_name, parser=server.parser_name)
+        self._beat()
+        if self._wear.is_limited:
+            self._look()
+        await self._ended.wait()
+        loop.remove_reader(self._pipe.fileno())
+
+    # What goes on by itself.
+
+    def _beat(self) -> None:
+        self._pipe.send("heartbeat")
+        interval = heartbeat_interval(self._config.silence_timeout)
+        asyncio.get_running_loop().call_later(interval, self._beat)
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        count = self._started_server.engine.completed_count
+        reason = self._wear.reason(count, loop.time())
+        if reason is None:
+            loop.call_later(self._wear.next_look(count, loop.time()), self._look)
+        else:
+            self._recycle(reason)
+
+    def _recycle(self, reason: str) -> None:
+        """Ask to be replaced; requests are served on until the other is ready."""
+        self._pipe.send("recycle", reason=reason)
+
+    @property
+    def _started_server(self) -> Server:
+        assert self._server is not None  # what asks runs once the server has started
+        return self._server
+
+    # What the supervisor says.
+
+    def _pipe_readable(self) -> None:
+        for message in self._pipe.receive():
+            kind = message.get("type")
+            if kind == "drain":
+                self._leave(message["seconds"], message["leave_backlog"])
+            elif kind == "listen":
+                self._started_server.listen(_take_sockets(self._pipe.take_descriptors(message["count"])))
+            elif kind == "dump":
+                self._dump(None)
+            elif kind == "statistics":
+                figures = figures_of(self._started_server.stats())
+                self._pipe.send("statistics", census=message["census"], figures=figures)
+        if self._pipe.ended:
+            asyncio.get_running_loop().remove_reader(self._pipe.fileno())
+            self._leave_as_orphan()
+
+    def _leave_as_orphan(self) -> None:
+        logger.warning("the supervisor is gone: running requests may finish, then this worker leaves")
+        seconds = self._config.graceful_timeout
+        if hasattr(signal, "alarm"):
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(int(seconds) + _ORPHAN_MARGIN_SECONDS)
+        self._leave(seconds, leave_backlog=False)
+
+    def _leave_at_signal(self) -> None:
+        self._pipe.send("leaving")
+        self._leave(self._config.graceful_timeout, leave_backlog=True)
+
+    def _leave(self, seconds: float, leave_backlog: bool) -> None:
+        loop = asyncio.get_running_loop()
+        if self._leaving is None:
+            self._leaving = loop.create_task(self._drain(seconds, leave_backlog))
+        else:
+            loop.call_later(seconds, self._cut_short)
+
+    def _cut_short(self) -> None:
+        self._cutting = asyncio.get_running_loop().create_task(self._started_server.shutdown(0))
+
+    async def _drain(self, seconds: float, leave_backlog: bool) -> None:
+        server = self._started_server
+        report = await server.shutdown(seconds, leave_backlog=leave_backlog)
+        figures = figures_of(server.stats())
+        self._pipe.send("stopped", completed=report.completed, abandoned=report.abandoned, figures=figures)
+        self._ended.set()
+
+    # What people ask.
+
+    def _dump_at_signal(self, signum: int, frame: FrameType | None) -> None:
+        self._dump(frame)
+        self._pipe.send("dumped")
+
+    def _dump(self, below: FrameType | None) -> None:
+        engine = None if self._server is None else self._server.engine
+        logger.warning("worker %d, its threads:\n%s", self._order.number, stack_report(engine, below))
+
+    def _log_statistics(self) -> None:
+        logger.info("worker %d: %s", self._order.number, statistics_line(figures_of(self._started_server.stats())))
+
+
+def _ignore(signum: int, frame: FrameType | None) -> None:
+    """The supervisor gets it as well, and says what is to be done."""
+
+
+def _take_sockets(descriptors: Sequence[int]) -> list[socket.socket]:
+    """Make sockets of descriptors that are this process's own."""
+    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    for sock in sockets:
+        sock.setblocking(False)
+        os.set_inheritable(sock.fileno(), False)
+    return sockets

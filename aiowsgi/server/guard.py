@@ -1,0 +1,115 @@
+"""Looks after requests that run: slow ones are told, those over their time are given up.
+
+A timer of the loop looks at what runs, a few times in the shortest time that is set; requests themselves pay nothing.
+A request's time is what a thread has spent on it, and begins when the guard first sees it there: one that is over its
+time is found that, and up to two looks later.
+
+A thread that is *stuck*, because its request was given up and it did not notice, is counted out of the pool, and
+another is started in its place. Where more than a share of the threads is stuck, the process wants to be replaced.
+
+Thread: event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+
+from aiowsgi.bridge.pool import ThreadPool
+from aiowsgi.server.engine import Engine
+from aiowsgi.server.exchange import Exchange
+from aiowsgi.server.stacks import describe_request, exchange_of, stack_of
+
+__all__ = ["RequestGuard"]
+
+_logger = logging.getLogger("aiowsgi.error")
+
+_LOOKS = 8
+_SHORTEST_LOOK_SECONDS = 0.05
+_LONGEST_LOOK_SECONDS = 1.0
+
+
+class _Watched:
+    """A request that runs."""
+
+    __slots__ = ("given_up", "since", "told")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.told = False
+        self.given_up = False
+
+
+class RequestGuard:
+    """See the module; to be started where a time is set.
+
+    Args:
+        engine: whose requests.
+        recycle: called, once, with the reason why this process had better be replaced.
+    """
+
+    def __init__(self, engine: Engine, recycle: Callable[[str], object] | None) -> None:
+        config = engine.config
+        self._engine = engine
+        self._recycle = recycle if "recycle" in config.timeout_actions else None
+        self._slow_seconds = config.slow_request
+        self._timeout = config.request_timeout
+        self._actions = frozenset(config.timeout_actions)
+        self._most_stuck_count = config.stuck_threads * config.threads
+        self._watched: dict[Exchange, _Watched] = {}
+        shortest = min(filter(None, (self._slow_seconds, self._timeout)), default=0.0)
+        self._interval = min(_LONGEST_LOOK_SECONDS, max(_SHORTEST_LOOK_SECONDS, shortest / _LOOKS))
+        self._timer: asyncio.TimerHandle | None = None
+        #: Threads whose request was given up and that run on.
+        self.stuck_count = 0
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._timer = self._engine.loop.call_later(self._interval, self._look)
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        engine = self._engine
+        self._timer = engine.loop.call_later(self._interval, self._look)
+        running = {exchange for exchange in engine.exchanges.copy() if not exchange.waiting}
+        now = engine.loop.time()
+        for exchange in self._watched.keys() - running:
+            if self._watched.pop(exchange).given_up:
+                self._change_stuck_count(-1)
+                _logger.info("the thread of request %s, which was given up, is free again", exchange.identify())
+        for exchange in running:
+            watched = self._watched.setdefault(exchange, _Watched(now))
+            seconds = now - watched.since
+            if self._timeout and seconds >= self._timeout and not watched.given_up:
+                watched.given_up = watched.told = True
+                self._give_up(exchange, seconds)
+            elif self._slow_seconds and seconds >= self._slow_seconds and not watched.told:
+                watched.told = True
+                self._tell(logging.WARNING, exchange, f"has run for {seconds:.1f} s")
+
+    def _tell(self, level: int, exchange: Exchange, what: str) -> None:
+        stack = next((stack_of(each) for each in sys._current_frames().values() if exchange_of(each) is exchange), "")
+        _logger.log(level, "%s: %s\n%s", describe_request(self._engine, exchange), what, stack)
+
+    def _give_up(self, exchange: Exchange, seconds: float) -> None:
+        if "log" in self._actions:
+            self._tell(logging.ERROR, exchange, f"has run for {seconds:.1f} s and is given up")
+        if "504" in self._actions:
+            for connection in list(self._engine.connections):
+                if connection.serves(exchange):
+                    connection.give_up_request()
+        self._change_stuck_count(1)
+        if self._recycle is not None and self.stuck_count > self._most_stuck_count:
+            recycle, self._recycle = self._recycle, None
+            recycle(f"{self.stuck_count} of {self._engine.config.threads} threads are stuck")
+
+    def _change_stuck_count(self, change: int) -> None:
+        self.stuck_count += change
+        if isinstance(self._engine.pool, ThreadPool):
+            self._engine.pool.change_stuck_count(change)

@@ -1,0 +1,86 @@
+"""What every thread does right now: its stack, and the request that it serves.
+
+Which thread serves which exchange is read off the stacks themselves, where the exchange is the ``self`` of its
+:meth:`~aiowsgi.server.exchange.Exchange.run`, so that requests pay nothing for it.
+
+Thread: any; also a signal handler of a thread that is stuck.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from types import FrameType
+
+from aiowsgi.bridge.threads import thread_names
+from aiowsgi.server.engine import Engine
+from aiowsgi.server.exchange import Exchange
+
+__all__ = ["describe_request", "exchange_of", "stack_of", "stack_report"]
+
+# Frames of one thread that are shown, the innermost. Arbitrary; a recursion that runs away has a thousand.
+_MOST_FRAMES = 100
+_RUN = Exchange.run.__code__
+
+
+def exchange_of(frame: FrameType | None) -> Exchange | None:
+    """Return the exchange that a stack, given by its innermost frame, works for."""
+    while frame is not None:
+        if frame.f_code is _RUN:
+            exchange = frame.f_locals.get("self")
+            return exchange if isinstance(exchange, Exchange) else None
+        frame = frame.f_back
+    return None
+
+
+def describe_request(engine: Engine, exchange: Exchange) -> str:
+    """Name a request: id, method, target, age, phase."""
+    if exchange.waiting:
+        phase = "waiting for a thread"
+    elif exchange.begun:
+        phase = "streaming"
+    else:
+        phase = "running"
+    age = engine.clock() - exchange.submitted_at
+    # repr(): the target is the client's, and may hold what breaks a line.
+    return f"request {exchange.identify()} {exchange.head.method} {exchange.head.target!r}, {age:.1f} s old, {phase}"
+
+
+def stack_of(frame: FrameType) -> str:
+    """Return a stack as a traceback shows it, the outermost call first, without the lines that run every request."""
+    frames = []
+    each: FrameType | None = frame
+    while each is not None and each.f_code is not _RUN:
+        frames.append(each)
+        each = each.f_back
+    shown = frames[:_MOST_FRAMES]
+    text = "".join(
+        traceback.StackSummary.extract(((f, f.f_lineno) for f in reversed(shown)), lookup_lines=True).format()
+    )
+    hidden_count = len(frames) - len(shown)
+    return (f"  ... {hidden_count} more\n" if hidden_count else "") + text.rstrip("\n")
+
+
+def stack_report(engine: Engine | None = None, below: FrameType | None = None) -> str:
+    """Describe all threads of the process.
+
+    Args:
+        engine: whose requests are told.
+        below: the frame that a signal interrupted in this thread; what stands above it is the report's own.
+    """
+    names = thread_names()
+    frames = sys._current_frames()
+    parts = []
+    own = sys._getframe()
+    for ident, frame in frames.items():
+        title = f"thread {names.get(ident, 'unknown')} ({ident})"
+        if frame is own:
+            if below is None:
+                parts.append(f"{title}, which writes this")
+                continue
+            frame = below
+        exchange = None if engine is None else exchange_of(frame)
+        if engine is not None and exchange is not None:
+            title += f": {describe_request(engine, exchange)}"
+        parts.append(f"{title}\n{stack_of(frame)}")
+    return "\n".join(parts)

@@ -1,0 +1,392 @@
+"""The supervisor's decisions, with a clock that the test sets."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import Any
+
+import pytest
+
+from aiowsgi.process.roster import (
+    Action,
+    AskToDrain,
+    Finish,
+    KeepConfiguration,
+    Lend,
+    Log,
+    Phase,
+    Roster,
+    SendSignal,
+    Settled,
+    Spawn,
+    StopListening,
+    Worker,
+)
+
+
+class Stage:
+    """A roster and its clock; what it does is remembered until it is looked at."""
+
+    def __init__(self, count: int = 2, timeout: float = 30.0, graceful_timeout: float = 25.0) -> None:
+        self.now = 1000.0
+        self.roster = Roster(count, timeout=timeout, graceful_timeout=graceful_timeout)
+        self.roster.start(self.now)
+
+    def actions(self) -> list[Action]:
+        return self.roster.take_actions()
+
+    def spawned(self) -> list[Worker]:
+        """Return the workers that were spawned, and forget what else was done."""
+        return [action.worker for action in self.actions() if isinstance(action, Spawn)]
+
+    def say(self, worker: Worker, kind: str, **fields: Any) -> None:
+        self.roster.message(worker.number, {"type": kind, **fields}, self.now)
+
+    def end(self, worker: Worker, exit_code: int = -9) -> None:
+        self.roster.ended(worker.number, f"ended with {exit_code}", exit_code, self.now)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, as the supervisor does: from deadline to deadline."""
+        end = self.now + seconds
+        while self.roster.deadline <= end:
+            assert self.roster.deadline >= self.now, "a deadline that has passed would be waited for in a circle"
+            self.now = max(self.now, self.roster.deadline)
+            self.roster.tick(self.now)
+        self.now = end
+
+    def started(self) -> list[Worker]:
+        """Have all workers become ready that were spawned."""
+        workers = self.spawned()
+        for worker in workers:
+            self.say(worker, "ready")
+        return workers
+
+
+def of_kind(actions: list[Action], kind: type) -> list[Any]:
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def test_start_spawns_all_and_is_settled_once_all_are_ready() -> None:
+    stage = Stage(3)
+    first, second, third = stage.spawned()
+    assert [worker.slot for worker in (first, second, third)] == [0, 1, 2]
+    stage.say(first, "ready")
+    stage.say(third, "ready")
+    assert stage.actions() == []
+    stage.say(second, "ready")
+    assert stage.actions() == [Settled(reload_failed=False)]
+
+
+def test_worker_that_is_killed_is_replaced_at_once_and_a_crash_loop_is_slowed_down() -> None:
+    stage = Stage(1)
+    (worker,) = stage.started()
+    delays = []
+    for _ in range(9):
+        stage.actions()
+        stage.end(worker)
+        died_at = stage.now
+        stage.wait(60 if stage.roster.deadline > stage.now else 0)
+        worker = of_kind(stage.actions(), Spawn)[0].worker
+        delays.append(worker.begun_at - died_at)
+        stage.say(worker, "ready")
+    assert delays == [0, 0.5, 1, 2, 4, 8, 16, 30, 30]
+
+
+def test_back_off_begins_anew_after_a_worker_that_served_for_long() -> None:
+    stage = Stage(1, timeout=0)
+    (worker,) = stage.started()
+    for _ in range(3):
+        stage.end(worker)
+        stage.wait(10)
+        (worker,) = stage.started()
+    stage.wait(31)
+    stage.end(worker)
+    assert [each.begun_at for each in stage.spawned()] == [stage.now]
+
+
+def test_worker_that_cannot_start_at_first_ends_all_with_its_reason() -> None:
+    stage = Stage(2)
+    first, second = stage.spawned()
+    stage.say(first, "failed", text="module 'x' is not there")
+    stage.end(first, 3)
+    actions = stage.actions()
+    assert SendSignal(second, signal.SIGTERM) in actions
+    assert of_kind(actions, Finish) == []
+    stage.end(second, -15)
+    assert stage.actions() == [Finish(3, "module 'x' is not there")]
+
+
+def test_worker_that_dies_before_it_is_ready_is_tried_again_later() -> None:
+    stage = Stage(1)
+    (worker,) = stage.spawned()
+    stage.end(worker, -11)
+    assert stage.spawned() == []
+    stage.wait(0.5)
+    assert len(stage.spawned()) == 1
+
+
+def test_replacement_that_cannot_start_leaves_the_others_serving_and_is_tried_again() -> None:
+    stage = Stage(2)
+    first, second = stage.started()
+    stage.end(first)
+    (third,) = stage.spawned()
+    stage.say(third, "failed", text="no database")
+    stage.end(third, 3)
+    actions = stage.actions()
+    assert not of_kind(actions, Finish)
+    assert any("no database" in action.text for action in of_kind(actions, Log))
+    assert of_kind(actions, Lend) == [Lend(second, 0)]
+    stage.wait(1)
+    assert len(stage.spawned()) == 1
+
+
+def test_last_worker_whose_replacement_cannot_start_ends_all() -> None:
+    stage = Stage(1)
+    (first,) = stage.started()
+    stage.end(first)
+    (second,) = stage.spawned()
+    stage.say(second, "failed", text="no database")
+    stage.end(second, 3)
+    assert of_kind(stage.actions(), Finish) == [Finish(3, "no database")]
+
+
+def test_reload_replaces_one_worker_at_a_time_the_new_one_ready_first() -> None:
+    stage = Stage(3)
+    old = stage.started()
+    stage.actions()
+    stage.roster.reload(stage.now)
+    for worker in old:
+        actions = stage.actions()
+        (spawn,) = of_kind(actions, Spawn)
+        assert spawn.worker.slot == worker.slot
+        assert spawn.worker.generation == 1
+        assert worker.phase is Phase.SERVING
+        assert Settled(False) not in actions
+        stage.say(spawn.worker, "ready")
+        assert worker.phase is Phase.LEAVING
+    actions = stage.actions()
+    assert actions == [AskToDrain(old[-1], 25.0, leave_backlog=True), Settled(False)]
+    for worker in old:
+        stage.end(worker, 0)
+    assert stage.actions() == []
+
+
+def test_reload_whose_first_worker_cannot_start_keeps_the_old_ones_and_the_old_configuration() -> None:
+    stage = Stage(2)
+    old = stage.started()
+    stage.actions()
+    stage.roster.reload(stage.now)
+    (new,) = stage.spawned()
+    stage.say(new, "failed", text="SyntaxError")
+    stage.end(new, 3)
+    actions = stage.actions()
+    (log,) = of_kind(actions, Log)
+    assert log.level == logging.ERROR
+    assert "SyntaxError" in log.text
+    assert of_kind(actions, KeepConfiguration)
+    assert of_kind(actions, Settled) == [Settled(reload_failed=True)]
+    assert [worker.phase for worker in old] == [Phase.SERVING, Phase.SERVING]
+    stage.wait(20)
+    assert stage.spawned() == []
+    stage.roster.reload(stage.now)
+    (new,) = stage.spawned()
+    stage.say(new, "ready")
+    assert old[0].phase is Phase.LEAVING
+
+
+def test_reload_during_a_reload_begins_anew() -> None:
+    stage = Stage(2)
+    old = stage.started()
+    stage.actions()
+    stage.roster.reload(stage.now)
+    (first,) = stage.spawned()
+    stage.roster.reload(stage.now)
+    assert first.phase is Phase.LEAVING
+    stage.end(first, -15)
+    (second,) = stage.spawned()
+    assert second.generation == 2
+    stage.say(second, "ready")
+    (third,) = stage.spawned()
+    stage.say(third, "ready")
+    assert of_kind(stage.actions(), Settled) == [Settled(False)]
+    assert all(worker.phase is Phase.LEAVING for worker in old)
+
+
+def test_more_and_fewer_workers() -> None:
+    stage = Stage(1)
+    stage.started()
+    stage.actions()
+    stage.roster.resize(1, stage.now)
+    (second,) = stage.spawned()
+    stage.say(second, "ready")
+    stage.actions()
+    stage.roster.resize(-1, stage.now)
+    actions = stage.actions()
+    assert of_kind(actions, AskToDrain) == [AskToDrain(second, 25.0, leave_backlog=True)]
+    (lend,) = of_kind(actions, Lend)
+    assert lend.slot == 1
+    stage.end(second, 0)
+    stage.roster.resize(-1, stage.now)
+    assert stage.actions() == []
+
+
+def test_recycling_replaces_one_worker_at_a_time_and_the_old_one_serves_until_then() -> None:
+    stage = Stage(2)
+    first, second = stage.started()
+    stage.actions()
+    stage.say(first, "recycle", reason="1000 requests")
+    stage.say(second, "recycle", reason="1000 requests")
+    (third,) = stage.spawned()
+    assert first.phase is second.phase is Phase.SERVING
+    stage.say(third, "ready")
+    (fourth,) = stage.spawned()
+    assert (first.phase, second.phase) == (Phase.LEAVING, Phase.SERVING)
+    stage.say(fourth, "ready")
+    assert second.phase is Phase.LEAVING
+
+
+def test_recycling_whose_replacement_cannot_start_is_tried_again_later() -> None:
+    stage = Stage(1)
+    (first,) = stage.started()
+    stage.say(first, "recycle", reason="old")
+    (second,) = stage.spawned()
+    stage.end(second, 3)
+    assert first.phase is Phase.SERVING
+    assert stage.spawned() == []
+    for _ in range(10):
+        stage.wait(0.1)
+        stage.say(first, "heartbeat")
+    assert len(stage.spawned()) == 1
+
+
+def test_worker_that_leaves_on_its_own_is_replaced_at_once() -> None:
+    stage = Stage(1)
+    (first,) = stage.started()
+    stage.actions()
+    stage.say(first, "leaving")
+    assert len(stage.spawned()) == 1
+    stage.end(first, 0)
+    assert stage.actions() == []
+
+
+def test_silent_worker_has_its_stacks_dumped_and_is_killed_and_replaced() -> None:
+    stage = Stage(1)
+    (worker,) = stage.started()
+    stage.wait(29)
+    stage.say(worker, "heartbeat")
+    stage.wait(29)
+    assert worker.phase is Phase.SERVING
+    stage.actions()
+    stage.wait(1)
+    actions = stage.actions()
+    assert of_kind(actions, SendSignal) == [SendSignal(worker, signal.SIGUSR1)]
+    assert len(of_kind(actions, Spawn)) == 1
+    stage.say(worker, "dumped")
+    assert stage.actions() == [SendSignal(worker, signal.SIGKILL)]
+    stage.end(worker)
+    assert stage.actions() == []
+
+
+def test_silent_worker_that_cannot_dump_is_aborted_and_then_killed() -> None:
+    stage = Stage(1)
+    (worker,) = stage.started()
+    stage.wait(32)
+    signals = [action.signum for action in of_kind(stage.actions(), SendSignal) if action.worker is worker]
+    assert signals == [signal.SIGUSR1, signal.SIGABRT, signal.SIGKILL]
+
+
+def test_silent_worker_whose_loop_turns_again_may_end_what_it_has() -> None:
+    stage = Stage(1)
+    (worker,) = stage.started()
+    stage.wait(30)
+    stage.actions()
+    stage.say(worker, "heartbeat")
+    assert stage.actions() == [AskToDrain(worker, 25.0, leave_backlog=True)]
+
+
+def test_timeout_of_zero_never_finds_a_worker_silent() -> None:
+    stage = Stage(1, timeout=0)
+    stage.started()
+    stage.actions()
+    stage.wait(100_000)
+    assert stage.actions() == []
+
+
+def test_start_may_take_ten_times_the_timeout() -> None:
+    stage = Stage(1, timeout=3.0)
+    (worker,) = stage.spawned()
+    stage.wait(29)
+    assert stage.actions() == []
+    stage.wait(1)
+    actions = stage.actions()
+    assert SendSignal(worker, signal.SIGUSR1) in actions
+    assert any("has not become ready for 30 s" in action.text for action in of_kind(actions, Log))
+
+
+def test_stop_closes_the_sockets_first_and_finishes_when_all_have_left() -> None:
+    stage = Stage(2)
+    first, second = stage.started()
+    stage.actions()
+    stage.roster.stop(25.0, stage.now)
+    assert stage.actions() == [
+        StopListening(),
+        AskToDrain(first, 25.0, leave_backlog=False),
+        AskToDrain(second, 25.0, leave_backlog=False),
+    ]
+    stage.end(first, 0)
+    stage.end(second, -9)
+    actions = stage.actions()
+    assert not of_kind(actions, Spawn)
+    assert actions[-1] == Finish(0, "")
+
+
+def test_worker_that_does_not_leave_is_killed() -> None:
+    stage = Stage(1)
+    (worker,) = stage.started()
+    stage.actions()
+    stage.roster.stop(25.0, stage.now)
+    stage.wait(29)
+    assert not of_kind(stage.actions(), SendSignal)
+    stage.wait(1)
+    assert SendSignal(worker, signal.SIGKILL) in stage.actions()
+
+
+def test_worker_that_has_said_that_it_stopped_has_little_time_to_be_gone() -> None:
+    stage = Stage(1, graceful_timeout=1000.0)
+    (worker,) = stage.started()
+    stage.roster.stop(1000.0, stage.now)
+    stage.actions()
+    stage.say(worker, "stopped")
+    stage.wait(5)
+    assert SendSignal(worker, signal.SIGKILL) in stage.actions()
+
+
+def test_quick_stop_during_a_start_ends_the_starting_workers() -> None:
+    stage = Stage(2)
+    first, second = stage.spawned()
+    stage.roster.stop(1.0, stage.now)
+    actions = stage.actions()
+    assert SendSignal(first, signal.SIGTERM) in actions
+    stage.end(first, -15)
+    stage.end(second, -15)
+    assert stage.actions() == [Finish(0, "")]
+
+
+def test_message_of_a_worker_that_is_gone_is_ignored() -> None:
+    stage = Stage(1)
+    (worker,) = stage.started()
+    stage.end(worker)
+    stage.actions()
+    stage.say(worker, "ready")
+    assert stage.actions() == []
+
+
+@pytest.mark.parametrize("message", [{}, {"type": None}, {"type": "unheard of"}, {"type": "ready"}])
+def test_strange_message_of_a_serving_worker_changes_nothing(message: dict[str, Any]) -> None:
+    stage = Stage(1)
+    (worker,) = stage.started()
+    stage.actions()
+    stage.roster.message(worker.number, message, stage.now)
+    assert stage.actions() == []
+    assert worker.phase is Phase.SERVING

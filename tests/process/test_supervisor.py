@@ -1,0 +1,384 @@
+"""A supervisor and its workers, as the command starts them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.process.load import Load
+from tests.process.server_process import ServerProcess, connect_unix, server_process, wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+HELLO = """
+import os
+
+VERSION = "first"
+
+def app(environ, start_response):
+    content = f"{VERSION} {os.getpid()}".encode()
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(content)))])
+    return [content]
+"""
+
+# What is asked for in the path is done.
+DOING = """
+import ctypes, os, sys, threading, time
+import aiowsgi
+
+async def blocking():
+    yield b"1"
+    time.sleep(100)
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/exit":
+        os._exit(7)
+    if path == "/wait":
+        print("running", path, file=environ["wsgi.errors"], flush=True)
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+    if path == "/hold-the-interpreter":
+        ctypes.PyDLL(None).sleep(100)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    if path == "/block-the-loop":
+        return aiowsgi.park(environ, blocking())
+    if path == "/stream":
+        return streaming()
+    return [str(os.getpid()).encode()]
+
+def streaming():
+    yield b"first"
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "hello.py").write_text(HELLO)
+    (tmp_path / "doing.py").write_text(DOING)
+    return tmp_path
+
+
+@contextlib.contextmanager
+def supervised(folder: Path, *arguments: str, **variables: str) -> Iterator[ServerProcess]:
+    """Run the command on a free port until it listens; none of its processes outlives the test."""
+    with server_process(folder, *arguments, "-b", "127.0.0.1:0", **variables) as server:
+        assert server.url
+        workers: set[int] = set()
+        try:
+            yield server
+        finally:
+            if server.process.poll() is None:
+                workers.update(server.workers())
+                server.signal(signal.SIGTERM)
+                with contextlib.suppress(AssertionError):
+                    server.wait()
+            for pid in workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def get(server: ServerProcess, path: str = "/") -> str:
+    with server.connect() as client:
+        return client.get(path).content.decode()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits for its parent to take note does not."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def count_in(server: ServerProcess, text: str) -> int:
+    return server.log.count(text)
+
+
+def test_start_line_tells_workers_and_the_end_is_orderly(folder: Path) -> None:
+    with supervised(folder, "hello", "-w", "2", "--threads=3") as server:
+        line = server.wait_for_log(r"aiowsgi .*\n")[0]
+        assert re.search(rf"\(2 workers with 3 threads, uvloop, \w+, Python [\d.]+, pid {server.process.pid}\)", line)
+        workers = server.workers()
+        assert len(workers) == 2
+        assert int(get(server).split()[1]) in workers
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert "stopped; running requests: 0 finished, 0 abandoned" in server.log
+    assert not any(is_alive(pid) for pid in workers)
+    assert "Traceback" not in server.log
+
+
+def test_one_process_serves_by_itself_and_web_concurrency_asks_for_more(folder: Path) -> None:
+    with supervised(folder, "hello") as server:
+        assert server.workers() == []
+        assert get(server).split()[1] == str(server.process.pid)
+    with supervised(folder, "hello", AIOWSGI_WORKERS="2") as server:
+        assert len(server.workers()) == 2
+
+
+@pytest.mark.parametrize("arguments", [["-w", "2"], ["-w", "2", "--reuse-port"]])
+def test_reload_under_load_with_a_broken_and_then_a_mended_application_loses_no_request(
+    folder: Path, arguments: list[str]
+) -> None:
+    with supervised(folder, "hello", *arguments) as server, Load("127.0.0.1", server.port, 50) as load:
+        first = set(server.workers())
+        (folder / "hello.py").write_text("VERSION = 'broken'\nthis is no Python\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(r"reload given up, the workers that serve stay: .*(?s:.*)hello\.py, line 2: invalid syntax")
+        assert set(server.workers()) == first
+        (folder / "hello.py").write_text(HELLO.replace("first", "second version"))
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("all workers serve: 2 workers")
+        wait_until(lambda: not first & set(server.workers()), "the end of the old workers")
+        load.wait_for(200)
+        assert get(server).startswith("second version ")
+        versions = {content.rpartition(" ")[0] for content in load.contents}
+    assert load.failures == []
+    assert load.asked_count == load.answered_count
+    assert versions == {"first", "second version"}
+
+
+@pytest.mark.parametrize("arguments", [["-w", "2"], ["-w", "2", "--reuse-port"]])
+def test_more_and_fewer_workers_under_load_lose_no_request(folder: Path, arguments: list[str]) -> None:
+    with supervised(folder, "hello", *arguments) as server, Load("127.0.0.1", server.port, 50) as load:
+        for signum, count in [(signal.SIGTTIN, 3), (signal.SIGTTOU, 2), (signal.SIGTTOU, 1), (signal.SIGTTIN, 2)]:
+            server.signal(signum)
+            wait_until(lambda count=count: len(server.workers()) == count, f"{count} workers")
+            load.wait_for(200)
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: count_in(server, "all workers serve: 2 workers") >= 2, "the reload")
+        load.wait_for(200)
+    assert load.failures == []
+    assert load.asked_count == load.answered_count
+
+
+def test_workers_killed_under_load_are_replaced_at_once_and_the_others_serve_on(folder: Path) -> None:
+    with supervised(folder, "hello", "-w", "2") as server, Load("127.0.0.1", server.port, 20) as load:
+        first = server.workers()
+        for victim in first:
+            os.kill(victim, signal.SIGKILL)
+            server.wait_for_log(rf"worker \d+ \(pid {victim}\) was killed by SIGKILL; it is replaced")
+            wait_until(lambda: len(server.workers()) == 2, "a replacement")
+            asked = load.answered_count
+            wait_until(lambda asked=asked: load.answered_count >= asked + 200, "more answers")
+        assert not set(first) & set(server.workers())
+        # Each connection of a killed worker may have had one request there.
+        assert len(load.failures) <= 2 * 20
+
+
+def test_orphaned_workers_finish_what_runs_and_leave(folder: Path) -> None:
+    with supervised(folder, "doing", "-w", "2") as server:
+        workers = server.workers()
+        with server.connect() as client:
+            client.send(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
+            server.wait_for_log("running /wait")
+            server.process.kill()
+            wait_until(lambda: sum(map(is_alive, workers)) == 1, "the end of the idle worker")
+            server.wait_for_log("the supervisor is gone: running requests may finish")
+            (folder / "go").touch()
+            assert int(client.receive().content) in workers
+        wait_until(lambda: not any(map(is_alive, workers)), "the end of all workers")
+
+
+@pytest.mark.parametrize("arguments", [["-w", "2"], ["-w", "2", "--preload"]])
+def test_application_that_cannot_be_imported_is_exit_3_and_told_once(folder: Path, arguments: list[str]) -> None:
+    (folder / "broken.py").write_text("import nothing_of_that_name\n")
+    with server_process(folder, "broken", "-b", "127.0.0.1:0", *arguments) as server:
+        assert server.wait() == 3
+    assert count_in(server, "module 'broken' exists, but imports 'nothing_of_that_name', which is not found") == 1
+    assert count_in(server, "Traceback") == 1
+
+
+def test_sigterm_lets_requests_in_workers_end(folder: Path) -> None:
+    with supervised(folder, "doing", "-w", "2") as server, server.connect() as client:
+        client.send(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
+        server.wait_for_log("running /wait")
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("SIGTERM: running requests may finish")
+        (folder / "go").touch()
+        assert client.receive().status_code == 200
+        assert server.wait() == 0
+    assert "stopped; running requests: 1 finished, 0 abandoned" in server.log
+
+
+def test_sigint_stops_workers_quickly_and_a_second_signal_ends_all_at_once(folder: Path) -> None:
+    with supervised(folder, "doing", "-w", "2") as server, server.connect() as client:
+        client.send(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
+        server.wait_for_log("running /wait")
+        server.signal(signal.SIGINT)
+        assert server.wait() == 0
+    assert "stopped; running requests: 0 finished, 1 abandoned" in server.log
+    with supervised(folder, "doing", "-w", "2", "--pid=pid") as server, server.connect() as client:
+        client.send(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
+        server.wait_for_log("running /wait")
+        workers = server.workers()
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("a second signal ends at once")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 128 + signal.SIGTERM
+        wait_until(lambda: not any(map(is_alive, workers)), "the end of all workers")
+    assert not (folder / "pid").exists()
+
+
+def test_stacks_and_figures_of_all_workers_go_to_the_log(folder: Path) -> None:
+    with supervised(folder, "doing", "-w", "2") as server, server.connect() as client:
+        client.send(b"GET /wait?secret HTTP/1.1\r\nHost: test\r\n\r\n")
+        server.wait_for_log("running /wait")
+        server.signal(signal.SIGUSR1)
+        server.wait_for_log(r"worker 1, its threads:\n")
+        server.wait_for_log(r"worker 2, its threads:\n")
+        server.wait_for_log(r"request \d+-1 GET '/wait\?secret', \d+\.\d s old, running\n(?s:.*)doing\.py.*, in app")
+        server.signal(signal.SIGUSR2)
+        server.wait_for_log("2 workers: connections: .*; requests: 0 waiting, 1 running, 0 streaming, 0 done; threads:")
+        (folder / "go").touch()
+        assert client.receive().status_code == 200
+
+
+def test_worker_that_gets_sigterm_itself_is_replaced_and_finishes(folder: Path) -> None:
+    with supervised(folder, "doing", "-w", "1") as server, server.connect() as client:
+        (first,) = server.workers()
+        client.send(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
+        server.wait_for_log("running /wait")
+        os.kill(first, signal.SIGTERM)
+        wait_until(lambda: len(server.workers()) == 2, "its replacement")
+        assert int(get(server)) != first
+        (folder / "go").touch()
+        assert int(client.receive().content) == first
+
+
+def test_crash_loop_is_slowed_down_and_ends_with_its_cause(folder: Path) -> None:
+    (folder / "crashing.py").write_text(
+        "import os, signal\nif os.path.exists('crash'): os.kill(os.getpid(), signal.SIGKILL)\n" + HELLO
+    )
+    with supervised(folder, "crashing", "-w", "1") as server:
+        (first,) = server.workers()
+        (folder / "crash").touch()
+        os.kill(first, signal.SIGKILL)
+        server.wait_for_log(r"slot 0 gets its next worker in 0\.5 s")
+        server.wait_for_log(r"slot 0 gets its next worker in 1 s")
+        (folder / "crash").unlink()
+        assert get(server).startswith("first ")
+        assert server.process.poll() is None
+
+
+def test_worker_whose_loop_is_stuck_is_dumped_and_replaced(folder: Path) -> None:
+    with supervised(folder, "doing", "-w", "1", "--timeout=1") as server:
+        (first,) = server.workers()
+        with server.connect() as client:
+            client.send(b"GET /block-the-loop HTTP/1.1\r\nHost: test\r\n\r\n")
+            server.wait_for_log("worker 1: event loop has been silent for 1 s")
+            server.wait_for_log(r"worker 1, its threads:\n(?s:.*)doing\.py\", line \d+, in blocking\n    time\.sleep")
+            assert int(get(server)) != first
+            wait_until(lambda: not is_alive(first), "the end of the stuck worker")
+
+
+def test_worker_whose_interpreter_is_held_is_dumped_all_the_same(folder: Path) -> None:
+    with supervised(folder, "doing", "-w", "1", "--timeout=1") as server:
+        (first,) = server.workers()
+        with server.connect() as client:
+            client.send(b"GET /hold-the-interpreter HTTP/1.1\r\nHost: test\r\n\r\n")
+            server.wait_for_log("worker 1: event loop has been silent for 1 s")
+            server.wait_for_log(r"Fatal Python error: Aborted\n(?s:.*)doing\.py\", line \d+ in app")
+            assert int(get(server)) != first
+            wait_until(lambda: not is_alive(first), "the end of the stuck worker")
+
+
+def test_worker_is_recycled_after_its_requests_and_none_is_lost(folder: Path) -> None:
+    with (
+        supervised(folder, "hello", "--max-requests=300", "--max-requests-jitter=100") as server,
+        Load("127.0.0.1", server.port, 10) as load,
+    ):
+        wait_until(lambda: len(load.contents) >= 3 or load.failures, "answers of the third worker")
+    assert load.failures == []
+    assert load.asked_count == load.answered_count
+    assert all(int(count) >= 300 for count in re.findall(r"replaced: (\d+) requests", server.log))
+
+
+def test_connections_spread_evenly_over_workers_with_ports_of_their_own(folder: Path) -> None:
+    with supervised(folder, "hello", "-w", "4", "--reuse-port") as server:
+        counts: dict[str, int] = {}
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(server.connect()) for _ in range(400)]
+            for client in clients:
+                pid = client.get("/").content.decode()
+                counts[pid] = counts.get(pid, 0) + 1
+    assert len(counts) == 4
+    assert min(counts.values()) >= 40, counts
+
+
+def test_application_that_is_preloaded_is_imported_once(folder: Path) -> None:
+    source = "import threading, time\nwith open('imports', 'a') as file: print('import', file=file)\n"
+    source += "threading.Thread(target=time.sleep, args=(1000,), name='left-over', daemon=True).start()\n"
+    (folder / "loaded.py").write_text(source + HELLO)
+    with supervised(folder, "loaded", "-w", "2", "--preload") as server:
+        server.wait_for_log("has started threads, which workers will not have: left-over")
+        assert (folder / "imports").read_text() == "import\n"
+        first = server.workers()
+        assert int(get(server).split()[1]) in first
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("preload: the application stays as it was imported")
+        server.wait_for_log("all workers serve")
+        wait_until(lambda: not set(first) & set(server.workers()), "the end of the old workers")
+        os.kill(server.workers()[0], signal.SIGKILL)
+        wait_until(lambda: len(server.workers()) == 2, "a replacement")
+        assert int(get(server).split()[1]) not in first
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert (folder / "imports").read_text() == "import\n"
+    assert "Traceback" not in server.log
+
+
+def test_unix_socket_outlives_workers_and_goes_with_the_supervisor(folder: Path) -> None:
+    with server_process(folder, "hello", "-w", "1", "--uds=sock", "--uds-mode=600") as server:
+        connect_unix(folder / "sock").close()
+        assert (folder / "sock").stat().st_mode & 0o777 == 0o600
+        server.wait_for_log(r"aiowsgi .*unix:sock")
+        os.kill(server.workers()[0], signal.SIGKILL)
+        with connect_unix(folder / "sock") as client:
+            assert client.get("/").status_code == 200
+        with server_process(folder, "hello", "-w", "1", "--uds=sock") as second:
+            assert second.wait() == 3
+        assert "cannot listen on unix:sock: Address already in use" in second.log
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert not (folder / "sock").exists()
+
+
+def test_unix_socket_that_nobody_listens_on_is_replaced_and_one_of_another_is_left(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(folder / "sock"))
+    with server_process(folder, "hello", "-w", "1", "--uds=sock") as server:
+        with connect_unix(folder / "sock") as client:
+            assert client.get("/").status_code == 200
+        (folder / "sock").rename(folder / "moved")
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(folder / "sock"))
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert (folder / "sock").exists()
+
+
+def test_abstract_unix_socket_has_no_file(folder: Path) -> None:
+    name = f"aiowsgi-test-{os.getpid()}-{time.monotonic_ns()}"
+    with server_process(folder, "hello", "-w", "1", f"--uds=@{name}") as server:
+        server.wait_for_log(f"aiowsgi .* on unix:@{name} ")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(20)
+            client.connect(f"\0{name}")
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert not any(path.is_socket() for path in folder.iterdir())
