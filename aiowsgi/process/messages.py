@@ -113,24 +113,9 @@ class MessagePipe:
     def receive_all(self) -> list[Message]:
         """Return all that has arrived: the other side has ended. The pipe must not block."""
         messages: list[Message] = []
-        while not self.ended:
-            received = self.receive()
-            if not received and not self._unread:
-                break
+        while received := self.receive():
             messages.extend(received)
         return messages
-
-    def wait_for(self, kind: str) -> Message:
-        """Wait for the first message of a kind, which is to be the next; the pipe must block.
-
-        Raises:
-            EOFError: the other side has closed before.
-        """
-        while not self.ended:
-            for message in self.receive():
-                if message.get("type") == kind:
-                    return message
-        raise EOFError(f"no {kind!r} message came")
 
     def take_descriptors(self, count: int) -> list[int]:
         """Return so many of the descriptors that came, oldest first; as many as there are."""

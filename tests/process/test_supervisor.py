@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.load import Load
-from tests.process.server_process import ServerProcess, connect_unix, server_process, wait_until
+from tests.process.server_process import ServerProcess, connect_unix, environment, server_process, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -382,3 +383,89 @@ def test_abstract_unix_socket_has_no_file(folder: Path) -> None:
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
     assert not any(path.is_socket() for path in folder.iterdir())
+
+
+def test_reload_reads_the_configuration_file_again(folder: Path) -> None:
+    file = folder / "aiowsgi.toml"
+    file.write_text("workers = 1\nthreads = 2\n")
+    (folder / "threads.py").write_text(HELLO.replace("{VERSION}", "{environ['SHOP']}"))
+    with supervised(folder, "threads", "--environ=SHOP=first") as server:
+        assert get(server).startswith("first ")
+        file.write_text("workers = [\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(r"reload given up, the workers that serve stay: aiowsgi\.toml: is not TOML")
+        file.write_text("workers = 2\nthreads = 3\nbind = '127.0.0.1:1'\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("all workers serve: 2 workers")
+        assert len(server.workers()) in (2, 3)
+        assert get(server).startswith("first ")
+
+
+def can_unshare() -> bool:
+    """Whether this machine lets a test have process numbers of its own."""
+    try:
+        command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "true"]
+        return subprocess.run(command, capture_output=True, timeout=10).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+@pytest.mark.skipif(not can_unshare(), reason="unshare(1) is not there or not allowed")
+def test_first_process_of_a_container_waits_for_the_children_of_others(folder: Path) -> None:
+    (folder / "leaving.py").write_text(
+        """
+import glob, os, subprocess
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/leave":
+        # The shell ends at once, and what it has started is the first process's child from then on.
+        subprocess.run(["sh", "-c", "true & exec true"], check=True)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    states = [open(path).read().rpartition(")")[2].split()[:2] for path in glob.glob("/proc/[0-9]*/stat")]
+    return [f"{os.getppid()} {sum(state == 'Z' for state, parent in states)}".encode()]
+"""
+    )
+    command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    command += [sys.executable, "-m", "aiowsgi", "leaving", "--uds=sock"]
+    log_path = folder / "stderr.log"
+    with (
+        log_path.open("wb") as log,
+        subprocess.Popen(command, cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stderr=log) as process,
+    ):
+        try:
+            with connect_unix(folder / "sock") as client:
+                for _ in range(5):
+                    assert client.get("/leave").content.startswith(b"1 ")
+                wait_until(lambda: client.get("/").content == b"1 0", "nobody left to wait for")
+        finally:
+            process.kill()
+
+
+def test_standard_error_that_is_closed_does_not_keep_workers_from_serving(folder: Path) -> None:
+    broken_pipe = "import os\nreader, writer = os.pipe()\nos.close(reader)\nos.dup2(writer, 2)\n"
+    (folder / "unread.py").write_text(broken_pipe + HELLO)
+    with supervised(folder, "unread", "-w", "1") as server:
+        assert get(server).startswith("first ")
+        server.signal(signal.SIGUSR1)
+        assert get(server).startswith("first ")
+
+
+def test_workers_of_an_application_object_are_forked(folder: Path) -> None:
+    (folder / "main.py").write_text(
+        "import aiowsgi\nfrom hello import app\n"
+        "if __name__ == '__main__':\n    aiowsgi.run(app, bind=['127.0.0.1:0'], workers=2)\n    print('returned')\n"
+    )
+    log_path = folder / "stderr.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "main.py"], cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=log
+        )
+    with process:
+        server = ServerProcess(process, log_path)
+        try:
+            assert int(get(server).split()[1]) in server.workers()
+            server.signal(signal.SIGTERM)
+            assert process.communicate(timeout=20)[0] == b"returned\n"
+        finally:
+            if process.poll() is None:
+                process.kill()

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from aiowsgi.errors import StartupError
+from aiowsgi.process.pidfile import PidFile
+
+
+def test_file_holds_the_number_and_goes_in_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    file = PidFile(str(path))
+    assert path.read_text() == f"{os.getpid()}\n"
+    file.close()
+    file.close()
+    assert not path.exists()
+
+
+def test_file_of_a_process_that_runs_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    file = PidFile(str(path))
+    with pytest.raises(StartupError, match=f"a server runs already, as process {os.getpid()}"):
+        PidFile(str(path))
+    assert path.read_text() == f"{os.getpid()}\n"
+    file.close()
+
+
+@pytest.mark.parametrize("left", ["1\n", "", "no number", "999999999999999999999999"])
+def test_file_that_nobody_holds_is_taken_over_whatever_its_number(tmp_path: Path, left: str) -> None:
+    # In a container the number is nearly always that of another process that runs.
+    path = tmp_path / "pid"
+    path.write_text(left)
+    file = PidFile(str(path))
+    assert path.read_text() == f"{os.getpid()}\n"
+    file.close()
+
+
+def test_file_that_another_has_put_in_its_place_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    file = PidFile(str(path))
+    path.unlink()
+    path.write_text("another's")
+    file.close()
+    assert path.read_text() == "another's"
+
+
+def test_file_stays_that_of_its_folder_when_the_process_changes_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = PidFile("pid")
+    monkeypatch.chdir("/")
+    file.close()
+    assert not (tmp_path / "pid").exists()
+
+
+def test_file_that_cannot_be_written_is_a_startup_error(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="cannot be written"):
+        PidFile(str(tmp_path / "nowhere" / "pid"))
+
+
+def test_no_path_is_no_file() -> None:
+    PidFile(None).close()

@@ -1,0 +1,201 @@
+"""Requests that take too long: told of, given up, and the threads that they hold."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aiowsgi import Server
+from aiowsgi.config import Config
+from aiowsgi.errors import ConfigError
+from aiowsgi.server.stacks import stack_report
+from tests.conftest import ServerThread
+from tests.process.server_process import PATIENCE, wait_until
+from tests.raw import RawClient, Truncated
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+Serve = Callable[..., ServerThread]
+GET_STUCK = b"GET /stuck?a=b HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+class Stuck:
+    """An application whose ``/stuck`` and ``/stream`` wait until they are released."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+        self.entered = threading.Semaphore(0)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/stuck":
+            self.entered.release()
+            assert self.released.wait(PATIENCE)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        if environ["PATH_INFO"] == "/stream":
+            return self._stream()
+        return [b"done"]
+
+    def _stream(self) -> Iterable[bytes]:
+        yield b"first"
+        self.entered.release()
+        assert self.released.wait(PATIENCE)
+        yield b"last"
+
+
+@pytest.fixture
+def stuck() -> Iterable[Stuck]:
+    application = Stuck()
+    yield application
+    application.released.set()
+
+
+def stuck_count(server: ServerThread) -> int:
+    count: int = server.call(lambda: server.server.stats().threads.stuck)
+    return count
+
+
+def send(client: RawClient, stuck: Stuck, data: bytes = GET_STUCK) -> None:
+    client.send(data)
+    assert stuck.entered.acquire(timeout=PATIENCE)
+
+
+def test_slow_request_is_told_once_with_its_stack(
+    serve: Serve, stuck: Stuck, error_log: pytest.LogCaptureFixture
+) -> None:
+    server = serve(stuck, slow_request=0.1)
+    with server.connect() as client:
+        send(client, stuck)
+        wait_until(lambda: "has run for" in error_log.text, "the report")
+        stuck.released.set()
+        assert client.receive().content == b"done"
+        assert client.get("/").content == b"done"
+    (record,) = [record for record in error_log.records if "has run for" in record.getMessage()]
+    assert record.levelname == "WARNING"
+    assert "GET '/stuck?a=b', " in record.getMessage()
+    assert "assert self.released.wait(PATIENCE)" in record.getMessage()
+
+
+def test_request_over_its_time_is_answered_504_and_its_thread_replaced(
+    serve: Serve, stuck: Stuck, error_log: pytest.LogCaptureFixture
+) -> None:
+    server = serve(stuck, request_timeout=0.1, threads=2, max_threads=2)
+    with server.connect() as first, server.connect() as second:
+        for client in (first, second):
+            send(client, stuck)
+        for client in (first, second):
+            response = client.receive()
+            assert response.status_code == 504
+            assert response.value("Connection") == "close"
+        wait_until(lambda: stuck_count(server) == 2, "two stuck threads")
+        assert error_log.text.count("is given up") == 2
+        with server.connect() as third:
+            assert third.get("/").content == b"done"
+        stuck.released.set()
+        wait_until(lambda: stuck_count(server) == 0, "free threads")
+    assert "is free again" in error_log.text
+
+
+def test_response_over_its_time_is_broken_off_visibly(serve: Serve, stuck: Stuck) -> None:
+    server = serve(stuck, request_timeout=0.1)
+    with server.connect() as client:
+        send(client, stuck, b"GET /stream HTTP/1.1\r\nHost: test\r\n\r\n")
+        with pytest.raises((Truncated, ConnectionResetError)):
+            client.receive()
+
+
+def test_request_over_its_time_is_only_logged_where_no_more_is_asked_for(
+    serve: Serve, stuck: Stuck, error_log: pytest.LogCaptureFixture
+) -> None:
+    server = serve(stuck, request_timeout=0.1, request_timeout_actions=("log",))
+    with server.connect() as client:
+        send(client, stuck)
+        wait_until(lambda: "is given up" in error_log.text, "the report")
+        stuck.released.set()
+        assert client.receive().content == b"done"
+
+
+def test_one_thread_stays_one_where_an_application_is_not_safe_in_two(serve: Serve, stuck: Stuck) -> None:
+    server = serve(stuck, request_timeout=0.1, threads=1)
+    with server.connect() as first, server.connect() as second:
+        send(first, stuck)
+        assert first.receive().status_code == 504
+        second.send(GET_STUCK)
+        wait_until(lambda: server.call(lambda: server.server.stats().requests.waiting) == 1, "a request that waits")
+        assert not stuck.entered.acquire(blocking=False)
+        stuck.released.set()
+        assert second.receive().status_code == 200
+
+
+def test_recycling_is_asked_for_once_where_more_than_a_share_of_the_threads_is_stuck(
+    loop_name: str, stuck: Stuck
+) -> None:
+    reasons: list[str] = []
+    own = Server(stuck, bind=["127.0.0.1:0"], request_timeout=0.1, threads=4, stuck_threads=0.25)
+    own.on_recycle = reasons.append
+    server = ServerThread(own, loop_name)
+    server.start()
+    clients = [server.connect() for _ in range(3)]
+    try:
+        send(clients[0], stuck)
+        assert clients[0].receive().status_code == 504
+        wait_until(lambda: stuck_count(server) == 1, "one stuck thread")
+        assert reasons == []
+        for client in clients[1:]:
+            send(client, stuck)
+            assert client.receive().status_code == 504
+        wait_until(lambda: stuck_count(server) == 3, "three stuck threads")
+        assert reasons == ["2 of 4 threads are stuck"]
+    finally:
+        for client in clients:
+            client.close()
+        stuck.released.set()
+        server.stop()
+
+
+def test_stack_report_names_each_thread_and_its_request(serve: Serve, stuck: Stuck) -> None:
+    server = serve(stuck)
+    with server.connect() as client:
+        send(client, stuck)
+        report = stack_report(server.server.engine)
+        again = stack_report(server.server.engine)
+        stuck.released.set()
+        client.receive()
+    (line,) = [line for line in report.splitlines() if "GET '/stuck?a=b'" in line]
+    assert line.startswith("thread aiowsgi-")
+    assert line.endswith(", running")
+    request_id = line.partition("request ")[2].partition(" ")[0]
+    assert f"request {request_id} GET" in again
+    assert "thread server under test" in report
+    assert "thread MainThread" in report
+    assert ", which writes this" in report
+
+
+def test_stack_report_shows_the_end_of_a_recursion_that_runs_away() -> None:
+    reports: list[str] = []
+
+    def recur(depth: int) -> None:
+        if depth:
+            recur(depth - 1)
+        else:
+            reports.append(stack_report(None, sys._getframe()))
+
+    recur(300)
+    (report,) = reports
+    assert " more\n" in report
+    assert "more times]\n" in report
+    assert report.count("\n") < 100
+
+
+@pytest.mark.parametrize("actions", [("log", "sing"), ("503",)])
+def test_unknown_action_is_refused(actions: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="must be one of log, 504, recycle"):
+        Config(request_timeout_actions=actions)
+
+
+def test_actions_may_be_one_text_with_commas() -> None:
+    assert Config(request_timeout_actions=("log,504",)).timeout_actions == ("log", "504")
