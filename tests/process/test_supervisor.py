@@ -254,7 +254,7 @@ def test_worker_that_gets_sigterm_itself_is_replaced_and_finishes(folder: Path) 
         server.wait_for_log("running /wait")
         os.kill(first, signal.SIGTERM)
         wait_until(lambda: len(server.workers()) == 2, "its replacement")
-        assert int(get(server)) != first
+        wait_until(lambda: int(get(server)) != first, "an answer of its replacement")
         (folder / "go").touch()
         assert int(client.receive().content) == first
 
