@@ -7,11 +7,16 @@ becomes of gunicorn's settings:
   ``--limit-request-line``, ``--limit-request-fields``, ``--limit-request-field_size`` and ``asgi_loop`` are
   options of :class:`~aiowsgi.config.Config`. All that gunicorn has no setting for comes from ``AIOWSGI_*`` variables.
 - ``--timeout`` watches the event loop, which a slow request does not hold. ``--max-requests`` counts the calls of the
-  application. ``--forwarded-allow-ips`` with ``secure_scheme_headers`` set the scheme, as in gunicorn's own workers.
+  application.
+- ``--forwarded-allow-ips`` with ``secure_scheme_headers`` set the scheme, as in gunicorn's own workers; peers of Unix
+  sockets are trusted always. Contradictions are answered 400. ``AIOWSGI_FORWARDED_PARTS=for,proto`` also sets
+  ``REMOTE_ADDR``, as :mod:`aiowsgi.http.forwarded` has it.
+- ``--proxy-protocol`` and ``--proxy-allow-from`` demand a PROXY header of every connection, where gunicorn's own
+  workers guess whether there is one.
 - The access log has a line for each call of the application, written when its iterable is closed; requests that the
   server refuses by itself have none. statsd counts the same.
 - ``--certfile``, the other settings of TLS and the hook ``ssl_context`` mean what they mean in gunicorn's own workers.
-- The PROXY protocol and uwsgi are refused at boot. Other settings that have no meaning here are warned about.
+- uwsgi is refused at boot. Other settings that have no meaning here are warned about.
 
 Thread: the worker's main thread, which becomes the event loop's; what wraps the application is a worker thread's.
 
@@ -22,7 +27,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import ssl
@@ -30,7 +34,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -40,6 +43,7 @@ from gunicorn.workers import base  # type: ignore[import-untyped] # gunicorn has
 from aiowsgi.bridge.wakeup import Wakeup
 from aiowsgi.config import Config
 from aiowsgi.errors import ConfigError
+from aiowsgi.http.forwarded import forwarding_of
 from aiowsgi.process.descriptors import raise_descriptor_limit
 from aiowsgi.process.run import choose_loop
 from aiowsgi.server import Server
@@ -57,7 +61,6 @@ _HEARTBEAT_SECONDS = 1.0
 _KILL_MARGIN_SECONDS = 0.5
 
 _REFUSED = {
-    "proxy_protocol": "the PROXY protocol is not available in this worker",
     "protocol": "this worker speaks HTTP only",
 }
 _WITHOUT_MEANING = (
@@ -118,6 +121,7 @@ class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
         server = Server(self._wrap(self.wsgi, Wakeup(loop)), self.config, ssl_context=self._ssl_context)
         await server.start()
         server.engine.base_environ["wsgi.multiprocess"] = self.cfg.workers > 1
+        server.engine.forwarding = forwarding_of(self.config, _scheme_values(self.cfg))
         for sock in self.sockets:
             sock.close()  # the server has duplicates, and closes them when it begins to drain
         self._loop = loop
@@ -197,8 +201,6 @@ class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
     def _wrap(self, application: WSGIApplication, wakeup: Wakeup) -> WSGIApplication:
         """Put around the application what gunicorn's settings ask for, and nothing that they do not."""
         cfg = self.cfg
-        if cfg.secure_scheme_headers:
-            application = _ForwardedScheme(application, cfg.secure_scheme_headers, cfg.forwarded_allow_ips)
         if cfg.statsd_host or getattr(self.log, "access_log_enabled", True):
             application = _AccessLog(application, self.log)
         if not cfg.max_requests:
@@ -210,6 +212,11 @@ class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
             return counted(environ, start_response)
 
         return count
+
+
+def _scheme_values(cfg: Any) -> dict[str, str]:
+    """Return ``secure_scheme_headers`` as environ spells them."""
+    return {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in cfg.secure_scheme_headers.items()}
 
 
 def _tls_context(cfg: Any) -> ssl.SSLContext | None:
@@ -246,8 +253,14 @@ def _make_config(cfg: Any, bind: tuple[str, ...]) -> Config:
         "limit_request_fields": min(cfg.limit_request_fields or 10_000, 10_000),
         "limit_request_field_size": field_size,
         "loop": getattr(cfg, "asgi_loop", "auto"),
+        # gunicorn trusts the peers of Unix sockets whatever else it is told.
+        "forwarded_allow_ips": (*cfg.forwarded_allow_ips, "unix"),
+        "proxy_protocol": cfg.proxy_protocol,
+        "proxy_allow_from": (*cfg.proxy_allow_ips, "unix"),
         "root_path": os.environ.get("SCRIPT_NAME", "").rstrip("/"),
     }
+    if "AIOWSGI_FORWARDED_PARTS" not in os.environ:
+        settings["forwarded_parts"] = ()  # what sets the scheme there is _scheme_values()
     if line_size + field_size > 64 * 1024:
         settings["limit_request_head"] = line_size + 2 * field_size
     try:
@@ -264,41 +277,6 @@ def _follow_log(log: Any) -> None:
         logger.handlers = handlers
         logger.setLevel(log.error_log.level)
         logger.propagate = False
-
-
-class _ForwardedScheme:
-    """Lets a trusted proxy say that its client came by https.
-
-    Args:
-        application: to be called.
-        headers: field name to the value that means https.
-        allowed: addresses, networks or ``*``; a Unix socket's peer is trusted always.
-    """
-
-    def __init__(self, application: WSGIApplication, headers: dict[str, str], allowed: Iterable[str]) -> None:
-        self._application = application
-        self._secure_values = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()}
-        everybody = "*" in allowed
-        networks = [] if everybody else [ipaddress.ip_network(text) for text in allowed]
-
-        @lru_cache(maxsize=1024)
-        def is_trusted(address: str) -> bool:
-            if everybody or not address:
-                return True
-            return any(ipaddress.ip_address(address) in network for network in networks)
-
-        self._is_trusted = is_trusted
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        said = {environ[key] == value for key, value in self._secure_values.items() if key in environ}
-        if said and self._is_trusted(environ["REMOTE_ADDR"]):
-            if len(said) > 1:
-                start_response("400 Bad Request", [("Content-Type", "text/plain")])
-                return [b"400 Bad Request: the fields about the scheme contradict one another\n"]
-            if True in said:
-                environ["wsgi.url_scheme"] = "https"
-                environ["HTTPS"] = "on"
-        return self._application(environ, start_response)
 
 
 class _AccessLog:

@@ -14,7 +14,7 @@ import pytest
 
 from aiowsgi.config import OPTIONS, Config
 from aiowsgi.errors import ApplicationError
-from aiowsgi.gunicorn import Worker, _AccessLog, _ForwardedScheme, _make_config
+from aiowsgi.gunicorn import Worker, _AccessLog, _make_config
 from aiowsgi.wsgi.environ import base_environ
 from aiowsgi.wsgi.run import run_application
 from tests.wsgi.sink import RecordingSink
@@ -50,6 +50,8 @@ def test_defaults_of_gunicorn_become_a_config() -> None:
         limit_request_line=4094,
         limit_request_fields=100,
         limit_request_field_size=8190,
+        forwarded_allow_ips=("127.0.0.1", "::1", "unix"),
+        forwarded_parts=(),
     )
 
 
@@ -68,6 +70,10 @@ def test_defaults_of_gunicorn_become_a_config() -> None:
         ({"limit_request_field_size": 0}, "limit_request_field_size", 8190),
         ({"limit_request_field_size": 100_000}, "limit_request_head", 4094 + 200_000),
         ({"asgi_loop": "asyncio"}, "loop", "asyncio"),
+        ({"forwarded_allow_ips": "*"}, "forwarded_allow_ips", ("*", "unix")),
+        ({"proxy_protocol": "v2"}, "proxy_protocol", "v2"),
+        ({"proxy_protocol": True}, "proxy_protocol", "auto"),
+        ({"proxy_allow_ips": "10.0.0.0/8"}, "proxy_allow_from", ("10.0.0.0/8", "unix")),
     ],
 )
 def test_setting_of_gunicorn_becomes_an_option(values: dict[str, Any], option: str, expected: object) -> None:
@@ -97,7 +103,6 @@ class Warnings:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"proxy_protocol": "auto"}, "proxy_protocol: the PROXY protocol is not available"),
         ({"protocol": "uwsgi"}, "protocol: this worker speaks HTTP only"),
         ({"limit_request_line": 10}, r"limit.request.line=10: must be at least 64"),
     ],
@@ -137,42 +142,6 @@ def environ_of(method: str = "GET", peer: str = "127.0.0.1", **fields: str) -> W
         "wsgi.url_scheme": "http",
         **{f"HTTP_{name.upper()}": value for name, value in fields.items()},
     }
-
-
-def scheme_of(environ: WSGIEnvironment, *allowed: str) -> str:
-    """Return the scheme that the application sees, or the status of the answer in its place."""
-    schemes = []
-
-    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        schemes.append(environ["wsgi.url_scheme"])
-        assert ("HTTPS" in environ) == (schemes == ["https"])
-        start_response("204 No Content", [])
-        return []
-
-    sink = RecordingSink()
-    run_application(_ForwardedScheme(application, settings().secure_scheme_headers, allowed), environ, sink)
-    return schemes[0] if schemes else sink.head.status
-
-
-@pytest.mark.parametrize(
-    ("peer", "allowed", "fields", "scheme"),
-    [
-        ("127.0.0.1", ["127.0.0.1"], {"x_forwarded_proto": "https"}, "https"),
-        ("127.0.0.1", ["127.0.0.1"], {"x_forwarded_ssl": "on"}, "https"),
-        ("127.0.0.1", ["127.0.0.1"], {"x_forwarded_proto": "http"}, "http"),
-        ("127.0.0.1", ["127.0.0.1"], {}, "http"),
-        ("127.0.0.1", ["127.0.0.1"], {"x_forwarded_proto": "https", "x_forwarded_ssl": "off"}, "400 Bad Request"),
-        ("192.0.2.9", ["127.0.0.1"], {"x_forwarded_proto": "https"}, "http"),
-        ("192.0.2.9", ["127.0.0.1", "192.0.2.0/24"], {"x_forwarded_proto": "https"}, "https"),
-        ("2001:db8::7", ["2001:db8::/32"], {"x_forwarded_proto": "https"}, "https"),
-        ("192.0.2.9", ["*"], {"x_forwarded_proto": "https"}, "https"),
-        ("", ["127.0.0.1"], {"x_forwarded_proto": "https"}, "https"),  # a Unix socket's
-    ],
-)
-def test_scheme_is_what_a_trusted_proxy_says(
-    peer: str, allowed: list[str], fields: dict[str, str], scheme: str
-) -> None:
-    assert scheme_of(environ_of(peer=peer, **fields), *allowed) == scheme
 
 
 # The access log.
