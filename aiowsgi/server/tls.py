@@ -132,6 +132,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._closing = True
         self._backlog.clear()
         self._backlog_size = 0
+        self._write_paused = False
         if self._protocol is None:
             self._on_lost(error)
         else:
@@ -145,7 +146,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     def resume_writing(self) -> None:
         """See :class:`asyncio.Protocol`."""
         self._transport_full = False
-        self._write_on()
+        # Not at once: asyncio's transports tell of their end twice where they are closed in this call.
+        self._loop.call_soon(self._resumed)
 
     # Reading.
 
@@ -289,9 +291,9 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         """Go on in the loop's next turn."""
         self._resting = True
         self._pause_protocol()
-        self._loop.call_soon(self._rested)
+        self._loop.call_soon(self._resumed)
 
-    def _rested(self) -> None:
+    def _resumed(self) -> None:
         self._resting = False
         if not self._transport_full:
             self._write_on()
@@ -302,7 +304,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._protocol.pause_writing()
 
     def _send_outgoing(self) -> None:
-        if self._outgoing.pending:
+        if self._outgoing.pending and not self._transport.is_closing():
             self._transport.write(self._outgoing.read())
 
     def get_write_buffer_size(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from aiowsgi.server import Server
 from tests.certificates import PATIENCE, Certificates, record_client
 from tests.conftest import ServerThread
+from tests.hosting import run_in_loop
 from tests.process.server_process import wait_until
 from tests.raw import RawClient, Truncated
 
@@ -254,7 +257,7 @@ def test_drain_ends_requests_and_idle_connections_in_order(
     with certificates.connect(server.port) as idle, certificates.connect(server.port) as busy:
         busy.send(GET)
         assert started.wait(PATIENCE)
-        ending = threading.Thread(target=server.shutdown)
+        ending = threading.Thread(target=server.stop)
         ending.start()
         assert idle.at_end()
         gate.set()
@@ -273,7 +276,7 @@ def test_drain_leaves_a_handshake_its_moment_and_no_more(
     context = certificates.client_context()
     with connect_plain(server) as silent, socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
         wait_until(lambda: len(server.server.engine.openings) == 2, "two openings")
-        ending = threading.Thread(target=server.shutdown)
+        ending = threading.Thread(target=server.stop)
         ending.start()
         wait_until(lambda: server.server.engine.draining, "a drain")
         with RawClient(context.wrap_socket(sock, server_hostname="127.0.0.1")) as client:
@@ -488,6 +491,29 @@ def test_context_of_the_program_is_used_as_it_is(serve: Serve, certificates: Cer
     with certificates.connect(server.port) as client:
         assert environ_of(client)["HTTPS"] == "on"
         assert client.socket.selected_alpn_protocol() is None  # type: ignore[attr-defined]
+
+
+def test_listener_of_the_program_may_speak_tls_in_its_own_way(
+    certificates: Certificates, files: dict[str, Any], loop_name: str
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files["ssl_certfile"], files["ssl_keyfile"])
+
+    def ask(port: int) -> dict[str, str]:
+        with certificates.connect(port) as client:
+            return environ_of(client)
+
+    async def main() -> dict[str, str]:
+        server = Server(application)
+        loop = asyncio.get_running_loop()
+        listener = await loop.create_server(server.protocol_factory, "127.0.0.1", 0, ssl=context)
+        environ = await asyncio.to_thread(ask, listener.sockets[0].getsockname()[1])
+        listener.close()
+        await server.shutdown(0)
+        return environ
+
+    environ = run_in_loop(loop_name, main)
+    assert (environ["HTTPS"], environ["SSL_PROTOCOL"]) == ("on", "TLSv1.3")
 
 
 def test_thousand_connections_are_held_and_served(
