@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvloop
+from hypothesis import settings
 
 from aiowsgi.server import Server
 from tests.raw import RawClient
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
+
+# A loaded machine takes its time for an example; what hangs is ended by pytest-timeout.
+settings.register_profile("without a deadline", deadline=None)
+settings.load_profile("without a deadline")
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
