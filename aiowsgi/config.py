@@ -11,6 +11,7 @@ Thread: any; a :class:`Config` is immutable.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,7 +52,11 @@ TIMEOUTS = "Timeouts"
 PROXIES = "Behind proxies"
 TLS = "TLS"
 ENGINE = "Engine"
+HEALTH = "Health"
+LOGS = "Logs"
 APPLICATION = "What the application sees"
+
+ACCESS_LOGFORMAT = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
 
 
 REQUEST_TIMEOUT_ACTIONS = ("log", "504", "recycle")
@@ -257,6 +262,15 @@ class Config:
     proxy_allow_from: Sequence[str] = option(
         ("127.0.0.1", "::1", "unix"), Kind.TEXTS, "Who may send a PROXY header; others are not served then.",
         group=PROXIES, aliases=("proxy_allow_ips",))
+    health_path: str | None = option(
+        None, Kind.TEXT, "Path that says whether the process is alive, without a thread.",
+        group=HEALTH, default_text="none")
+    ready_path: str | None = option(
+        None, Kind.TEXT, "Path that says whether a request sent now is welcome, without a thread.",
+        group=HEALTH, default_text="none")
+    drain_delay: float = option(
+        0.0, Kind.SECONDS, "At shutdown, not ready and still serving for this long, so that no balancer is surprised.",
+        group=HEALTH, least=0)
 
     loop: str = option(
         "auto", Kind.CHOICE, "Event loop; auto takes uvloop where it is installed.",
@@ -268,9 +282,28 @@ class Config:
         0.0001, Kind.SECONDS, "How soon a thread that computes lets the event loop have the interpreter, "
         "while the server serves; 0 leaves Python's interval, 5ms, as it is.",
         group=ENGINE, least=0, most=1, default_text="0.1ms")
+
     log_level: str = option(
         "info", Kind.CHOICE, "Least severe messages to log.",
-        group=ENGINE, aliases=("loglevel",), choices=("critical", "error", "warning", "info", "debug"))
+        group=LOGS, aliases=("loglevel",), choices=("critical", "error", "warning", "info", "debug"))
+    log_format: str = option(
+        "text", Kind.CHOICE, "Lines for people, or an object of JSON each, with the names of OpenTelemetry.",
+        group=LOGS, choices=("text", "json"))
+    log_config: str | None = option(
+        None, Kind.TEXT, "File for logging.config: TOML, JSON, or ini.",
+        group=LOGS, aliases=("logconfig", "logconfig_json"), default_text="none")
+    access_log: bool = option(
+        False, Kind.FLAG, "Log each request.", group=LOGS)
+    access_logfile: str | None = option(
+        None, Kind.TEXT, "File of the access log, turning it on; - for standard output. Reopened when it was moved.",
+        group=LOGS, aliases=("accesslog",), default_text="-")
+    access_logformat: str = option(
+        ACCESS_LOGFORMAT, Kind.TEXT, "What a line of the access log says, as gunicorn spells it.",
+        group=LOGS, aliases=("access_log_format",), default_text="the combined one")
+    request_id_header: str | None = option(
+        None, Kind.TEXT, "Field with a request's id, as X-Request-ID: a trusted proxy's is taken, else one is made; "
+        "the application finds it there.",
+        group=LOGS, default_text="none")
 
     root_path: str = option(
         "", Kind.TEXT, "SCRIPT_NAME: the path under which a proxy mounts the application.",
@@ -320,6 +353,15 @@ class Config:
             name, equals, _ = text.partition("=")
             if not (name and equals) or name.startswith(("wsgi.", "HTTP_", "CONTENT_")):
                 yield f"environ={text}: must be NAME=value, and not a name of the server's own"
+        if self.request_id_header is not None and not re.fullmatch(r"[A-Za-z0-9-]+", self.request_id_header):
+            yield f"request_id_header={self.request_id_header}: must be the name of a field, such as X-Request-ID"
+        for name in ("health_path", "ready_path"):
+            path = getattr(self, name)
+            if path is not None and not re.fullmatch(r"/[!-\"$->@-~]*", path):
+                yield f"{name}={path}: must start with a slash, and have neither a query nor anything to be encoded"
+        for name in ("access_logfile", "log_config"):
+            if getattr(self, name) == "":
+                yield f"{name}=: must be the path of a file"
         if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
             yield f"root_path={self.root_path}: must start with a slash and not end with one"
         yield from self._proxy_problems()

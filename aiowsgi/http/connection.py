@@ -31,6 +31,8 @@ class ReadState(enum.Enum):
 
 
 _HEAD_END = b"\r\n\r\n"
+# How much the log shows of a request line that was refused. Arbitrary.
+_SHOWN_SIZE = 1024
 # More blocks than this in one read are small, and cheaper joined than handled one by one. Arbitrary.
 _SEPARATE_BLOCK_COUNT = 8
 
@@ -116,7 +118,9 @@ class HTTPConnection:
         except Refusal as refusal:
             if self.state is ReadState.HEAD:
                 # RFC 9112 §2.2: an empty line may stand before it.
-                refusal.answers_head = data.removeprefix(b"\r\n").startswith(b"HEAD ")
+                begun = bytes(data[: _SHOWN_SIZE + 2]).removeprefix(b"\r\n")
+                refusal.answers_head = begun.startswith(b"HEAD ")
+                refusal.request_line = begun.partition(b"\r\n")[0][:_SHOWN_SIZE].decode("latin-1")
             self._close()
             events.append(refusal)
         return events

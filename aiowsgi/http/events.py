@@ -35,9 +35,11 @@ class Refusal(Exception):
 
     Attributes:
         answers_head: the request was a HEAD, whose answer has no content.
+        request_line: what the client sent as such, for the log; hostile, bounded, and perhaps not all of it.
     """
 
     answers_head = False
+    request_line = ""
 
     def __init__(self, status_code: int, detail: str) -> None:
         self.status_code = status_code

@@ -25,6 +25,7 @@ __all__ = [
     "chunk_pieces",
     "date_field",
     "frame_response",
+    "plain_response",
     "refusal_response",
     "serialize_head",
 ]
@@ -166,3 +167,26 @@ def refusal_response(refusal: Refusal, method: str | None, server: str, *, retry
         f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
     )
     return (head if method == "HEAD" or refusal.answers_head else head + content).encode("latin-1")
+
+
+def plain_response(
+    status: str, content: bytes, request: RequestHead, *, persistent: bool, content_type: str, server: str
+) -> bytes:
+    """Return an answer of the gateway's own that is no refusal, and that nobody keeps.
+
+    Args:
+        status: ``"200 OK"``.
+        content: left out for HEAD.
+        request: what is answered.
+        persistent: the connection may serve another request afterwards.
+        content_type: of the content.
+        server: the Server field line with its line end, or nothing.
+    """
+    connection = "" if persistent else "Connection: close\r\n"
+    if persistent and request.http_version == "1.0":
+        connection = "Connection: keep-alive\r\n"
+    head = (
+        f"HTTP/1.1 {status}\r\n{date_field()}{server}Content-Type: {content_type}\r\n"
+        f"Content-Length: {len(content)}\r\nCache-Control: no-store\r\n{connection}\r\n"
+    ).encode("latin-1")
+    return head if request.method == "HEAD" else head + content

@@ -18,6 +18,7 @@ __all__ = ["COMMANDS", "load_command", "module_hint"]
 #: Name to the place of its :class:`click.Command`, which is imported only when it is called, and its line in the help.
 COMMANDS = {
     "migrate": ("aiowsgi.process.migrate:command", "Translate gunicorn's configuration file."),
+    "ping": ("aiowsgi.process.ping:command", "Ask a server whether it is well: a container's health check."),
 }
 
 

@@ -29,7 +29,7 @@ from aiowsgi.process.activation import take_passed_descriptors
 from aiowsgi.process.application import load_application
 from aiowsgi.process.descriptors import raise_descriptor_limit
 from aiowsgi.process.folders import prepare_imports
-from aiowsgi.process.log import configure_logging
+from aiowsgi.process.log import configure_logs, flush_logs
 from aiowsgi.process.loops import choose_loop
 from aiowsgi.process.notify import Notifier
 from aiowsgi.process.pidfile import PidFile
@@ -106,6 +106,7 @@ def run(
             _serve_alone(application, factory or config.factory, config, notifier, pid_file)
     finally:
         pid_file.close()
+        flush_logs()
 
 
 def check(config: Config) -> None:
@@ -154,7 +155,7 @@ def _supervise(
     choose_loop(config.loop)  # so that it is said here what is not installed
     if name is not None and config.preload:
         loaded = load_application(name, factory=factory)
-    configure_logging(config.log_level)
+    configure_logs(config)
     raise_descriptor_limit()
     supervisor = Supervisor(name, factory, config, loaded=loaded, reread=reread, notifier=notifier)
     return supervisor.run()
@@ -167,7 +168,7 @@ def _serve_alone(
     if isinstance(application, str):
         application = load_application(application, factory=factory)
     loop_name, loop_factory = choose_loop(config.loop)
-    configure_logging(config.log_level)
+    config = configure_logs(config)
     set_title("server", config.name, name)
     raise_descriptor_limit()
     alone = _Alone(application, config, loop_name, notifier, pid_file)
@@ -277,6 +278,7 @@ class _Alone:
 
 
 def _end_process(signum: int) -> NoReturn:
+    flush_logs()
     # Not sys.exit(): it would wait for the application's threads. 128 + N is the shell's code for signal N.
     os._exit(128 + signum)
 

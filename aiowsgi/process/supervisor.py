@@ -204,6 +204,7 @@ class Supervisor:
             return
         seconds = self._config.graceful_timeout
         if name == "SIGTERM":
+            seconds += self._config.drain_delay
             logger.info("%s: running requests may finish, a second signal ends at once", name)
         else:
             seconds = min(seconds, QUICK_SECONDS)

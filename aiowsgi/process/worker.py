@@ -30,7 +30,7 @@ from aiowsgi.config import Config
 from aiowsgi.errors import AiowsgiError, StartupError
 from aiowsgi.process.application import load_application
 from aiowsgi.process.descriptors import raise_descriptor_limit
-from aiowsgi.process.log import configure_logging
+from aiowsgi.process.log import configure_logs, flush_logs
 from aiowsgi.process.loops import choose_loop
 from aiowsgi.process.messages import Message, MessagePipe
 from aiowsgi.process.privileges import drop_privileges
@@ -148,6 +148,8 @@ class _Worker:
             trace = "".join(traceback.format_exception(cause)) if isinstance(error, StartupError) and cause else ""
             pipe.send("failed", text=f"{trace}{error}")
             return START_FAILURE
+        finally:
+            flush_logs()
         return 0
 
     def _install_handlers(self) -> None:
@@ -168,7 +170,7 @@ class _Worker:
         if application is None:
             assert order.application is not None  # or it would have been forked
             application = load_application(order.application, factory=order.factory)
-            configure_logging(self._config.log_level)
+        self._config = configure_logs(self._config)
         set_title(f"worker {order.number}", self._config.name, order.application or "aiowsgi")
         raise_descriptor_limit()
         return application
@@ -221,7 +223,9 @@ class _Worker:
         for message in self._pipe.receive():
             kind = message.get("type")
             if kind == "drain":
-                self._leave(message["seconds"], message["leave_backlog"])
+                # What is beyond is the supervisor's patience with drain_delay.
+                seconds = min(message["seconds"], self._config.graceful_timeout)
+                self._leave(seconds, message["leave_backlog"])
             elif kind == "listen":
                 self._started_server.listen(_take_sockets(self._pipe.take_descriptors(message["count"])))
             elif kind == "dump":
@@ -238,7 +242,7 @@ class _Worker:
         seconds = self._config.graceful_timeout
         if hasattr(signal, "alarm"):
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(int(seconds) + _ORPHAN_MARGIN_SECONDS)
+            signal.alarm(int(seconds + self._config.drain_delay) + _ORPHAN_MARGIN_SECONDS)
         self._leave(seconds, leave_backlog=False)
 
     def _leave_at_signal(self) -> None:

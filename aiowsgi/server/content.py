@@ -53,12 +53,14 @@ class _Arrival:
         engine: its clock and configuration.
     """
 
-    __slots__ = ("_begun", "_min_rate", "_timeout", "error", "size")
+    __slots__ = ("_begun", "_min_rate", "_timeout", "begun_at", "error", "size")
 
     def __init__(self, engine: Engine) -> None:
         self._begun = engine.loop.time()
         self._timeout = engine.config.body_timeout
         self._min_rate = engine.config.body_min_rate
+        #: When the head had arrived, by the engine's clock, where somebody wants to know; else 0.0.
+        self.begun_at = 0.0 if engine.observer is None else engine.clock()
         #: Bytes received.
         self.size = 0
         #: Why the content could not be kept.

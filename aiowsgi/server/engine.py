@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
     from aiowsgi.server.exchange import Exchange
+    from aiowsgi.server.observed import Observer
     from aiowsgi.server.opening import Opening
     from aiowsgi.server.protocol import Protocol
+    from aiowsgi.server.responder import Responder
 
 __all__ = ["Engine"]
 
@@ -109,8 +111,18 @@ class Engine:
         self.queue_waits: deque[float] = deque(maxlen=1000)
         #: Requests that have been answered whole.
         self.completed_count = 0
+        #: The server does not yet want requests; it may already be asked whether it does.
+        self.starting = False
+        #: The server will drain soon, and still serves.
+        self.leaving = False
         #: No new requests are wanted.
         self.draining = False
+        #: Answers requests of the server's own, where there are any.
+        self.responder: Responder | None = None
+        #: Connections that there were.
+        self.accepted_count = 0
+        #: Is told of the end of each request, where anything wants to know.
+        self.observer: Observer | None = None
         self.clock = clock
         self._batch: list[Exchange] = []
         self._queue_size = config.queue_size
@@ -132,6 +144,12 @@ class Engine:
             self.loop.call_soon(self._submit_batch)
         batch.append(exchange)
         return True
+
+    @property
+    def queue_full(self) -> bool:
+        """Whether a request that came now would be refused."""
+        held_count = self.pool.waiting_count + len(self._batch)
+        return held_count >= self._queue_size and not self._has_room(held_count)
 
     def _has_room(self, held_count: int) -> bool:
         """Tell whether a full queue holds requests that were withdrawn, which no thread has had time to throw away.
@@ -162,6 +180,7 @@ class Engine:
         """A connection was made."""
         self.arriving.discard(connection)
         self.connections.add(connection)
+        self.accepted_count += 1
 
     def remove_connection(self, connection: Protocol) -> None:
         """A connection is gone."""

@@ -41,9 +41,11 @@ from aiowsgi.wsgi.file_wrapper import FileRegion
 from aiowsgi.wsgi.run import run_application
 
 if TYPE_CHECKING:
+    from wsgiref.types import WSGIEnvironment
+
     from aiowsgi.server.engine import Engine
 
-__all__ = ["Exchange"]
+__all__ = ["INTERNAL_ERROR", "Exchange"]
 
 _logger = logging.getLogger("aiowsgi.error")
 
@@ -53,7 +55,8 @@ _JOIN_SIZE = 64 * 1024
 # Of the requests that have been asked for their id.
 _numbers = itertools.count(1)
 
-_INTERNAL_ERROR = Refusal(500, "the application failed to answer")
+#: What is answered where the application failed before its head left.
+INTERNAL_ERROR = Refusal(500, "the application failed to answer")
 
 
 class Exchange:
@@ -85,6 +88,7 @@ class Exchange:
         "persistent",
         "pipe",
         "region",
+        "started_at",
         "submitted_at",
         "whole",
     )
@@ -108,6 +112,8 @@ class Exchange:
         self.head = head
         #: When the engine took it, by the engine's clock.
         self.submitted_at = 0.0
+        #: When a thread took it; 0.0 until then.
+        self.started_at = 0.0
         self.disconnection = Disconnection()
         #: The whole response, once the worker has handed it over; with ``region``, its head.
         self.whole: Sequence[bytes] | None = None
@@ -195,6 +201,20 @@ class Exchange:
         """The worker has handed something over. Event loop."""
         self._on_ready(self)
 
+    # What an ObservedExchange makes more of; called only where there is an observer.
+
+    def cut_off(self, outcome: str) -> None:
+        """The server is about to break the response off, for this reason. Event loop."""
+
+    def ended(self, outcome: str) -> None:
+        """The response has ended for the client: all of it was taken, or no more will be. Event loop."""
+
+    def refused(self, refusal: Refusal, data: bytes) -> None:
+        """The server has answered by itself, with ``data``. Event loop."""
+
+    def observe(self, environ: WSGIEnvironment) -> None:
+        """The application is about to be called. Worker thread."""
+
     # The worker's side.
 
     def run(self) -> None:
@@ -207,7 +227,8 @@ class Exchange:
         except IndexError:
             engine.withdrawn.pop()
             return
-        engine.queue_waits.append(engine.clock() - self.submitted_at)
+        self.started_at = engine.clock()
+        engine.queue_waits.append(self.started_at - self.submitted_at)
         try:
             contextvars.Context().run(self._run_application)
         finally:
@@ -235,6 +256,8 @@ class Exchange:
             environ["aiowsgi.disconnected"] = self.disconnection
             environ["waitress.client_disconnected"] = self.disconnection.is_set
             environ["aiowsgi.park"] = self.park
+            if engine.observer is not None:
+                self.observe(environ)
             run_application(engine.application, environ, self)
             if self.parked is not None and self.pipe is not None:
                 self.pipe.finish()  # the thread's part of it
@@ -270,7 +293,7 @@ class Exchange:
             self.failed = True
             self.pipe.finish()
             return
-        self._refuse(_INTERNAL_ERROR)
+        self._refuse(INTERNAL_ERROR)
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer in the application's place."""

@@ -28,8 +28,10 @@ from aiowsgi.server.deadlines import NEVER
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.exchange import Exchange
 from aiowsgi.server.file_sender import FileSender
+from aiowsgi.server.observed import UNKNOWN_HEAD, ObservedExchange
 from aiowsgi.server.outlet import Outlet
 from aiowsgi.server.parked import ParkedResponse
+from aiowsgi.server.responder import OwnRequest, Responder
 
 __all__ = ["Phase", "Protocol"]
 
@@ -79,6 +81,7 @@ class Protocol(asyncio.Protocol):
         "_read_paused",
         "_sender",
         "_transport",
+        "_untaken",
         "deadline",
         "looked_at",
         "phase",
@@ -96,6 +99,8 @@ class Protocol(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._sender: FileSender | None = None
         self._parked: ParkedResponse | None = None
+        # Complete, and not yet taken by the transport; noted only where somebody observes.
+        self._untaken: Exchange | None = None
         self._read_paused = False
         self._peer_ended = False
         self._discarded_size = 0
@@ -153,6 +158,8 @@ class Protocol(asyncio.Protocol):
         """See :class:`asyncio.Protocol`."""
         self.phase = Phase.CLOSED
         exchange, self._exchange = self._exchange, None
+        if self._engine.observer is not None:
+            self._observe_loss(exchange, error)
         if exchange is not None:
             exchange.withdraw()
             exchange.disconnection.set()
@@ -173,6 +180,9 @@ class Protocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """See :class:`asyncio.Protocol`."""
         self._outlet.paused = False
+        if self._untaken is not None:
+            self._untaken.ended("complete")
+            self._untaken = None
         if self._parked is not None:
             self._parked.resume()
             self._engine.deadlines.set(self, NEVER)
@@ -291,22 +301,33 @@ class Protocol(asyncio.Protocol):
         self.phase = Phase.ANSWERING
         self._read_ahead()
         content = self._content
+        if engine.responder is not None and self._answer_itself(engine.responder, head):
+            return
         if isinstance(content, ContentBuffer):
             self._content = None  # the exchange's from now on
-        exchange = Exchange(engine, head, self._info, content, self._exchange_ready)
+        make = Exchange if engine.observer is None else ObservedExchange
+        exchange = make(engine, head, self._info, content, self._exchange_ready)
         if engine.submit(exchange):
             self._exchange = exchange
             self._set_deadline(engine.config.queue_timeout)
         else:
             exchange.release_content()
-            self._refuse_busy()
+            self._refuse_busy(exchange)
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer a client that speaks no HTTP, and close."""
         self._refuse(refusal)
 
-    def _refuse_busy(self) -> None:
-        self._refuse(Refusal(503, "too many requests are waiting"), retry_after=1)
+    def _answer_itself(self, responder: Responder, head: RequestHead) -> bool:
+        """Have the server answer a request by itself, if it is one of its own; tell whether it was."""
+        persistent = head.persistent and self._engine.keeps_connections
+        if self._content is not None and not self._content.complete:
+            persistent = False
+        request = OwnRequest(head, persistent, self._engine.server_field, self._send_own)
+        if not responder.respond(request):
+            return False
+        self._release_content()
+        return True
 
     def serves(self, exchange: Exchange) -> bool:
         """Tell whether an exchange is this connection's."""
@@ -316,8 +337,32 @@ class Protocol(asyncio.Protocol):
         """The application has had ``request_timeout``: answer in its place, or break off what it has begun."""
         self._refuse(Refusal(504, "the application took too long"))
 
-    def _refuse(self, refusal: Refusal, retry_after: int | None = None) -> None:
-        """Answer a request that is not acceptable, and close."""
+    def _send_own(self, data: bytes, persistent: bool) -> None:
+        """Send an answer of the server's own."""
+        if self.phase is not Phase.ANSWERING:
+            return  # the connection is gone
+        self._head = None
+        self._outlet.write((data,))
+        if persistent:
+            # Not at once: one that follows in the same segment would be answered inside of this call, and so on.
+            self._engine.loop.call_soon(self._sent_own)
+        else:
+            self._close_after_flush()
+
+    def _sent_own(self) -> None:
+        if self.phase is not Phase.ANSWERING:
+            return
+        if self._outlet.paused:
+            self.phase = Phase.FLUSHING
+            self._watch_writing()
+        else:
+            self._start_next_request()
+
+    def _refuse_busy(self, exchange: Exchange) -> None:
+        self._refuse(Refusal(503, "too many requests are waiting"), 1, exchange)
+
+    def _refuse(self, refusal: Refusal, retry_after: int | None = None, refused: Exchange | None = None) -> None:
+        """Answer a request that is not acceptable, or an exchange that will never run, and close."""
         _logger.debug("refused a request from %s: %s", self._info.remote_host or "unix", refusal)
         engine = self._engine
         exchange, self._exchange = self._exchange, None
@@ -326,11 +371,16 @@ class Protocol(asyncio.Protocol):
             exchange.withdraw()
             exchange.disconnection.set()
             if exchange.begun:
+                if engine.observer is not None:
+                    exchange.ended("truncated")
                 self._close_sender()
                 self._outlet.reset()
                 return
         method = None if self._head is None else self._head.method
-        self._outlet.write((refusal_response(refusal, method, engine.server_field, retry_after=retry_after),))
+        data = refusal_response(refusal, method, engine.server_field, retry_after=retry_after)
+        self._outlet.write((data,))
+        if engine.observer is not None:
+            self._observe_refusal(refusal, exchange or refused, data)
         self._close_after_flush()
 
     # Responses.
@@ -429,6 +479,8 @@ class Protocol(asyncio.Protocol):
     def _finish_response(self, exchange: Exchange) -> None:
         self._exchange = None
         self._head = None
+        if self._engine.observer is not None:
+            self._observe_end(exchange)
         if self._sender is not None:
             self._close_sender()
         if self._content is not None:
@@ -452,6 +504,32 @@ class Protocol(asyncio.Protocol):
             self._watch_writing()
         else:
             self._start_next_request()
+
+    def _observe_end(self, exchange: Exchange) -> None:
+        """All of a response is with the transport; it ends for the client when that has taken it, or breaks."""
+        if exchange.failed:
+            exchange.ended("truncated")
+        elif self._outlet.paused:
+            self._untaken = exchange
+        else:
+            exchange.ended("complete")
+
+    def _observe_refusal(self, refusal: Refusal, exchange: Exchange | None, data: bytes) -> None:
+        if exchange is None:  # it was not even understood, or its content was still arriving
+            head = self._head or UNKNOWN_HEAD
+            exchange = ObservedExchange(self._engine, head, self._info, self._content, self._exchange_ready)
+        exchange.refused(refusal, data)
+
+    def _observe_loss(self, exchange: Exchange | None, error: Exception | None) -> None:
+        """The connection is gone, and with it whatever was under way."""
+        untaken, self._untaken = self._untaken, None
+        if untaken is not None:
+            untaken.ended("complete" if error is None else "disconnected")
+        if exchange is None and self._content is not None and self._head is not None:
+            # Its content was still arriving.
+            exchange = ObservedExchange(self._engine, self._head, self._info, self._content, self._exchange_ready)
+        if exchange is not None:
+            exchange.ended("disconnected")
 
     def _start_next_request(self) -> None:
         self.phase = Phase.IDLE
@@ -524,10 +602,17 @@ class Protocol(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the connection at once, whatever it does, and so that a response cut short does not look whole."""
+        self._cut_off("aborted")
         if (self._exchange is not None and self._exchange.begun) or not self._outlet.flushed:
             self._outlet.reset()
         else:
             self._transport.abort()
+
+    def _cut_off(self, outcome: str) -> None:
+        """Say why what is under way is about to be broken off."""
+        exchange = self._exchange or self._untaken
+        if exchange is not None and self._engine.observer is not None:
+            exchange.cut_off(outcome)
 
     # Deadlines.
 
@@ -568,7 +653,7 @@ class Protocol(asyncio.Protocol):
     def _withdraw_busy(self, exchange: Exchange) -> None:
         if exchange.withdraw():
             self._exchange = None
-            self._refuse_busy()
+            self._refuse_busy(exchange)
 
     def _check_writing(self) -> None:
         """The client had ``write_timeout`` to take some of its response."""
@@ -578,6 +663,7 @@ class Protocol(asyncio.Protocol):
             self._watch_writing()
         else:
             _logger.debug("%s does not take its response", self._info.remote_host or "unix")
+            self._cut_off("timed_out")
             self._outlet.reset()
 
     # Small things.

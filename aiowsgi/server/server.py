@@ -25,11 +25,15 @@ from aiowsgi.config import Config
 from aiowsgi.configuration.peers import Peers
 from aiowsgi.errors import StartupError
 from aiowsgi.http.parsers import make_head_parser
+from aiowsgi.server.access_log import AccessLog
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.guard import RequestGuard
+from aiowsgi.server.health import Health
 from aiowsgi.server.listeners import Listener, close_sockets, open_sockets
+from aiowsgi.server.observed import Observer, Taker
 from aiowsgi.server.opening import Opening
 from aiowsgi.server.protocol import Phase, Protocol
+from aiowsgi.server.request_id import RequestIds
 from aiowsgi.server.stats import ServerStats, requests_under_way, take_stats, unsent_count
 from aiowsgi.server.tls_context import ContextHook, TLSContexts, tls_contexts
 from aiowsgi.version import __version__
@@ -115,6 +119,7 @@ class Server:
         self._pools: list[ThreadPool] = []  # those that end with the server
         self._listeners: list[Listener] = []
         self._max_connections = 0
+        self._access_log: AccessLog | None = None
         self._drain: tuple[anyio.CancelScope, asyncio.Future[DrainReport]] | None = None
         self._stopped = anyio.Event()
         self._guard: RequestGuard | None = None
@@ -224,6 +229,9 @@ class Server:
             software=f"aiowsgi/{__version__}",
             multiprocess=self._shared_sockets is not None,
         )
+        self._observe(self._engine)
+        if config.health_path is not None or config.ready_path is not None:
+            self._engine.responder = Health(self._engine)
         self._max_connections = config.max_connections or _default_max_connections()
         self._engine.on_change(self._connection_ended)
         if config.request_timeout or config.slow_request:
@@ -241,6 +249,19 @@ class Server:
             whether new connections see what the files say now; true where there is nothing to read.
         """
         return self._tls is None or self._tls.reload()
+
+    def _observe(self, engine: Engine) -> None:
+        """Have the ends of requests told to those who want to know, if any do."""
+        config = self.config
+        takers: list[Taker] = []
+        reads_environ = False
+        if config.access_log or config.access_logfile is not None:
+            self._access_log = access_log = AccessLog(config, engine.loop)
+            takers.append(access_log.take)
+            reads_environ = access_log.reads_environ
+        if takers or config.request_id_header is not None:
+            ids = RequestIds(config.request_id_header, Peers(config.forwarded_allow_ips))
+            engine.observer = Observer(takers, ids, keeps_environ=reads_environ)
 
     def protocol_factory(self) -> Protocol | Opening:
         """Make the protocol of one connection; for a listener of the program's own.
@@ -292,9 +313,10 @@ class Server:
                 listener.resume()
 
     async def shutdown(self, graceful: float | None = None, *, leave_backlog: bool = False) -> DrainReport:
-        """Stop accepting, let requests end, close all connections.
+        """Stop accepting, let requests end, close all connections; before that, serve on for ``drain_delay``.
 
-        Idempotent: later calls wait for the first one; with ``graceful=0`` they cut it short.
+        That delay is for who is in no hurry, leaving requests ``graceful_timeout`` or more, and has no process beside
+        it that serves on. Idempotent: later calls wait for the first one; with ``graceful=0`` they cut it short.
 
         Args:
             graceful: seconds that requests may take to end; default ``graceful_timeout``.
@@ -313,13 +335,22 @@ class Server:
 
     async def _end(self, scope: anyio.CancelScope, graceful: float, leave_backlog: bool) -> DrainReport:
         engine = self._started_engine()
-        completed_before = engine.completed_count - unsent_count(engine)
-        engine.draining = True
-        engine.keeps_connections = False
+        engine.leaving = True
+        completed_before = engine.completed_count
         try:
-            with scope, anyio.move_on_after(graceful):
-                await self._end_requests(graceful, leave_backlog)
+            with scope:
+                delay = self.config.drain_delay
+                if delay and graceful and graceful >= self.config.graceful_timeout and not leave_backlog:
+                    with anyio.move_on_after(delay):
+                        await anyio.Event().wait()
+                completed_before = engine.completed_count - unsent_count(engine)
+                engine.draining = True
+                engine.keeps_connections = False
+                with anyio.move_on_after(graceful):
+                    await self._end_requests(graceful, leave_backlog)
         finally:
+            engine.draining = True
+            engine.keeps_connections = False
             await self._end_arrivals()
             cut_off_count = unsent_count(engine)
             completed = max(0, engine.completed_count - completed_before - cut_off_count)
@@ -336,6 +367,8 @@ class Server:
             for pool in self._pools:
                 pool.close()
             switch_interval.give_back(self.config.switch_interval)
+            if self._access_log is not None:
+                self._access_log.close()
             self._stopped.set()
         return DrainReport(completed, abandoned)
 

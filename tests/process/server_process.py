@@ -83,6 +83,9 @@ class ServerProcess:
         """Where it listens, as the start line says."""
         return self.wait_for_log(r"(http://[^\s,]+)[^\n]*\n")[1]
 
+    def connect_to(self, port: int) -> RawClient:
+        return RawClient(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
+
     def connect(self) -> RawClient:
         host, port = self.url.removeprefix("http://").rsplit(":", 1)
         return RawClient(socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE))

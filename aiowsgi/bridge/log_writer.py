@@ -1,0 +1,189 @@
+"""Writes log lines from a thread of its own, so that neither a full disk nor a stalled pipe holds up anything else.
+
+What waits to be written is bounded; beyond that lines are dropped, and counted, and the count is told once the file
+takes lines again. A file that was moved or removed is opened anew at its path before the next batch, as
+:class:`logging.handlers.WatchedFileHandler` does; so logrotate needs to tell nobody.
+
+The thread starts with the first line and is a daemon: a file that never takes what it is given does not keep the
+process.
+
+Thread: any; :meth:`LogWriter._run` and :class:`LogFile` the writer's.
+
+Source: logrotate(8); write(2) on ENOSPC; :mod:`logging.handlers`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+__all__ = ["LogFile", "LogWriter"]
+
+_logger = logging.getLogger("aiowsgi.error")
+
+# What may wait to be written. Arbitrary; 20,000 requests.
+_HELD_SIZE = 4 * 1024 * 1024
+# What is joined for one write, so that a long queue does not double its memory.
+_BATCH_SIZE = 256 * 1024
+# Between two attempts to write to a file that refused. Arbitrary.
+_RETRY_SECONDS = 1.0
+
+
+class LogFile:
+    """A file that is written to at its end, or a descriptor that this process has.
+
+    Args:
+        path: where it is; opened, and made where it is missing. ``None`` for a descriptor.
+        fd: the descriptor; it stays open.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: str | None = None, fd: int = -1) -> None:
+        self._path = path
+        self._fd = fd if path is None else self._open(path)
+
+    def __str__(self) -> str:
+        return self._path or {1: "standard output", 2: "standard error"}.get(self._fd, f"descriptor {self._fd}")
+
+    @staticmethod
+    def _open(path: str) -> int:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def follow(self) -> None:
+        """Open the path anew if another file lies there, or none.
+
+        Raises:
+            OSError: it cannot be opened; the old file stays.
+        """
+        if self._path is None:
+            return
+        try:
+            there = os.stat(self._path)
+        except FileNotFoundError:
+            there = None
+        if there is None or not os.path.samestat(there, os.fstat(self._fd)):
+            fd, self._fd = self._fd, self._open(self._path)
+            os.close(fd)
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write some of the data, and tell how much. Blocks."""
+        return os.write(self._fd, data)
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        if self._path is not None:
+            os.close(self._fd)
+
+
+class LogWriter:
+    """Writes to one file.
+
+    Args:
+        file: owned by the writer.
+        limit: bytes that may wait to be written.
+
+    Fields guarded by ``_lock``: all but ``_file``, which is the thread's once that runs, and ``_ending``, an event.
+    """
+
+    def __init__(self, file: LogFile, limit: int = _HELD_SIZE) -> None:
+        self._file = file
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._ending = threading.Event()
+        self._batches: deque[Sequence[str]] = deque()
+        self._held_size = 0
+        self._dropped_count = 0
+        self._thread: threading.Thread | None = None
+
+    def put(self, lines: Sequence[str], size: int) -> None:
+        """Have lines written, each with its line end; or dropped, if too much waits already. Never blocks.
+
+        Args:
+            lines: the writer's from now on.
+            size: characters in all of them.
+        """
+        with self._lock:
+            if self._ending.is_set() or self._held_size + size > self._limit:
+                self._dropped_count += len(lines)
+                return
+            self._batches.append(lines)
+            self._held_size += size
+            # A fork leaves the object behind, and not the thread.
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="aiowsgi-log", daemon=True)
+                try:
+                    self._thread.start()
+                except RuntimeError:  # no thread to be had, or the interpreter ends: the next line tries again
+                    self._thread = None
+            self._changed.notify_all()
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all lines have been written; tell whether that came true in time."""
+        with self._lock:
+            return self._changed.wait_for(lambda: not self._held_size or self._thread is None, timeout)
+
+    def close(self, timeout: float) -> bool:
+        """Write what waits, if the file takes it, and end; tell whether that was over in time."""
+        with self._lock:
+            if self._ending.is_set():
+                return True
+            self._ending.set()
+            thread = self._thread
+            self._changed.notify_all()
+        if thread is None or not thread.is_alive():
+            self._file.close()
+            return True
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self._changed.wait_for(lambda: self._batches or self._ending.is_set())
+                lines = self._take()
+            if not lines:
+                self._file.close()
+                return
+            text = "".join(lines)
+            complete = self._write(text.encode("utf-8", "backslashreplace"))
+            with self._lock:
+                self._held_size -= len(text)
+                if not complete:
+                    self._dropped_count += len(lines)
+                dropped_count, self._dropped_count = self._dropped_count, 0
+                self._changed.notify_all()
+            if dropped_count:
+                _logger.warning("%d lines were dropped while %s did not take them", dropped_count, self._file)
+
+    def _take(self) -> list[str]:
+        """Take what the next write is made of; nothing at the end."""
+        lines: list[str] = []
+        size = 0
+        while self._batches and size < _BATCH_SIZE:
+            batch = self._batches.popleft()
+            lines.extend(batch)
+            size += sum(map(len, batch))
+        return lines
+
+    def _write(self, data: bytes) -> bool:
+        """Write all of the data, however long it takes; tell whether that came true before the end."""
+        told = False
+        rest = memoryview(data)
+        while rest:
+            try:
+                if len(rest) == len(data):  # else a line would be torn
+                    self._file.follow()
+                rest = rest[self._file.write(rest) :]
+            except OSError as error:
+                if not told:
+                    told = True
+                    _logger.error("cannot write to %s, trying again: %s", self._file, error.strerror)
+                if self._ending.wait(_RETRY_SECONDS):
+                    return False
+        return True

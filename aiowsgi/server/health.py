@@ -1,0 +1,77 @@
+"""Two questions of an orchestrator's, answered by the event loop: is the process alive, and does it want requests.
+
+No thread and no place in the queue is needed for the answer, so that it comes when there are none. Alive means that
+requests can be answered, now or in a while; what never will be is a reason to replace the process. Ready means that a
+request sent now is welcome.
+
+Thread: event loop.
+
+Source: Kubernetes, "Liveness, Readiness, and Startup Probes"; RFC 9110 section 15.6.4.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from aiowsgi.server.responder import OwnRequest
+
+if TYPE_CHECKING:
+    from aiowsgi.server.engine import Engine
+
+__all__ = ["DRAINING", "QUEUE_FULL", "STARTING", "THREADS_STUCK", "Health"]
+
+STARTING = "starting"
+DRAINING = "draining"
+QUEUE_FULL = "queue_full"
+THREADS_STUCK = "threads_stuck"
+
+
+class Health:
+    """Answers requests for one of two paths.
+
+    Args:
+        engine: of the server; its configuration names the paths.
+    """
+
+    __slots__ = ("_engine", "_health_path", "_ready_path")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._health_path = engine.config.health_path
+        self._ready_path = engine.config.ready_path
+
+    def reasons(self) -> list[str]:
+        """Return why requests are not welcome now; nothing where they are."""
+        engine = self._engine
+        conditions = {
+            STARTING: engine.starting,
+            DRAINING: engine.leaving or engine.draining,
+            QUEUE_FULL: engine.queue_full,
+            THREADS_STUCK: self._threads_stuck(),
+        }
+        return [reason for reason, holds in conditions.items() if holds]
+
+    def _threads_stuck(self) -> bool:
+        """Tell whether requests wait in vain: every thread has been busy with one for as long as any may wait."""
+        engine = self._engine
+        if not engine.pool.waiting_count:
+            return False
+        long_ago = engine.clock() - engine.config.queue_timeout
+        count = sum(0.0 < exchange.started_at < long_ago for exchange in engine.exchanges.copy())
+        threads = engine.pool.stats()
+        # A thread that waits for its client has been replaced by another, and so has one whose request was given up.
+        return not threads.idle and count - threads.stalled >= max(1, threads.running)
+
+    def respond(self, request: OwnRequest) -> bool:
+        """See :class:`~aiowsgi.server.responder.Responder`."""
+        head = request.head
+        path = head.path
+        if (path != self._health_path and path != self._ready_path) or head.method not in ("GET", "HEAD"):
+            return False
+        reasons = self.reasons()
+        # Where one path is both, it is the stricter.
+        failed = bool(reasons) if path == self._ready_path else THREADS_STUCK in reasons
+        content = json.dumps({"status": "unavailable" if failed else "ok", "reasons": reasons}) + "\n"
+        request.answer("503 Service Unavailable" if failed else "200 OK", content.encode())
+        return True

@@ -1,0 +1,218 @@
+"""An exchange that notes what a log or a metric wants to know of it.
+
+It takes the place of :class:`~aiowsgi.server.exchange.Exchange` where something observes; without, nothing is noted and
+nothing paid. Three intervals follow one another: waiting for a thread, the thread's part, and the client's taking
+of the rest.
+
+Thread: as each method says; the worker notes before it hands over, and the loop reads after that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from aiowsgi.http.events import Refusal
+from aiowsgi.http.response import refusal_response
+from aiowsgi.semantics import ConnectionInfo, RequestHead, ResponseHead
+from aiowsgi.server.exchange import INTERNAL_ERROR, Exchange
+from aiowsgi.server.request_id import RequestIds
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIEnvironment
+
+    from aiowsgi.server.content import ContentBuffer, ContentStream
+    from aiowsgi.server.engine import Engine
+    from aiowsgi.wsgi.file_wrapper import FileRegion
+
+__all__ = ["UNKNOWN_HEAD", "ObservedExchange", "Observer", "Taker"]
+
+#: The head of a request that was refused before it could be read.
+UNKNOWN_HEAD = RequestHead("-", "-", "-", "-", "-", (), 0, False, False)
+
+#: Takes what ended. Event loop.
+Taker = Callable[["ObservedExchange"], None]
+
+
+class Observer:
+    """What is told of the end of each request.
+
+    Args:
+        takers: each is called with each exchange that has ended.
+        ids: gives requests their ids; ``None`` where nobody wants one.
+        keeps_environ: a taker reads variables of environ.
+    """
+
+    __slots__ = ("ids", "keeps_environ", "takers")
+
+    def __init__(self, takers: Sequence[Taker], ids: RequestIds | None, *, keeps_environ: bool = False) -> None:
+        self.takers = tuple(takers)
+        self.ids = ids
+        self.keeps_environ = keeps_environ
+
+
+def _content_size(data: bytes) -> int:
+    return len(data) - data.index(b"\r\n\r\n") - 4
+
+
+class ObservedExchange(Exchange):
+    """See the module; and :class:`~aiowsgi.server.exchange.Exchange` for the arguments."""
+
+    __slots__ = (
+        "begun_at",
+        "client_address",
+        "ended_at",
+        "environ",
+        "handed_over_at",
+        "outcome",
+        "refusal",
+        "request_id",
+        "response",
+        "scheme",
+        "sent_size",
+        "status_code",
+    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        head: RequestHead,
+        connection: ConnectionInfo,
+        content: ContentBuffer | ContentStream | None,
+        on_ready: Callable[[Exchange], None],
+    ) -> None:
+        super().__init__(engine, head, connection, content, on_ready)
+        #: The client's address, empty for a Unix socket's, and scheme; once the application was called, as a trusted
+        #: proxy tells them.
+        self.client_address = connection.remote_host
+        self.scheme = connection.scheme
+        #: When the head had arrived, by the engine's clock; 0.0 until it is submitted.
+        self.begun_at = 0.0 if content is None else content.begun_at
+        #: When the last of the response was out of the thread's hands; 0.0 until then.
+        self.handed_over_at = 0.0
+        #: When the response had ended for the client; 0.0 until then.
+        self.ended_at = 0.0
+        #: Of the answer; 0 where there was none.
+        self.status_code = 0
+        #: Bytes of content in the answer, as far as it was handed over.
+        self.sent_size = 0
+        #: What the application said; ``None`` where the server answers by itself.
+        self.response: ResponseHead | None = None
+        #: Why the server answered by itself.
+        self.refusal: Refusal | None = None
+        #: The application's environ, where somebody will read it.
+        self.environ: WSGIEnvironment | None = None
+        #: ``"complete"``; ``"error"``: the application failed, and 500 was answered in its place; ``"truncated"``: it
+        #: failed later; ``"refused"``; ``"disconnected"``: the client went; ``"timed_out"``: it took too long;
+        #: ``"aborted"``: the server ended. Empty until then.
+        self.outcome = ""
+        ids = engine.observer.ids if engine.observer is not None else None
+        self.request_id = "" if ids is None else ids.of(head, connection)
+
+    @property
+    def received_size(self) -> int:
+        """Bytes of content that the client has sent."""
+        return 0 if self._content is None else self._content.size
+
+    @property
+    def queue_time(self) -> float:
+        """Seconds that it waited for a thread. Once it has ended."""
+        return (self.started_at or self.ended_at) - self.submitted_at if self.submitted_at else 0.0
+
+    @property
+    def thread_time(self) -> float:
+        """Seconds from there until the thread had made all of the response. Once it has ended."""
+        return (self.handed_over_at or self.ended_at) - self.started_at if self.started_at else 0.0
+
+    @property
+    def write_time(self) -> float:
+        """Seconds from there until the transport had taken all of it. Once it has ended."""
+        return self.ended_at - self.handed_over_at if self.handed_over_at else 0.0
+
+    def identify(self) -> str:
+        """See :meth:`Exchange.identify`."""
+        return self.request_id or super().identify()
+
+    # Event loop.
+
+    def cut_off(self, outcome: str) -> None:
+        """See :meth:`Exchange.cut_off`."""
+        self.outcome = self.outcome or outcome
+
+    def ended(self, outcome: str) -> None:
+        """See :meth:`Exchange.ended`."""
+        engine = self._engine
+        if self.ended_at or engine.observer is None:
+            return
+        self.ended_at = engine.clock()
+        self.begun_at = self.begun_at or self.submitted_at or self.ended_at
+        if outcome == "complete" and self.response is None:
+            outcome = "refused" if self.refusal is not None else "error"
+        self.outcome = self.outcome or outcome
+        for take in engine.observer.takers:
+            take(self)
+
+    def refused(self, refusal: Refusal, data: bytes) -> None:
+        """See :meth:`Exchange.refused`."""
+        self.status_code = refusal.status_code
+        self.sent_size = _content_size(data)
+        self.refusal = refusal
+        self.ended("refused")
+
+    # The worker's side.
+
+    def observe(self, environ: WSGIEnvironment) -> None:
+        """See :meth:`Exchange.observe`."""
+        observer = self._engine.observer
+        if observer is None:
+            return
+        if self._connection.forwarding is not None:
+            # A trusted proxy has said whom it speaks for.
+            self.client_address = environ["REMOTE_ADDR"]
+            self.scheme = environ["wsgi.url_scheme"]
+        if observer.ids is not None:
+            observer.ids.tell(self.request_id, environ)
+        if observer.keeps_environ:
+            self.environ = environ
+
+    def send_whole(self, head: ResponseHead, blocks: Sequence[bytes], size: int) -> None:
+        """See :meth:`ResponseSink.send_whole`."""
+        self.response = head
+        self.status_code = head.status_code
+        self.sent_size = size if blocks else 0
+        self.handed_over_at = self._engine.clock()
+        Exchange.send_whole(self, head, blocks, size)
+
+    def send_file(self, head: ResponseHead, region: FileRegion) -> None:
+        """See :meth:`ResponseSink.send_file`."""
+        self.response = head
+        self.status_code = head.status_code
+        self.sent_size = region.size
+        self.handed_over_at = self._engine.clock()
+        Exchange.send_file(self, head, region)
+
+    def send_head(self, head: ResponseHead) -> None:
+        """See :meth:`ResponseSink.send_head`."""
+        self.response = head
+        self.status_code = head.status_code
+        self.sent_size = 0
+        Exchange.send_head(self, head)
+
+    def frame_block(self, block: bytes) -> Sequence[bytes]:
+        """See :meth:`Exchange.frame_block`."""
+        self.sent_size += len(block)
+        return Exchange.frame_block(self, block)
+
+    def finish(self) -> None:
+        """See :meth:`ResponseSink.finish`."""
+        self.handed_over_at = self._engine.clock()
+        Exchange.finish(self)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if not self.ended_at:
+            self.handed_over_at = self._engine.clock()
+            self.response = None
+            self.refusal = None if refusal is INTERNAL_ERROR else refusal
+            self.status_code = refusal.status_code
+            self.sent_size = _content_size(refusal_response(refusal, self.head.method, ""))
+        Exchange._refuse(self, refusal)

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aiowsgi.bridge.log_writer import LogFile, LogWriter
+from tests.hosting import PATIENCE, poll
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Return the ends of a pipe that nobody reads yet; what a thread still writes into it is let go in the end."""
+    reading, writing = os.pipe()
+    yield reading, writing
+    os.set_blocking(reading, False)
+    for _ in range(1000):
+        try:
+            os.read(reading, 1024 * 1024)
+        except BlockingIOError:
+            break
+    os.close(reading)
+    os.close(writing)
+
+
+def put(writer: LogWriter, *lines: str) -> None:
+    writer.put(lines, sum(map(len, lines)))
+
+
+def test_lines_are_written_in_order_to_the_end_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("before\n")
+    writer = LogWriter(LogFile(str(path)))
+    for number in range(100):
+        put(writer, f"{number}\n", f"{number}'\n")
+    assert writer.close(PATIENCE)
+    assert path.read_text() == "before\n" + "".join(f"{number}\n{number}'\n" for number in range(100))
+
+
+def test_text_that_no_encoding_has_is_escaped(tmp_path: Path) -> None:
+    writer = LogWriter(LogFile(str(tmp_path / "log")))
+    put(writer, "\udcff é\n")
+    assert writer.close(PATIENCE)
+    assert (tmp_path / "log").read_bytes() == b"\\udcff \xc3\xa9\n"
+
+
+def test_file_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        LogFile(str(tmp_path / "nowhere" / "log"))
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_file_that_was_moved_or_removed_is_made_anew(tmp_path: Path, removed: bool) -> None:
+    path, moved = tmp_path / "log", tmp_path / "log.1"
+    writer = LogWriter(LogFile(str(path)))
+    put(writer, "first\n")
+    assert writer.flush(PATIENCE)
+    if removed:
+        path.unlink()
+    else:
+        path.rename(moved)
+    put(writer, "second\n")
+    assert writer.close(PATIENCE)
+    assert path.read_text() == "second\n"
+    assert removed or moved.read_text() == "first\n"
+
+
+def test_folder_that_went_away_does_not_lose_what_comes_after_it_is_back(
+    tmp_path: Path, error_log: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    writer = LogWriter(LogFile(str(folder / "log")))
+    folder.rename(tmp_path / "away")
+    put(writer, "held\n")
+    poll(lambda: "cannot write" in error_log.text)
+    folder.mkdir()
+    assert writer.flush(PATIENCE)
+    assert (folder / "log").read_text() == "held\n"
+    assert writer.close(PATIENCE)
+
+
+def test_full_disk_holds_lines_until_there_is_room(tmp_path: Path, error_log: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "log"
+    path.symlink_to("/dev/full")
+    writer = LogWriter(LogFile(str(path)))
+    put(writer, "held\n")
+    poll(lambda: os.strerror(errno.ENOSPC) in error_log.text)
+    path.unlink()  # the operator makes room
+    assert writer.flush(PATIENCE)
+    assert path.read_text() == "held\n"
+    assert error_log.text.count("cannot write") == 1
+    assert writer.close(PATIENCE)
+
+
+def test_full_disk_at_the_end_is_not_waited_for(error_log: pytest.LogCaptureFixture) -> None:
+    writer = LogWriter(LogFile("/dev/full"))
+    put(writer, "lost\n", "lost\n")
+    assert writer.close(PATIENCE)
+    assert "2 lines were dropped while /dev/full" in error_log.text
+
+
+def test_stalled_pipe_blocks_nobody_and_what_was_dropped_is_counted(
+    pipe: tuple[int, int], error_log: pytest.LogCaptureFixture
+) -> None:
+    reading, writing = pipe
+    writer = LogWriter(LogFile(fd=writing), limit=500_000)
+    line = "x" * 999 + "\n"
+    for _ in range(1000):  # a million bytes; a pipe takes some 65,000
+        put(writer, line)
+    assert "dropped" not in error_log.text
+    got = bytearray()
+    os.set_blocking(reading, False)
+
+    def read_on() -> bool:
+        written = writer.flush(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                got.extend(os.read(reading, 65536))
+        return written
+
+    poll(read_on)
+    poll(lambda: "lines were dropped while" in error_log.text)
+    dropped = sum(int(record.getMessage().split()[0]) for record in error_log.records)
+    assert bytes(got) == line.encode() * (1000 - dropped)
+    assert 0 < dropped < 1000
+    put(writer, "again\n")
+    assert writer.close(PATIENCE)
+    assert os.read(reading, 100) == b"again\n"
+
+
+def test_stalled_pipe_at_the_end_is_given_up(pipe: tuple[int, int]) -> None:
+    writer = LogWriter(LogFile(fd=pipe[1]))
+    put(writer, "x" * 1_000_000)
+    assert not writer.flush(0.01)
+    assert not writer.close(0.01)
+    put(writer, "too late\n")
+
+
+def test_lines_of_many_threads_are_all_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    writer = LogWriter(LogFile(str(path)))
+
+    def write(name: str) -> None:
+        for number in range(200):
+            put(writer, f"{name} {number}\n")
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert writer.close(PATIENCE)
+    assert sorted(path.read_text().splitlines()) == sorted(
+        f"{name} {number}" for name in "abcd" for number in range(200)
+    )
+
+
+def test_writer_that_is_closed_twice_or_unused_is_closed(tmp_path: Path) -> None:
+    writer = LogWriter(LogFile(str(tmp_path / "log")))
+    assert writer.close(PATIENCE)
+    assert writer.close(PATIENCE)
