@@ -17,7 +17,7 @@ from rich.console import Console
 from bench.errors import BenchError
 from bench.load.http import Request
 from bench.progress import Display, duration
-from bench.report import markdown
+from bench.report import markdown, page, plots
 from bench.results import Results
 from bench.runner import Plan, Run, describe_scenario, describe_servers
 from bench.scenario import Expectation, Scenario
@@ -126,5 +126,13 @@ def read(folder: Path) -> Results:
 
 
 def write_reports(results: Results, folder: Path) -> None:
-    """Write the reports beside the results."""
-    click.echo(markdown.write(results, folder, {}))
+    """Write the reports beside the results; plots only where there is matplotlib."""
+    drawn = plots.draw(results) if plots.available() else []
+    if not plots.available():
+        click.echo("no plots: matplotlib is not installed: pip install '.[bench]'", err=True)
+    if drawn:
+        (folder / "plots").mkdir(exist_ok=True)
+    for plot in drawn:
+        (folder / "plots" / f"{plot.name}.svg").write_text(plots.standalone(plot))
+    click.echo(markdown.write(results, folder, drawn))
+    click.echo(page.write(results, folder, drawn))

@@ -183,7 +183,9 @@ def _granian(launch: Launch) -> list[str]:
     return [
         *(script("granian"), "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(launch.port), "--http", "1"),
         *("--no-ws", "--workers", "1", "--blocking-threads", str(launch.threads)),
-        *("--backlog", _BACKLOG, "--backpressure", launch.limit, "--log-level", "error", launch.application),
+        *("--backlog", _BACKLOG, "--backpressure", launch.limit, "--log-level", "error"),
+        # Also how long it keeps an idle connection; a minute is the most that it takes.
+        *("--http1-header-read-timeout", "60000", launch.application),
     ]
 
 

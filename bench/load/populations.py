@@ -18,6 +18,8 @@ __all__ = ["IdlePopulation", "SlowPopulation"]
 # A source address has 28,232 ephemeral ports by default: a few addresses of the loopback network make room.
 _PER_ADDRESS = 16_000
 _ADDRESS = itertools.count()
+# Below every server's backlog.
+_AT_ONCE = 50
 
 
 def _source_address() -> str:
@@ -47,32 +49,30 @@ class IdlePopulation:
             while len(self._sockets) < count:
                 if time.monotonic() > deadline:
                     raise BadResponse(f"no more within {within:g} s")
-                self._sockets.append(self._open(data, timeout))
+                self._open(min(_AT_ONCE, count - len(self._sockets)), data, timeout)
         except (OSError, BadResponse) as error:
             return {"held": self.held(), "problem": str(error) or type(error).__name__}
         return {"held": self.held(), "problem": ""}
 
-    def _open(self, data: bytes, timeout: float) -> socket.socket:
-        sock = socket.socket()
+    def _open(self, count: int, data: bytes, timeout: float) -> None:
+        """Open connections together: each sends its request before the first one's answer is read."""
+        opened: list[socket.socket] = []
         try:
-            sock.settimeout(timeout)
-            sock.bind((_source_address(), 0))
-            sock.connect(("127.0.0.1", self._port))
-            sock.sendall(data)
-            reader = ResponseReader()
-            answer = None
-            while answer is None:
-                block = sock.recv(64 * 1024)
-                if not block:
-                    raise BadResponse("a connection was closed")
-                answer = reader.feed(block)
-            if answer.status != 200 or not answer.reusable:
-                raise BadResponse("a connection was not kept")
-            sock.setblocking(False)
+            for _ in range(count):
+                sock = socket.socket()
+                opened.append(sock)
+                sock.settimeout(timeout)
+                sock.bind((_source_address(), 0))
+                sock.connect(("127.0.0.1", self._port))
+                sock.sendall(data)
+            for sock in opened:
+                _read_answer(sock)
+                sock.setblocking(False)
+                self._sockets.append(sock)
         except BaseException:
-            sock.close()
+            for sock in set(opened).difference(self._sockets):
+                sock.close()
             raise
-        return sock
 
     def held(self) -> int:
         """Return how many the server has not closed."""
@@ -82,6 +82,18 @@ class IdlePopulation:
         """Close all."""
         for sock in self._sockets:
             sock.close()
+
+
+def _read_answer(sock: socket.socket) -> None:
+    reader = ResponseReader()
+    answer = None
+    while answer is None:
+        block = sock.recv(64 * 1024)
+        if not block:
+            raise BadResponse("a connection was closed")
+        answer = reader.feed(block)
+    if answer.status != 200 or not answer.reusable:
+        raise BadResponse("a connection was not kept")
 
 
 def _is_open(sock: socket.socket) -> bool:

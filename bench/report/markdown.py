@@ -5,33 +5,30 @@ Thread: any. Pure, but for :func:`write`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.report import text
+from bench.report.plots import Plot
 from bench.report.tables import Table, claims_table, scenario_table, servers_table
 from bench.results import Results
 
 __all__ = ["render", "table_lines", "write"]
 
 
-def write(results: Results, folder: Path, plots: Mapping[str, str]) -> Path:
-    """Write the report.
-
-    Args:
-        plots: file name to title, of the plots that lie in ``plots`` beside it.
-    """
+def write(results: Results, folder: Path, plots: Sequence[Plot]) -> Path:
+    """Write the report; its plots lie in ``plots`` beside it."""
     path = folder / "report.md"
     path.write_text(render(results, plots))
     return path
 
 
-def render(results: Results, plots: Mapping[str, str]) -> str:
+def render(results: Results, plots: Sequence[Plot]) -> str:
     """Return the report."""
     return "\n".join(_lines(results, plots)) + "\n"
 
 
-def _lines(results: Results, plots: Mapping[str, str]) -> Iterator[str]:
+def _lines(results: Results, plots: Sequence[Plot]) -> Iterator[str]:
     yield "# WSGI servers side by side"
     yield ""
     for warning in text.top_warnings(results):
@@ -46,18 +43,14 @@ def _lines(results: Results, plots: Mapping[str, str]) -> Iterator[str]:
     yield "## Claims"
     yield ""
     yield from _table(claims_table(results), "Not decided by this run")
+    yield from _figures(plots, "")
     for name, scenario in results.scenarios.items():
         yield f"## {scenario['title']}"
         yield ""
         yield f"*{scenario['question']}* (`{name}`)"
         yield ""
         yield from _table(scenario_table(results, name, results.run["baseline"]), "No figure")
-    if plots:
-        yield "## Plots"
-        yield ""
-        for file, title in plots.items():
-            yield f"![{title}](plots/{file})"
-            yield ""
+        yield from _figures(plots, name)
     yield "## What the data does not show"
     yield ""
     yield from (f"- {line}" for line in text.NOT_SHOWN)
@@ -68,6 +61,13 @@ def _lines(results: Results, plots: Mapping[str, str]) -> Iterator[str]:
     yield "## Environment"
     yield ""
     yield from table_lines(["what", "value"], [list(row) for row in text.environment_rows(results)])
+
+
+def _figures(plots: Sequence[Plot], scenario: str) -> Iterator[str]:
+    for plot in plots:
+        if plot.scenario == scenario:
+            yield f"![{plot.title}](plots/{plot.name}.svg)"
+            yield ""
 
 
 def _table(table: Table, without: str) -> Iterator[str]:
