@@ -6,7 +6,6 @@ Thread: the main thread.
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import signal
 import sys
 import time
@@ -183,6 +182,38 @@ def claims(folder: Path) -> None:
         click.echo(f"not measured: {text}: {reason}")
 
 
-def module_missing(name: str) -> bool:
-    """Return whether a module cannot be imported."""
-    return importlib.util.find_spec(name) is None
+@command.command()
+@click.argument("old", type=click.Path(path_type=Path, exists=True))
+@click.argument("new", type=click.Path(path_type=Path, exists=True))
+@click.option("--threshold", type=click.FloatRange(1.0, 10.0), default=1.10, show_default=True, help="How much worse.")
+@click.option("--server", default="", help="Only this one.")
+def compare(old: Path, new: Path, threshold: float, server: str) -> int:
+    """Print what has changed from one run to another.
+
+    Exits with 1 only where an interval lies wholly beyond the threshold, on the worse side.
+    """
+    from bench import runs
+    from bench.compare import changes, differing
+    from bench.report.markdown import table_lines
+    from bench.report.tables import change_row
+
+    before, after = runs.read(old), runs.read(new)
+    for difference in differing(before, after):
+        click.echo(f"not the same machine: {difference}", err=True)
+    found = list(changes(before, after, threshold, server))
+    if not found:
+        raise BenchError("the runs have no figure in common")
+    header = ["scenario", "server", "figure", "old", "new", "new ÷ old", ""]
+    click.echo("\n".join(table_lines(header, [change_row(change) for change in found])))
+    worse = sum(change.worse for change in found)
+    click.echo(f"{worse} worse by more than a factor of {threshold:g}, of {len(found)}")
+    return FAILURE if worse else 0
+
+
+@command.command()
+def smoke() -> None:
+    """Check the harness itself, in seconds."""
+    from bench.smoke import smoke as check
+
+    for line in check():
+        click.echo(line)

@@ -15,7 +15,7 @@ def measure(job: Job) -> Measurement:
     """Measure a block."""
     load_ = job.scenario.load
     with job.running() as (process, load):
-        job.open_loop(load, [(load_["rate"], _WARM_UP_SECONDS)], TIMEOUT)
+        job.open_loop(load, [(load_["rate"], 0.2 if job.quick else _WARM_UP_SECONDS)], TIMEOUT)
         before = process.snapshot()
         seen = job.open_loop(load, [(load_["rate"], job.scenario.seconds)], TIMEOUT)
         after = process.snapshot()

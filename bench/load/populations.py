@@ -18,12 +18,19 @@ __all__ = ["IdlePopulation", "SlowPopulation"]
 # A source address has 28,232 ephemeral ports by default: a few addresses of the loopback network make room.
 _PER_ADDRESS = 16_000
 _ADDRESS = itertools.count()
+# Linux's <linux/in.h>; the socket module has no name for it.
+_IP_BIND_ADDRESS_NO_PORT = 24
 # Below every server's backlog.
 _AT_ONCE = 50
 
 
-def _source_address() -> str:
-    return f"127.0.0.{2 + next(_ADDRESS) // _PER_ADDRESS % 200}"
+def _new_socket() -> socket.socket:
+    """Return a socket with an address of its own; its port is chosen, at once, when it connects."""
+    sock = socket.socket()
+    if hasattr(socket, "SOL_IP"):
+        sock.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+    sock.bind((f"127.0.0.{2 + next(_ADDRESS) // _PER_ADDRESS % 200}", 0))
+    return sock
 
 
 class IdlePopulation:
@@ -59,10 +66,9 @@ class IdlePopulation:
         opened: list[socket.socket] = []
         try:
             for _ in range(count):
-                sock = socket.socket()
+                sock = _new_socket()
                 opened.append(sock)
                 sock.settimeout(timeout)
-                sock.bind((_source_address(), 0))
                 sock.connect(("127.0.0.1", self._port))
                 sock.sendall(data)
             for sock in opened:
@@ -138,11 +144,10 @@ class _SlowClient:
             self.close()
 
     def _connect(self) -> socket.socket:
-        sock = socket.socket()
+        sock = _new_socket()
         try:
             if not self._drip:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            sock.bind((_source_address(), 0))
             sock.settimeout(1)
             sock.connect(("127.0.0.1", self._port))
             sock.sendall(self._opening)

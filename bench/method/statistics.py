@@ -10,6 +10,7 @@ Source: B. Efron and R. Tibshirani, An Introduction to the Bootstrap (1993), cha
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import statistics
@@ -49,7 +50,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     """
     if not values:
         raise ValueError("no values")
-    low, high = _interval(values) if len(values) >= LEAST_BLOCKS else (None, None)
+    low, high = _interval(tuple(values)) if len(values) >= LEAST_BLOCKS else (None, None)
     return Estimate(statistics.median(values), low, high, len(values))
 
 
@@ -64,7 +65,8 @@ def paired_ratio(values: Mapping[int, float], baseline: Mapping[int, float]) -> 
     return estimate(ratios) if ratios else None
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
+@functools.cache  # a report asks for the same figures several times
+def _interval(values: tuple[float, ...]) -> tuple[float, float]:
     count = len(values)
     if count**count <= _MOST_RESAMPLES:
         resamples: list[Sequence[float]] = list(itertools.product(values, repeat=count))

@@ -46,6 +46,7 @@ table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-
 th, td { text-align: right; vertical-align: top; padding: .32rem .7rem; border-bottom: 1px solid var(--grid); }
 th { vertical-align: bottom; border-bottom: 2px solid var(--ink); font-weight: 600; }
 th:first-child, td:first-child, .text { text-align: left; }
+.numbers td:first-child { white-space: nowrap; }
 tr.own td { background: var(--soft); font-weight: 600; }
 tr.null td { font-style: italic; opacity: .8; }
 .interval { opacity: .72; font-weight: 400; font-size: .92em; white-space: nowrap; }
@@ -129,7 +130,7 @@ def _list(lines: Sequence[str]) -> Iterator[str]:
 
 def _table(table: Table, without: str, *, words: bool = False) -> Iterator[str]:
     if table.rows:
-        yield '<div class="table"><table><tr>'
+        yield f'<div class="table"><table class="{"words" if words else "numbers"}"><tr>'
         yield "".join(f"<th{_text(words)}>{escape(cell)}</th>" for cell in table.header) + "</tr>"
         for row in table.rows:
             kind = "own" if row[0].startswith("aiowsgi") and not words else "null" if row[0] == "null" else ""

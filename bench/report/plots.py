@@ -106,8 +106,8 @@ def _plot(canvas: Canvas, name: str, scenario: str, title: str) -> Plot:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
-    svg = re.sub(r"id=\"(?!p)([\w.]+)\"", rf'id="{name}-\1"', svg)
-    svg = re.sub(r"xlink:href=\"#(?!p)([\w.]+)\"", rf'xlink:href="#{name}-\1"', svg)
+    # A page holds several plots: names within each begin with its own.
+    svg = re.sub(r'((?:id="|xlink:href="#|url\(#))', rf"\g<1>{name}-", svg)
     label = html.escape(title, quote=True)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     return Plot(name, scenario, title, svg)
@@ -167,8 +167,8 @@ def _ratios(results: Results) -> Iterator[Plot]:
                 rows.append((scenario["title"], found))
     if not rows:
         return
-    canvas, (axes,) = _canvas(7.2, 1.2 + 0.36 * len(rows))
-    offsets = {server: 0.16 * (1 - 2 * place) for place, server in enumerate(own)}
+    canvas, (axes,) = _canvas(7.2, 1.2 + 0.5 * len(rows))
+    offsets = {server: 0.2 * (1 - 2 * place) for place, server in enumerate(own)}
     for place, (_, found) in enumerate(rows):
         for server, estimate in found:
             if estimate is None:
@@ -187,11 +187,11 @@ def _ratios(results: Results) -> Iterator[Plot]:
             )
             axes.annotate(
                 f"{estimate.median:.2f}",
-                (estimate.high or estimate.median, height),
-                (5, 0),
-                va="center",
-                ha="left",
+                (estimate.median, height),
+                xytext=(0, 4),
                 textcoords="offset points",
+                va="bottom",
+                ha="center",
                 fontsize=7.5,
             )
     axes.axvline(1, color=_INK, linewidth=1)

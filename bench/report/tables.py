@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.claims import judge, load_claims
+from bench.compare import Change
 from bench.figures import FIGURES, Figure
 from bench.method.statistics import Estimate
 from bench.results import Cell, Results
@@ -16,6 +17,7 @@ __all__ = [
     "LIMIT",
     "MARK",
     "Table",
+    "change_row",
     "claims_table",
     "interval_text",
     "limited",
@@ -56,7 +58,9 @@ def interval_text(figure: Figure, found: Estimate) -> str:
     """Return the interval, in brackets; nothing where there is none."""
     if found.low is None or found.high is None:
         return ""
-    return f" [{figure.show(found.low)}, {figure.show(found.high)}]"
+    low, high = figure.show(found.low), figure.show(found.high)
+    # Counts that are the same in all blocks need no interval.
+    return "" if not figure.digits and low == high else f" [{low}, {high}]"
 
 
 def limited(results: Results, scenario: str, cell: Cell) -> bool:
@@ -101,15 +105,34 @@ def _heading(figure: Figure) -> str:
 def claims_table(results: Results) -> Table:
     """Return what the run says of each claim."""
     ratio = Figure("", "", "", digits=2)
-    rows, reasons = [], []
+    rows, reasons, others = [], [], 0
     for claim in load_claims():
         verdict = judge(results, claim)
         if verdict.estimate is None:
-            reasons.append((claim.text, verdict.reason))
+            if {claim.scenario, claim.beside or claim.scenario} <= results.scenarios.keys():
+                reasons.append((claim.text, verdict.reason))
+            else:
+                others += 1
             continue
         aim = _NONE if claim.aim is None else f"{claim.aim:g}"
         rows.append([claim.text, claim.bound, aim, value_text(ratio, verdict.estimate), verdict.word])
+    if others:
+        reasons.append((f"{others} more", "their scenarios are not part of this run"))
     return Table(["claim", "bound", "aim", "measured", "so it"], rows, reasons, [])
+
+
+def change_row(change: Change) -> list[str]:
+    """Return what has become of a figure, as a row of ``compare``."""
+    word = "worse" if change.worse else "better" if change.better else ""
+    return [
+        change.scenario,
+        change.server,
+        _heading(change.figure),
+        value_text(change.figure, change.old),
+        value_text(change.figure, change.new),
+        value_text(Figure("", "", "", digits=2), change.ratio),
+        word,
+    ]
 
 
 def servers_table(results: Results) -> Table:
