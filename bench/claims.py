@@ -37,6 +37,11 @@ class Claim:
     aim: float | None = None
 
     @property
+    def scenarios(self) -> tuple[str, ...]:
+        """What must be measured for it."""
+        return (self.scenario, self.beside) if self.beside else (self.scenario,)
+
+    @property
     def bound(self) -> str:
         """The bound, as text."""
         return f"≤ {self.most:g}" if self.most is not None else f"≥ {self.least:g}"

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import click
 
+from bench.claims import load_claims
 from bench.environment import capture
 from bench.errors import BenchError, CellVoid
 from bench.process import ROOT, raise_descriptor_limit
@@ -113,6 +114,7 @@ def verify(servers: str | None, scenarios: str | None) -> None:
 
 @command.command()
 @click.option("--quick", is_flag=True, help="Five minutes or less: a few scenarios and servers, little care.")
+@click.option("--claims", "for_claims", is_flag=True, help="Only what the claims need: their scenarios and servers.")
 @_servers_option
 @_scenarios_option
 @click.option("--blocks", type=click.IntRange(1, 100), help="Passes over all servers.")
@@ -123,6 +125,7 @@ def verify(servers: str | None, scenarios: str | None) -> None:
 @click.option("--resume", type=click.Path(path_type=Path, exists=True), help="Folder of a run to go on with.")
 def run(
     quick: bool,
+    for_claims: bool,
     servers: str | None,
     scenarios: str | None,
     blocks: int | None,
@@ -138,10 +141,16 @@ def run(
     if resume is not None:
         runs.resume(resume)
         return
+    default = [row.name for row in ROWS]
+    if for_claims:
+        every_claim = load_claims()
+        named = {name for claim in every_claim for name in (claim.server, claim.against)}
+        default = [name for name in default if name in named]
+        scenarios = scenarios or ",".join(dict.fromkeys(each for claim in every_claim for each in claim.scenarios))
     every = _chosen_scenarios(scenarios)
     if quick:
         every = [each.for_quick_run() for each in every if each.quick is not None or scenarios]
-    chosen = _chosen_servers(servers, _QUICK_SERVERS if quick else [row.name for row in ROWS])
+    chosen = _chosen_servers(servers, _QUICK_SERVERS if quick and not for_claims else default)
     now = datetime.datetime.now(datetime.UTC)
     runs.start(
         runs.Order(

@@ -38,12 +38,14 @@ class Launch:
         port: on 127.0.0.1.
         threads: how many requests it is to run at once.
         connections: the most that a scenario opens.
+        reloadable: it will be told to reload, and may need a process that watches over it for that.
     """
 
     application: str
     port: int
     threads: int = 8
     connections: int = 1024
+    reloadable: bool = False
 
     @property
     def address(self) -> str:
@@ -123,6 +125,7 @@ def _aiowsgi(parser: str) -> Callable[[Launch], list[str]]:
         return [
             *(sys.executable, "-m", "aiowsgi", launch.application),
             *("--bind", launch.address, "--threads", str(launch.threads), "--http", parser, "--log-level", "warning"),
+            *(("--workers", "1") if launch.reloadable else ()),
         ]
 
     return command
@@ -235,18 +238,20 @@ ROWS: tuple[Server, ...] = (
     Server(
         "aiowsgi-httptools",
         ("aiowsgi", "httptools", "uvloop"),
-        "threads are its threads; one process",
+        "threads are its threads; one process, and where it is to reload a worker and its supervisor",
         _aiowsgi("httptools"),
         host="aiowsgi",
         stream_threads=False,
+        reload_signal=signal.SIGHUP,
     ),
     Server(
         "aiowsgi-h11",
         ("aiowsgi", "h11", "uvloop"),
-        "threads are its threads; one process",
+        "threads are its threads; one process, and where it is to reload a worker and its supervisor",
         _aiowsgi("h11"),
         lacks={"embedding": "the same host as aiowsgi-httptools"},
         stream_threads=False,
+        reload_signal=signal.SIGHUP,
     ),
     Server(
         "granian",

@@ -134,7 +134,13 @@ class Job:
     def launch(self, threads: int | None = None) -> Launch:
         """Return what the server is to serve, on a free port."""
         scenario = self.scenario
-        return Launch(scenario.application, free_port(), threads or scenario.threads, scenario.connections)
+        return Launch(
+            scenario.application,
+            free_port(),
+            threads or scenario.threads,
+            scenario.connections,
+            reloadable=scenario.kind == "reload",
+        )
 
     def open_loop(self, load: Generator, profile: Sequence[tuple[float, float]], timeout: float) -> OpenLoop:
         """Have requests sent at fixed rates: pairs of a rate and its seconds."""

@@ -109,7 +109,7 @@ def claims_table(results: Results) -> Table:
     for claim in load_claims():
         verdict = judge(results, claim)
         if verdict.estimate is None:
-            if {claim.scenario, claim.beside or claim.scenario} <= results.scenarios.keys():
+            if results.scenarios.keys() >= set(claim.scenarios):
                 reasons.append((claim.text, verdict.reason))
             else:
                 others += 1

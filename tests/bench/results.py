@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from bench.kinds.job import Measurement
@@ -60,11 +61,15 @@ def made_up(blocks: int = 5, factor: float = 1.0, *, finished: bool = True, **ch
 
 
 def _measurement(cost: float) -> Measurement:
-    latencies = Histogram(cost * number / 1e6 for number in range(1, 2001))
     result = Measurement(
         figures={"cpu": cost, "throughput": 1e6 / cost, "switches": 0.2, "peak": 50, "threads": 9, "memory": 40},
         series={"memory": [(0, 20), (1000, 20 + cost)], "p99": [(0, cost), (1000, 2 * cost)]},
     )
     result.figures |= {"each": cost, "held": 1000, "answered": 99.5, "late": 0.1, "cut": 0}
-    result.add_percentiles(latencies)
+    result.add_percentiles(_latencies(cost))
     return result
+
+
+@cache
+def _latencies(cost: float) -> Histogram:
+    return Histogram(cost * number / 1e6 for number in range(1, 2001))
