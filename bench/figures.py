@@ -64,6 +64,7 @@ _ALL = (
     Figure("gap", "longest time without an answer", "ms", digits=0),
     Figure("start", "start to first answer", "ms", digits=0),
     Figure("delivered", "events delivered", "%", less_is_better=False),
+    Figure("delivery", "CPU per delivery", "µs"),
     Figure("lag", "lag of the host's loop, p99", "ms", digits=2),
     Figure("lag50", "lag of the host's loop, median", "ms", digits=2),
     Figure("null", "share of the null server's throughput", "%", less_is_better=False),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import resource
 import shutil
 import signal
@@ -21,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench import accounting
-from bench.errors import ServerFailed
+from bench.errors import BenchError, ServerFailed
 from bench.servers import Launch, Server
 
 __all__ = ["ROOT", "ServerProcess", "free_port", "raise_descriptor_limit", "running", "server_environment"]
@@ -29,8 +30,9 @@ __all__ = ["ROOT", "ServerProcess", "free_port", "raise_descriptor_limit", "runn
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 8.0
-_POLL = 0.01
+_POLL = 0.005
 _DESCRIPTORS_WANTED = 65536
+_FIRST_PORT = 10_000
 
 
 def raise_descriptor_limit() -> int:
@@ -48,11 +50,20 @@ def raise_descriptor_limit() -> int:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a port of 127.0.0.1 that nobody listens on, and that no client's connection will be given."""
+    for _ in range(1000):
+        port = random.randrange(_FIRST_PORT, _first_ephemeral_port())
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise BenchError(f"no free port of 127.0.0.1 from {_FIRST_PORT} to {_first_ephemeral_port()}")
+
+
+def _first_ephemeral_port() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        return 32_768  # Linux's default; others begin higher
 
 
 def server_environment() -> dict[str, str]:
@@ -173,12 +184,16 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _check_port_free(port: int) -> None:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT are no listener
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while time.monotonic() < deadline:
         try:
-            sock.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ServerFailed(f"port {port} is still taken after its end: {error.strerror}") from error
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except ConnectionRefusedError:
+            return
+        except OSError:
+            pass
+        time.sleep(_POLL)
+    raise ServerFailed(f"port {port} is still served after its end")
 
 
 def _last_line(log: Path) -> str:

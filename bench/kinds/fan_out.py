@@ -49,7 +49,7 @@ def measure(job: Job) -> Measurement:
         "each": 1000 * (used - at_rest) / MB / clients,
         "delivered": 100 * delivered / (clients * events),
         "threads": after.threads,
-        "cpu": 1e6 * after.cpu_since(before) / max(1, delivered),
+        "delivery": 1e6 * after.cpu_since(before) / max(1, delivered),
         "memory": used / MB,
     }
     return result

@@ -231,10 +231,19 @@ def _latencies(results: Results) -> Iterator[Plot]:
         ticks = [percent for percent in _PERCENTILES if 100 / (100 - percent) <= max(ends) * 1.01]
         axes.set_xticks([100 / (100 - percent) for percent in ticks], [f"{percent:g} %" for percent in ticks])
         axes.minorticks_off()
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        _logarithmic(axes)
         axes.set_xlabel("share of requests that were quicker (logarithmic in the rest)")
         axes.set_ylabel("latency, ms")
         yield _plot(canvas, f"{name}-latency", name, f"{scenario['title']}: latencies")
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Give a logarithmic axis of latencies enough numbers to read it by."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _percentiles(cell: Cell) -> list[tuple[float, float]]:
@@ -271,7 +280,7 @@ def _idle(results: Results) -> Iterator[Plot]:
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         if series["p99"]:
             right.set_yscale("log")
-            right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            _logarithmic(right)
         yield _plot(canvas, f"{name}-steps", name, f"{scenario['title']}: memory and latency against their number")
 
 
