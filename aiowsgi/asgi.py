@@ -32,10 +32,11 @@ from aiowsgi.bridge.wakeup import Wakeup
 from aiowsgi.config import Config
 from aiowsgi.errors import ApplicationError, ClientDisconnected
 from aiowsgi.http.events import Refusal
+from aiowsgi.http.policy import name_fields
 from aiowsgi.http.response import frame_response
 from aiowsgi.semantics import ConnectionInfo, RequestHead, ResponseHead
 from aiowsgi.version import __version__
-from aiowsgi.wsgi.environ import base_environ, build_environ
+from aiowsgi.wsgi.environ import base_environ, build_environ, connection_environ
 from aiowsgi.wsgi.file_wrapper import FileRegion
 from aiowsgi.wsgi.run import run_application
 
@@ -190,7 +191,7 @@ class _Exchange:
                     _logger.error("cannot store request content: %s", error)
                     raise Refusal(500, "the request content could not be stored") from error
                 self._hold(-self._held_size)
-        declared = next((value for name, value in self._head.fields if name == "content-length"), "0")
+        declared = self._head.variables.get("CONTENT_LENGTH", "0")
         if not declared.isdecimal() or int(declared) > self._size:
             raise Refusal(400, "the request content is not as long as its Content-Length")
         return True
@@ -298,7 +299,8 @@ class _Exchange:
             multiprocess=True,  # for all that is known
         )
         content = cast(BinaryIO, self._content)
-        environ = build_environ(base, self._head, _connection_info(scope), content, self._size or None)
+        base = connection_environ(base, _connection_info(scope))
+        environ = build_environ(base, self._head, content, self._size or None)
         version = scope["http_version"]
         environ["SERVER_PROTOCOL"] = f"HTTP/{version}" if "." in version else f"HTTP/{version}.0"
         environ["asgi.scope"] = scope
@@ -311,7 +313,7 @@ class _Exchange:
 
     def _begin(self, head: ResponseHead, size: int | None) -> None:
         fields = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in head.fields]
-        content_length = frame_response(self._head, head, size, True).content_length
+        content_length = frame_response(self._head, head, size, True)[0]
         if content_length is not None:
             fields.append((b"content-length", b"%d" % content_length))
         self._start = {"type": "http.response.start", "status": head.status_code, "headers": fields}
@@ -355,15 +357,12 @@ def _request_head(scope: Message) -> RequestHead:
     if unquote(path) != scope["path"]:  # not what was sent: something on the way has rewritten it
         path = quote(scope["path"])
     query = scope.get("query_string", b"").decode("latin-1")
-    fields = [
-        (name.decode("latin-1").lower(), value.decode("latin-1"))
-        for name, value in scope["headers"]
-        # As in the server: no field passes for another, and the content's size is known.
-        if b"_" not in name and name.lower() != b"transfer-encoding"
-    ]
+    # As in the server: no field passes for another, and the content's size is known.
+    variables = name_fields(scope["headers"])
+    variables.pop("HTTP_TRANSFER_ENCODING", None)
     version = "1.0" if scope["http_version"] == "1.0" else "1.1"
     target = f"{path}?{query}" if query else path
-    return RequestHead(scope["method"], target, path, query, version, fields, None, True, False)
+    return RequestHead(scope["method"], target, path, query, version, variables, None, True, False)
 
 
 def _connection_info(scope: Message) -> ConnectionInfo:

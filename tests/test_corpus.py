@@ -80,7 +80,7 @@ def test_valid_request_in_any_pieces_is_read_as_expected(path: Path) -> None:
             expected["path"],
             expected["query"],
             expected["http_version"],
-            tuple((name, value) for name, value in expected["fields"]),
+            tuple(sorted(expected["variables"].items())),
             expected["content_length"],
             expected["persistent"],
             expected["expect_continue"],

@@ -10,10 +10,11 @@ Source: https://h11.readthedocs.io/; RFC 9112 section 5.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import h11
 
-from aiowsgi.http.parsers import HeadSyntaxError
-from aiowsgi.http.policy import FieldLine
+from aiowsgi.http.parsers import FieldLine, HeadSyntaxError
 
 __all__ = ["H11HeadParser"]
 
@@ -25,7 +26,7 @@ class H11HeadParser:
 
     name = "h11"
 
-    def parse(self, head: bytes) -> list[FieldLine]:
+    def parse(self, head: bytes, line_count: int) -> Iterable[FieldLine]:
         """See :meth:`HeadParser.parse`."""
         connection = h11.Connection(h11.SERVER)
         connection.receive_data(head)

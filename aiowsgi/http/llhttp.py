@@ -1,7 +1,8 @@
 """Request heads read by llhttp, Node.js's parser, through the ``httptools`` extra.
 
-One llhttp parser reads head after head as long as each is a message by itself; a head that announces content, an
-upgrade or the end of the connection leaves it in the middle of something, and a new one takes its place.
+One llhttp parser reads head after head as long as each is a message by itself; a head that announces content or an
+upgrade leaves it in the middle of something, one that ends the connection leaves it closed, and a new one takes its
+place.
 
 llhttp refuses heads that RFC 9110 and the policy allow: methods outside its list (section 9.1 leaves it open), RTSP's
 methods with an HTTP version, a tab after ``chunked``. What it refuses is given to h11, whose word counts, so that both
@@ -14,10 +15,13 @@ Source: https://github.com/MagicStack/httptools; https://github.com/nodejs/llhtt
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
+
 import httptools
 
 from aiowsgi.http.h11 import H11HeadParser
-from aiowsgi.http.policy import FieldLine
+from aiowsgi.http.parsers import FieldLine
 
 __all__ = ["LlhttpHeadParser"]
 
@@ -25,41 +29,59 @@ __all__ = ["LlhttpHeadParser"]
 class LlhttpHeadParser:
     """A :class:`~aiowsgi.http.parsers.HeadParser` on llhttp."""
 
-    __slots__ = ("_field_lines", "_other", "_parser", "_reusable")
+    __slots__ = ("_fields", "_other", "_outstanding", "_parser", "on_header", "on_message_complete")
 
     name = "httptools"
 
     def __init__(self) -> None:
         self._other = H11HeadParser()
-        self._field_lines: list[FieldLine] = []
-        self._reusable = False
+        self._fields: dict[bytes, bytes] = {}
+        # Holds something from the beginning of a head until llhttp has come to the end of its message.
+        self._outstanding: list[None] = []
+        # llhttp calls these for every field and at the end of the message. Methods of the containers themselves, and no
+        # frame of Python for each: 0.2 µs less for a browser's ten fields.
+        self.on_header = self._fields.setdefault
+        self.on_message_complete = self._outstanding.clear
         self._parser = httptools.HttpRequestParser(self)
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field line; llhttp calls this."""
-        self._field_lines.append((name, value))
-
-    def on_message_complete(self) -> None:
-        """The head was a whole message; llhttp calls this."""
-        # Asked now: afterwards llhttp has dropped the flags that the answer comes from, and says yes even after
-        # "Connection: close", yet takes no byte more.
-        self._reusable = self._parser.should_keep_alive()
-
-    def parse(self, head: bytes) -> list[FieldLine]:
+    def parse(self, head: bytes, line_count: int) -> Iterable[FieldLine]:
         """See :meth:`HeadParser.parse`."""
-        self._field_lines = []
-        self._reusable = False
+        # A message that ended its connection, though not ours, has left the parser closed.
+        if not self._feed(head) and not self._feed(head):
+            return self._other.parse(head, line_count)
+        if len(self._fields) != line_count:
+            return _parse_repeated(head)
+        return self._fields.items()
+
+    def _feed(self, head: bytes) -> bool:
+        """Have llhttp read a head; tell whether it has accepted it."""
+        self._fields.clear()
+        self._outstanding.append(None)
         try:
             self._parser.feed_data(head)
         except httptools.HttpParserUpgrade:
-            self._reusable = False
+            pass
         except httptools.HttpParserError:
             self._parser = httptools.HttpRequestParser(self)
-            return self._other.parse(head)
-        if not self._reusable:
-            self._parser = httptools.HttpRequestParser(self)
-        # RFC 9112 §5.1: the whitespace after a value is not part of it; llhttp drops only what stands before it.
-        # Searching backwards takes half the time of searching forwards; a tab is rare wherever it stands.
-        if head.rfind(b" \r") >= 0 or b"\t" in head:
-            return [(name, value.rstrip(b" \t")) for name, value in self._field_lines]
-        return self._field_lines
+            return False
+        else:
+            if not self._outstanding:
+                return True
+        self._parser = httptools.HttpRequestParser(self)
+        return True
+
+
+class _FieldLines(list[FieldLine]):
+    """All field lines, those with the same name too."""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field line; llhttp calls this."""
+        self.append((name, value))
+
+
+def _parse_repeated(head: bytes) -> list[FieldLine]:
+    """Parse a head that llhttp accepts, and in which a name is repeated."""
+    field_lines = _FieldLines()
+    with contextlib.suppress(httptools.HttpParserUpgrade):
+        httptools.HttpRequestParser(field_lines).feed_data(head)
+    return field_lines

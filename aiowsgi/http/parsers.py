@@ -14,11 +14,14 @@ Thread: event loop.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
-from aiowsgi.http.policy import FieldLine
+__all__ = ["FieldLine", "HeadParser", "HeadSyntaxError", "make_head_parser"]
 
-__all__ = ["HeadParser", "HeadSyntaxError", "make_head_parser"]
+
+#: A name and a value, as they were sent.
+FieldLine = tuple[bytes, bytes]
 
 
 class HeadSyntaxError(Exception):
@@ -31,8 +34,15 @@ class HeadParser(Protocol):
     #: As ``--http`` spells it.
     name: str
 
-    def parse(self, head: bytes) -> list[FieldLine]:
-        """Return the (name, value) pairs of a whole head, in order; values without the whitespace around them.
+    def parse(self, head: bytes, line_count: int) -> Iterable[FieldLine]:
+        """Return the (name, value) pairs of a whole head, in order; values may end with whitespace.
+
+        Args:
+            head: its bytes.
+            line_count: how many field lines it has.
+
+        Returns:
+            The pairs, to be read before the next call.
 
         Raises:
             HeadSyntaxError: a line is not a field line.

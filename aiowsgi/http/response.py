@@ -16,12 +16,11 @@ from email.utils import formatdate
 from http import HTTPStatus
 
 from aiowsgi.http.events import Refusal
-from aiowsgi.semantics import RequestHead, ResponseHead, has_content
+from aiowsgi.semantics import NO_CONTENT, RequestHead, ResponseHead
 
 __all__ = [
     "CONTINUE",
     "LAST_CHUNK",
-    "Framing",
     "chunk_pieces",
     "date_field",
     "frame_response",
@@ -37,41 +36,26 @@ LAST_CHUNK = b"0\r\n\r\n"
 # Below this size a chunk is cheaper joined with its framing than sent as three pieces. Arbitrary within a factor of 4.
 _JOIN_SIZE = 16 * 1024
 
-_date: tuple[int, str] = (0, "")
+# The second that has been written down, the first time after it, and the text. Replaced whole, so that a thread never
+# sees one's text with another's time.
+_date: tuple[float, float, str] = (0, 0, "")
 
 
 def date_field() -> str:
-    """Return the Date field line for now, made once a second.
-
-    The pair is replaced whole, so that a thread sees a second and its own text, never a mixture.
-    """
+    """Return the Date field line for now, made once a second."""
     global _date
-    second = int(time.time())
-    cached_second, text = _date
-    if second != cached_second:
+    now = time.time()
+    second, end, text = _date
+    if not second <= now < end:
+        second = int(now)
         text = f"Date: {formatdate(second, usegmt=True)}\r\n"
-        _date = (second, text)
+        _date = (second, second + 1, text)
     return text
 
 
-class Framing:
-    """How a response is delimited, and what that asks of the connection.
-
-    Args:
-        content_length: to be sent as ``Content-Length``; ``None`` where there is to be none.
-        chunked: content is sent in chunks.
-        persistent: the connection may serve another request afterwards.
-    """
-
-    __slots__ = ("chunked", "content_length", "persistent")
-
-    def __init__(self, content_length: int | None, chunked: bool, persistent: bool) -> None:
-        self.content_length = content_length
-        self.chunked = chunked
-        self.persistent = persistent
-
-
-def frame_response(request: RequestHead, head: ResponseHead, whole_size: int | None, persistent: bool) -> Framing:
+def frame_response(
+    request: RequestHead, head: ResponseHead, whole_size: int | None, persistent: bool
+) -> tuple[int | None, bool, bool]:
     """Decide how a response is delimited.
 
     Args:
@@ -80,10 +64,14 @@ def frame_response(request: RequestHead, head: ResponseHead, whole_size: int | N
         whole_size: bytes of content where all of it is known now, else ``None``.
         persistent: the gateway would keep the connection.
 
+    Returns:
+        What is sent as ``Content-Length``, or ``None`` where there is to be none; whether content is sent in chunks;
+        whether the connection may serve another request afterwards.
+
     Source: RFC 9112 section 6.3; RFC 9110 section 8.6.
     """
     content_length = head.content_length
-    if not has_content(request.method, head.status_code):
+    if request.method == "HEAD" or head.status_code in NO_CONTENT:
         if head.status_code == 205:
             content_length = 0
         elif head.status_code == 204:
@@ -91,49 +79,40 @@ def frame_response(request: RequestHead, head: ResponseHead, whole_size: int | N
         elif content_length is None and whole_size and head.status_code != 304:
             # HEAD: what a GET would have been told, where the application handed the content over all the same.
             content_length = whole_size
-        return Framing(content_length, False, persistent)
+        return content_length, False, persistent
     if content_length is None:
         content_length = whole_size
     if content_length is not None:
-        return Framing(content_length, False, persistent)
-    if request.http_version == "1.1":
-        return Framing(None, True, persistent)
-    return Framing(None, False, False)
+        return content_length, False, persistent
+    chunked = request.http_version == "1.1"
+    return None, chunked, persistent and chunked
 
 
-def serialize_head(request: RequestHead, head: ResponseHead, framing: Framing, server: str) -> bytes:
+def serialize_head(
+    request: RequestHead, head: ResponseHead, content_length: int | None, chunked: bool, persistent: bool, server: str
+) -> bytes:
     """Return a response head, down to its empty line.
 
     Args:
         request: what is answered.
-        head: status and fields; the fields have been validated.
-        framing: from :func:`frame_response`.
+        head: status and fields; they have been validated.
+        content_length: from :func:`frame_response`.
+        chunked: likewise.
+        persistent: likewise.
         server: the Server field line with its line end, or nothing.
     """
-    lines = [f"HTTP/1.1 {head.status}\r\n"]
-    date = True
-    for name, value in head.fields:
-        lines.append(f"{name}: {value}\r\n")
-        # Lengths first: comparing cases costs more than all the rest.
-        size = len(name)
-        if size == 4 and date and name.lower() == "date":
-            date = False
-        elif size == 6 and server and name.lower() == "server":
-            server = ""
-    if date:
-        lines.append(date_field())
-    if server:
-        lines.append(server)
-    if framing.content_length is not None:
-        lines.append(f"Content-Length: {framing.content_length}\r\n")
-    elif framing.chunked:
-        lines.append("Transfer-Encoding: chunked\r\n")
-    if not framing.persistent:
-        lines.append("Connection: close\r\n")
-    elif request.http_version == "1.0":
-        lines.append("Connection: keep-alive\r\n")
-    lines.append("\r\n")
-    return "".join(lines).encode("latin-1")
+    date = "" if head.has_date else date_field()
+    if head.has_server:
+        server = ""
+    if content_length is not None:
+        delimiter = f"Content-Length: {content_length}\r\n"
+    else:
+        delimiter = "Transfer-Encoding: chunked\r\n" if chunked else ""
+    if not persistent:
+        connection = "Connection: close\r\n"
+    else:
+        connection = "" if request.http_version == "1.1" else "Connection: keep-alive\r\n"
+    return f"HTTP/1.1 {head.status}\r\n{head.field_lines}{date}{server}{delimiter}{connection}\r\n".encode("latin-1")
 
 
 def chunk_pieces(block: bytes) -> Sequence[bytes]:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
+from aiowsgi.semantics import variable_name
 from aiowsgi.server.observed import UNKNOWN_HEAD
 
 if TYPE_CHECKING:
@@ -40,12 +41,12 @@ _NOT_QUOTABLE = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 _NOT_A_WORD = re.compile(r"[^\x21\x23-\x5b\x5d-\x7e]")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-#: What each name stands for, as Python over ``x`` (the exchange), ``head``, ``sent`` (the request's fields by name) and
+#: What each name stands for, as Python over ``x`` (the exchange), ``head``, ``sent`` (the request's fields, named as in environ) and
 #: ``answered`` (the response's); whether the value is somebody else's choice; what the README says.
 ATOMS: dict[str, tuple[str, bool, str]] = {
     "h": ("x.client_address or '-'", True, "address of the client; `-` for a Unix socket"),
     "l": ("'-'", False, "`-`"),
-    "u": ("user_name(sent.get('authorization'))", True, "user of Basic authentication"),
+    "u": ("user_name(sent.get('HTTP_AUTHORIZATION'))", True, "user of Basic authentication"),
     "t": ("clock_text()", False, "time, as `[21/Nov/2026:12:00:00 +0000]`"),
     "r": (
         "f'{head.method} {head.target} HTTP/{head.http_version}' if head is not UNKNOWN_HEAD else refused_line(x)",
@@ -59,8 +60,8 @@ ATOMS: dict[str, tuple[str, bool, str]] = {
     "s": ("x.status_code or '-'", False, "status code"),
     "B": ("x.sent_size", False, "bytes of content in the answer"),
     "b": ("x.sent_size", False, "the same"),
-    "f": ("sent.get('referer') or '-'", True, "Referer"),
-    "a": ("sent.get('user-agent') or '-'", True, "User-Agent"),
+    "f": ("sent.get('HTTP_REFERER') or '-'", True, "Referer"),
+    "a": ("sent.get('HTTP_USER_AGENT') or '-'", True, "User-Agent"),
     "T": ("int(x.ended_at - x.begun_at)", False, "seconds from the end of the request's head to that of its answer"),
     "M": ("int(1_000 * (x.ended_at - x.begun_at))", False, "the same in milliseconds"),
     "D": ("int(1_000_000 * (x.ended_at - x.begun_at))", False, "the same in microseconds"),
@@ -143,10 +144,11 @@ def _expression(name: str) -> tuple[str, bool]:
     match = _NAMED_VALUE.fullmatch(name)
     if match is None:
         raise ValueError(f"%({name})s is not known")
-    key = match[1].lower()
     if match[2] == "e":
         return f"variable(x.environ, {match[1]!r})", True
-    return f"{'sent' if match[2] == 'i' else 'answered'}.get({key!r}) or '-'", True
+    if match[2] == "i":
+        return f"sent.get({variable_name(match[1])!r}) or '-'", True
+    return f"answered.get({match[1].lower()!r}) or '-'", True
 
 
 def _build(values: dict[str, str], suspects: dict[bool, list[str]], template: str) -> CompiledFormat:
@@ -154,7 +156,7 @@ def _build(values: dict[str, str], suspects: dict[bool, list[str]], template: st
     expressions = " ".join(values.values())
     lines = ["def make_line(x):", " head = x.head"]
     if "sent." in expressions:
-        lines.append(" sent = dict(head.fields)")
+        lines.append(" sent = head.variables")
     if "answered." in expressions:
         lines.append(" answered = answered_fields(x)")
     lines += [f" {variable} = {expression}" for variable, expression in values.items()]

@@ -46,18 +46,18 @@ def make_json_formatter() -> Callable[[ObservedExchange], str]:
     def make_line(x: ObservedExchange) -> str:
         # Written out, not collected in a dict: json.dumps() alone takes longer than all of this.
         head = x.head
-        sent = dict(head.fields)
+        sent = head.variables
         known = _request(head) if head is not UNKNOWN_HEAD else ""
         if x.client_address:
             known += f',"client.address":{_quote(x.client_address)}'
-        if "host" in sent:
-            known += _server(sent["host"])
-        if "user-agent" in sent:
-            known += f',"user_agent.original":{_quote(sent["user-agent"])}'
-        if "referer" in sent:
-            known += f',"http.request.header.referer":[{_quote(sent["referer"])}]'
-        if "authorization" in sent:
-            known += _user(sent["authorization"])
+        if "HTTP_HOST" in sent:
+            known += _server(sent["HTTP_HOST"])
+        if "HTTP_USER_AGENT" in sent:
+            known += f',"user_agent.original":{_quote(sent["HTTP_USER_AGENT"])}'
+        if "HTTP_REFERER" in sent:
+            known += f',"http.request.header.referer":[{_quote(sent["HTTP_REFERER"])}]'
+        if "HTTP_AUTHORIZATION" in sent:
+            known += _user(sent["HTTP_AUTHORIZATION"])
         if x.status_code:
             known += f',"http.response.status_code":{x.status_code}'
         if x.refusal is not None:

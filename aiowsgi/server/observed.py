@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from aiowsgi.bridge.disconnection import Disconnection
 from aiowsgi.http.events import Refusal
 from aiowsgi.http.response import refusal_response
 from aiowsgi.semantics import ConnectionInfo, RequestHead, ResponseHead
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["UNKNOWN_HEAD", "ObservedExchange", "Observer", "Taker"]
 
 #: The head of a request that was refused before it could be read.
-UNKNOWN_HEAD = RequestHead("-", "-", "-", "-", "-", (), 0, False, False)
+UNKNOWN_HEAD = RequestHead("-", "-", "-", "-", "-", {}, 0, False, False)
 
 #: Takes what ended. Event loop.
 Taker = Callable[["ObservedExchange"], None]
@@ -78,10 +79,12 @@ class ObservedExchange(Exchange):
         engine: Engine,
         head: RequestHead,
         connection: ConnectionInfo,
+        base_environ: WSGIEnvironment,
+        disconnection: Disconnection,
         content: ContentBuffer | ContentStream | None,
         on_ready: Callable[[Exchange], None],
     ) -> None:
-        super().__init__(engine, head, connection, content, on_ready)
+        super().__init__(engine, head, connection, base_environ, disconnection, content, on_ready)
         #: The client's address, empty for a Unix socket's, and scheme; once the application was called, as a trusted
         #: proxy tells them.
         self.client_address = connection.remote_host

@@ -36,13 +36,15 @@ class Outlet:
         transport: of the connection.
     """
 
-    __slots__ = ("_transport", "_unsent_size", "paused")
+    __slots__ = ("_transport", "_unsent_size", "paused", "watched")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         transport.set_write_buffer_limits(high=_HIGH_WATER_SIZE)
         self._transport = transport
-        # What was not taken when the watch began, and what has been written since; 0 while nothing is watched.
+        # What was not taken when the watch began, and what has been written since.
         self._unsent_size = 0
+        #: A watch has begun.
+        self.watched = False
         #: The transport holds as much as it should: write no more until it says so.
         self.paused = False
 
@@ -51,7 +53,7 @@ class Outlet:
         transport = self._transport
         if transport.is_closing():
             return  # connection_lost() is on its way
-        if self._unsent_size:
+        if self.watched:
             self._unsent_size += sum(map(len, pieces))
         if len(pieces) == 1:
             transport.write(pieces[0])
@@ -71,14 +73,10 @@ class Outlet:
         """Have the transport resume only once the kernel has taken all."""
         self._transport.set_write_buffer_limits(high=0)
 
-    @property
-    def watched(self) -> bool:
-        """Whether a watch has begun."""
-        return self._unsent_size > 0
-
     def begin_watch(self) -> None:
         """Begin to measure how much the client takes."""
         self._unsent_size = self._untaken_size()
+        self.watched = True
 
     def _untaken_size(self) -> int:
         """Bytes in the transport, and in the kernel as far as it tells.
@@ -95,7 +93,7 @@ class Outlet:
 
     def end_watch(self) -> None:
         """Measure no more."""
-        self._unsent_size = 0
+        self.watched = False
 
     @property
     def taken_size(self) -> int:

@@ -15,8 +15,9 @@ import asyncio
 import enum
 import logging
 from collections.abc import AsyncIterable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
+from aiowsgi.bridge.disconnection import Disconnection
 from aiowsgi.errors import ClientDisconnected
 from aiowsgi.http.connection import HTTPConnection, ReadState
 from aiowsgi.http.events import END_OF_CONTENT, Event, Refusal
@@ -32,6 +33,10 @@ from aiowsgi.server.observed import UNKNOWN_HEAD, ObservedExchange
 from aiowsgi.server.outlet import Outlet
 from aiowsgi.server.parked import ParkedResponse
 from aiowsgi.server.responder import OwnRequest, Responder
+from aiowsgi.wsgi.environ import connection_environ
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIEnvironment
 
 __all__ = ["Phase", "Protocol"]
 
@@ -59,6 +64,16 @@ class Phase(enum.Enum):
     CLOSED = enum.auto()
 
 
+# Names of their own: looking a member up in its Enum costs Python 3.11 50 ns, ten times a request.
+_IDLE = Phase.IDLE
+_HEAD = Phase.HEAD
+_CONTENT = Phase.CONTENT
+_ANSWERING = Phase.ANSWERING
+_FLUSHING = Phase.FLUSHING
+_LINGERING = Phase.LINGERING
+_CLOSED = Phase.CLOSED
+
+
 class Protocol(asyncio.Protocol):
     """One connection.
 
@@ -68,8 +83,10 @@ class Protocol(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_base_environ",
         "_content",
         "_discarded_size",
+        "_disconnection",
         "_engine",
         "_exchange",
         "_head",
@@ -97,6 +114,8 @@ class Protocol(asyncio.Protocol):
         self._head: RequestHead | None = None
         self._content: ContentBuffer | ContentStream | None = None
         self._exchange: Exchange | None = None
+        self._disconnection = Disconnection()
+        self._base_environ: WSGIEnvironment | None = None
         self._sender: FileSender | None = None
         self._parked: ParkedResponse | None = None
         # Complete, and not yet taken by the transport; noted only where somebody observes.
@@ -104,7 +123,7 @@ class Protocol(asyncio.Protocol):
         self._read_paused = False
         self._peer_ended = False
         self._discarded_size = 0
-        self.phase = Phase.IDLE
+        self.phase = _IDLE
         self.deadline = NEVER
         self.looked_at = NEVER
 
@@ -128,13 +147,13 @@ class Protocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See :class:`asyncio.Protocol`."""
-        if self.phase is Phase.LINGERING or self.phase is Phase.CLOSED:
+        if self.phase is _LINGERING or self.phase is _CLOSED:
             self._discard(len(data))
             return
         events = self._http.receive_data(data)
         if events:
             self._process(events)
-        elif self.phase is Phase.IDLE:
+        elif self.phase is _IDLE:
             if self._http.request_begun:
                 self._begin_head()
         elif self._http.buffered_size > _READ_AHEAD_SIZE and self._http.state is ReadState.COMPLETE:
@@ -143,7 +162,7 @@ class Protocol(asyncio.Protocol):
     def eof_received(self) -> bool:
         """See :class:`asyncio.Protocol`."""
         self._peer_ended = True
-        if self.phase in (Phase.IDLE, Phase.LINGERING, Phase.CLOSED):
+        if self.phase in (_IDLE, _LINGERING, _CLOSED):
             return False
         if self._http.request_begun:
             self._end_of_requests()
@@ -156,14 +175,14 @@ class Protocol(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """See :class:`asyncio.Protocol`."""
-        self.phase = Phase.CLOSED
+        self.phase = _CLOSED
         exchange, self._exchange = self._exchange, None
         if self._engine.observer is not None:
             self._observe_loss(exchange, error)
         if exchange is not None:
             exchange.withdraw()
-            exchange.disconnection.set()
             exchange.release()
+        self._disconnection.set()
         if self._parked is not None:
             self._parked.cancel()
             self._parked = None
@@ -186,23 +205,23 @@ class Protocol(asyncio.Protocol):
         if self._parked is not None:
             self._parked.resume()
             self._engine.deadlines.set(self, NEVER)
-        elif self.phase is Phase.ANSWERING:
+        elif self.phase is _ANSWERING:
             self._send_on()
-        elif self.phase is Phase.FLUSHING:
+        elif self.phase is _FLUSHING:
             self._start_next_request()
-        elif self.phase is Phase.LINGERING:
+        elif self.phase is _LINGERING:
             self._linger()
 
     # Requests.
 
     def _begin_head(self) -> None:
         """A part of a head has arrived; the rest is due at an absolute time, however it dribbles in."""
-        self.phase = Phase.HEAD
+        self.phase = _HEAD
         self._set_deadline(self._engine.config.header_timeout)
 
     def _process(self, events: list[Event]) -> None:
         event = events[0]
-        if isinstance(event, RequestHead) and event.content_length == 0:
+        if type(event) is RequestHead and event.content_length == 0:
             self._dispatch(event)  # nothing but the end of its content can follow
             return
         for event in events:
@@ -231,7 +250,7 @@ class Protocol(asyncio.Protocol):
             self._content = ContentStream(engine, self._content_taken, expect_continue)
             self._dispatch(head)
             return
-        self.phase = Phase.CONTENT
+        self.phase = _CONTENT
         self._content = ContentBuffer(engine, self._content_written)
         if expect_continue:
             self._outlet.write((CONTINUE,))
@@ -245,7 +264,7 @@ class Protocol(asyncio.Protocol):
             _logger.error("cannot store request content: %s", content.error)
             self._refuse(Refusal(500, "the request content could not be stored"))
         elif content.complete:
-            if self.phase is Phase.CONTENT:
+            if self.phase is _CONTENT:
                 self._dispatch(cast(RequestHead, self._head))
             else:
                 self._content = None  # all of it is in the application's hands
@@ -260,7 +279,7 @@ class Protocol(asyncio.Protocol):
         """Set the deadline for more content, unless something else is due before it."""
         if self._exchange is not None and self._exchange.waiting:
             return  # a thread
-        if self.phase is Phase.ANSWERING and self._outlet.paused:
+        if self.phase is _ANSWERING and self._outlet.paused:
             # The client has to take some of its response first; then _send_on() comes back here.
             if not self._outlet.watched:
                 self._watch_writing()
@@ -272,12 +291,12 @@ class Protocol(asyncio.Protocol):
 
     def _content_written(self) -> None:
         """A part of the content has reached its file."""
-        if self.phase is Phase.CONTENT:
+        if self.phase is _CONTENT:
             self._content_arrived()
 
     def _content_taken(self, stream: ContentStream) -> None:
         """The application has read some of its content, or asks for the first of it."""
-        if stream is not self._content or self.phase is not Phase.ANSWERING:
+        if stream is not self._content or self.phase is not _ANSWERING:
             return
         if stream.continue_wanted:
             stream.continue_wanted = False
@@ -298,15 +317,15 @@ class Protocol(asyncio.Protocol):
     def _dispatch(self, head: RequestHead) -> None:
         engine = self._engine
         self._head = head
-        self.phase = Phase.ANSWERING
-        self._read_ahead()
+        self.phase = _ANSWERING
+        if self._read_paused:
+            self._read_ahead()
         content = self._content
         if engine.responder is not None and self._answer_itself(engine.responder, head):
             return
-        if isinstance(content, ContentBuffer):
+        if content is not None and isinstance(content, ContentBuffer):
             self._content = None  # the exchange's from now on
-        make = Exchange if engine.observer is None else ObservedExchange
-        exchange = make(engine, head, self._info, content, self._exchange_ready)
+        exchange = self._make_exchange(head, content)
         if engine.submit(exchange):
             self._exchange = exchange
             self._set_deadline(engine.config.queue_timeout)
@@ -329,6 +348,22 @@ class Protocol(asyncio.Protocol):
         self._release_content()
         return True
 
+    def _make_exchange(self, head: RequestHead, content: ContentBuffer | ContentStream | None) -> Exchange:
+        engine = self._engine
+        base_environ = self._base_environ
+        if base_environ is None:
+            base_environ = self._make_base_environ()
+        make = Exchange if engine.observer is None else ObservedExchange
+        return make(engine, head, self._info, base_environ, self._disconnection, content, self._exchange_ready)
+
+    def _make_base_environ(self) -> WSGIEnvironment:
+        """Make what is the same for all requests of the connection, at the first: 0.5 KB, and 0.4 µs less for each."""
+        environ = connection_environ(self._engine.base_environ, self._info)
+        environ["aiowsgi.disconnected"] = self._disconnection
+        environ["waitress.client_disconnected"] = self._disconnection.is_set
+        self._base_environ = environ
+        return environ
+
     def serves(self, exchange: Exchange) -> bool:
         """Tell whether an exchange is this connection's."""
         return self._exchange is exchange
@@ -339,7 +374,7 @@ class Protocol(asyncio.Protocol):
 
     def _send_own(self, data: bytes, persistent: bool) -> None:
         """Send an answer of the server's own."""
-        if self.phase is not Phase.ANSWERING:
+        if self.phase is not _ANSWERING:
             return  # the connection is gone
         self._head = None
         self._outlet.write((data,))
@@ -350,10 +385,10 @@ class Protocol(asyncio.Protocol):
             self._close_after_flush()
 
     def _sent_own(self) -> None:
-        if self.phase is not Phase.ANSWERING:
+        if self.phase is not _ANSWERING:
             return
         if self._outlet.paused:
-            self.phase = Phase.FLUSHING
+            self.phase = _FLUSHING
             self._watch_writing()
         else:
             self._start_next_request()
@@ -369,7 +404,7 @@ class Protocol(asyncio.Protocol):
         if exchange is not None:
             # Its content was being streamed to the application, which gets to know of it.
             exchange.withdraw()
-            exchange.disconnection.set()
+            self._disconnection.set()
             if exchange.begun:
                 if engine.observer is not None:
                     exchange.ended("truncated")
@@ -397,10 +432,11 @@ class Protocol(asyncio.Protocol):
             return
         whole, exchange.whole = exchange.whole, ()
         self._outlet.write(whole)
-        region, exchange.region = exchange.region, None
+        region = exchange.region
         if region is None:
             self._finish_response(exchange)
             return
+        exchange.region = None
         self._sender = FileSender(region, self._engine.io_pool, self._engine.wakeup, self._send_piece)
         self._send_on()
 
@@ -481,6 +517,8 @@ class Protocol(asyncio.Protocol):
         self._head = None
         if self._engine.observer is not None:
             self._observe_end(exchange)
+        if exchange.pipe is not None:
+            exchange.leave_pipe()
         if self._sender is not None:
             self._close_sender()
         if self._content is not None:
@@ -500,7 +538,7 @@ class Protocol(asyncio.Protocol):
             self._close_after_flush()
         elif self._outlet.paused:
             # A client that does not take its answers gets no further ones made.
-            self.phase = Phase.FLUSHING
+            self.phase = _FLUSHING
             self._watch_writing()
         else:
             self._start_next_request()
@@ -517,7 +555,7 @@ class Protocol(asyncio.Protocol):
     def _observe_refusal(self, refusal: Refusal, exchange: Exchange | None, data: bytes) -> None:
         if exchange is None:  # it was not even understood, or its content was still arriving
             head = self._head or UNKNOWN_HEAD
-            exchange = ObservedExchange(self._engine, head, self._info, self._content, self._exchange_ready)
+            exchange = self._make_exchange(head, self._content)
         exchange.refused(refusal, data)
 
     def _observe_loss(self, exchange: Exchange | None, error: Exception | None) -> None:
@@ -527,28 +565,31 @@ class Protocol(asyncio.Protocol):
             untaken.ended("complete" if error is None else "disconnected")
         if exchange is None and self._content is not None and self._head is not None:
             # Its content was still arriving.
-            exchange = ObservedExchange(self._engine, self._head, self._info, self._content, self._exchange_ready)
+            exchange = self._make_exchange(self._head, self._content)
         if exchange is not None:
             exchange.ended("disconnected")
 
     def _start_next_request(self) -> None:
-        self.phase = Phase.IDLE
+        self.phase = _IDLE
+        outlet = self._outlet
+        if outlet.watched:
+            outlet.end_watch()
         events = self._http.start_next_request()
-        self._read_ahead()
+        if self._read_paused:
+            self._read_ahead()
         if events:
             self._process(events)
         elif self._peer_ended:
             self._end_of_requests()
         elif self._http.request_begun:
             self._begin_head()
-        elif self._outlet.flushed:
-            self._outlet.end_watch()
+        elif self._engine.keeps_connections:
+            self._set_deadline(self._engine.config.keep_alive)
+        elif outlet.flushed:
             # A client that was told that its connection stays open may have sent its next request already.
-            self._set_deadline(self._engine.config.keep_alive if self._engine.keeps_connections else _LAST_IDLE_SECONDS)
-        elif not self._engine.keeps_connections:
-            self._close_after_flush()
+            self._set_deadline(_LAST_IDLE_SECONDS)
         else:
-            self._watch_writing()
+            self._close_after_flush()
 
     # Writing and closing.
 
@@ -559,7 +600,7 @@ class Protocol(asyncio.Protocol):
 
     def _close_after_flush(self) -> None:
         """Close once all is written, without a reset that would destroy it: RFC 9112 section 9.6."""
-        self.phase = Phase.LINGERING
+        self.phase = _LINGERING
         self._release_content()
         if self._peer_ended:
             self._transport.close()
@@ -582,17 +623,17 @@ class Protocol(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Whether the connection waits for a request, and its client has taken all answers."""
-        return self.phase is Phase.IDLE and self._outlet.flushed
+        return self.phase is _IDLE and self._outlet.flushed
 
     def drain(self) -> None:
         """Close the connection if no request is under way, and soon if it only waits for its client's end."""
-        if self.phase is Phase.IDLE:
-            self.phase = Phase.LINGERING  # what is not flushed yet may take its time, and nothing more is answered
+        if self.phase is _IDLE:
+            self.phase = _LINGERING  # what is not flushed yet may take its time, and nothing more is answered
             self._transport.close()
         elif self._parked is not None:
             if not (self._exchange is not None and self._exchange.finishes):
                 self._parked.end()
-        elif self.phase is Phase.LINGERING and self._outlet.flushed:
+        elif self.phase is _LINGERING and self._outlet.flushed:
             self._set_deadline(_DRAIN_LINGER_SECONDS)
 
     def fileno(self) -> int:
@@ -627,19 +668,19 @@ class Protocol(asyncio.Protocol):
     def deadline_passed(self, now: float) -> None:
         """See :class:`~aiowsgi.server.deadlines.DeadlineHolder`."""
         phase = self.phase
-        if phase is Phase.HEAD:
+        if phase is _HEAD:
             self._refuse(Refusal(408, "the request head took too long"))
-        elif phase is Phase.CONTENT:
+        elif phase is _CONTENT:
             self._refuse(Refusal(408, "the request content took too long"))
-        elif phase is Phase.ANSWERING and self._exchange is not None and self._exchange.waiting:
+        elif phase is _ANSWERING and self._exchange is not None and self._exchange.waiting:
             self._withdraw_busy(self._exchange)
         elif not self._outlet.flushed:
             self._check_writing()
-        elif phase is Phase.ANSWERING and self._content is not None:
+        elif phase is _ANSWERING and self._content is not None:
             self._await_or_refuse(self._content)
-        elif phase is Phase.IDLE:
+        elif phase is _IDLE:
             self._transport.close()
-        elif phase is Phase.LINGERING:
+        elif phase is _LINGERING:
             self._transport.abort()
 
     def _await_or_refuse(self, stream: ContentBuffer | ContentStream) -> None:
@@ -683,9 +724,7 @@ class Protocol(asyncio.Protocol):
 
     def _read_ahead(self) -> None:
         """Read on, unless the bound on what has been read of later requests is still reached."""
-        if self._read_paused and (
-            self._http.buffered_size <= _READ_AHEAD_SIZE or self._http.state is not ReadState.COMPLETE
-        ):
+        if self._http.buffered_size <= _READ_AHEAD_SIZE or self._http.state is not ReadState.COMPLETE:
             self._resume_reading()
 
     def _release_content(self, error: OSError | None = None) -> None:

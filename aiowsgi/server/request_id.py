@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING
 
 from aiowsgi.configuration.peers import Peers
-from aiowsgi.semantics import ConnectionInfo, RequestHead
+from aiowsgi.semantics import ConnectionInfo, RequestHead, variable_name
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
@@ -37,18 +37,18 @@ class RequestIds:
         trusted: the peers whose ids are taken.
     """
 
-    __slots__ = ("_field", "_key", "_numbers", "_prefix", "_trusted")
+    __slots__ = ("_key", "_numbers", "_prefix", "_trusted", "_variable")
 
     def __init__(self, header: str | None, trusted: Peers) -> None:
-        self._field = _DEFAULT_FIELD if header is None else header.lower()
-        self._key = "" if header is None else "HTTP_" + header.upper().replace("-", "_")
+        self._variable = variable_name(_DEFAULT_FIELD if header is None else header)
+        self._key = "" if header is None else self._variable
         self._trusted = trusted
         self._prefix = os.urandom(8).hex()
         self._numbers = itertools.count(1)
 
     def of(self, head: RequestHead, connection: ConnectionInfo) -> str:
         """Return the id of a request."""
-        value = dict(head.fields).get(self._field)
+        value = head.variables.get(self._variable)
         if value is not None and connection.remote_host in self._trusted and _ID.fullmatch(value):
             return value
         return f"{self._prefix}-{next(self._numbers):x}"

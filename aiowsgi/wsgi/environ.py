@@ -1,6 +1,6 @@
 """The environ of a request.
 
-Thread: worker, but for :func:`base_environ`, which any thread may call.
+Thread: worker for :func:`build_environ`, any for the others.
 
 Source: PEP 3333 "environ Variables"; RFC 3875 section 4.1; RFC 9110 sections 5.3 and 8.6; RFC 6265 section 5.4.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote_to_bytes
 
@@ -20,7 +19,7 @@ from aiowsgi.wsgi.file_wrapper import FileWrapper
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
-__all__ = ["base_environ", "build_environ"]
+__all__ = ["base_environ", "build_environ", "connection_environ"]
 
 
 class _Discard(io.TextIOBase):
@@ -36,7 +35,7 @@ _DISCARD = _Discard()
 def base_environ(
     *, software: str, root_path: str, multithread: bool, multiprocess: bool, extra: Mapping[str, str] | None = None
 ) -> WSGIEnvironment:
-    """Return what is the same in every environ of a server, to be copied by :func:`build_environ`.
+    """Return what is the same in every environ of a server.
 
     Args:
         software: ``SERVER_SOFTWARE``: ``"aiowsgi/1.0"``.
@@ -59,28 +58,36 @@ def base_environ(
     }
 
 
-@lru_cache(maxsize=1024)
-def _environ_key(field_name: str) -> str:
-    if field_name in ("content-type", "content-length"):
-        return field_name.upper().replace("-", "_")
-    return "HTTP_" + field_name.upper().replace("-", "_")
+def connection_environ(base: WSGIEnvironment, connection: ConnectionInfo) -> WSGIEnvironment:
+    """Return what is the same in every environ of a connection.
+
+    Args:
+        base: from :func:`base_environ`; it is copied.
+        connection: peer and local address, and the scheme.
+    """
+    environ = base.copy()
+    environ["REMOTE_ADDR"] = connection.remote_host
+    environ["REMOTE_PORT"] = connection.remote_port
+    environ["wsgi.url_scheme"] = connection.scheme
+    if connection.scheme == "https":
+        environ["HTTPS"] = "on"
+        environ.update(connection.tls_variables)
+    if connection.server_port:
+        environ["SERVER_NAME"] = connection.server_host
+        environ["SERVER_PORT"] = connection.server_port
+    return environ
 
 
 def build_environ(
-    base: WSGIEnvironment,
-    head: RequestHead,
-    connection: ConnectionInfo,
-    content: BinaryIO,
-    content_size: int | None,
+    base: WSGIEnvironment, head: RequestHead, content: BinaryIO, content_size: int | None
 ) -> WSGIEnvironment:
     """Map a request head to a WSGI environ.
 
     Reads no clock, socket or process environment.
 
     Args:
-        base: from :func:`base_environ`; it is copied.
-        head: request line and field lines; values are latin-1 text.
-        connection: peer and local address, and the scheme.
+        base: from :func:`connection_environ`; it is copied.
+        head: request line and fields; values are latin-1 text.
         content: file-like; the request's content, then ``b""``.
         content_size: bytes in ``content`` where the request did not say (it was chunked) and all of it has been
             received; else ``None``.
@@ -100,25 +107,11 @@ def build_environ(
     environ["QUERY_STRING"] = head.query
     environ["REQUEST_URI"] = environ["RAW_URI"] = head.target
     environ["SERVER_PROTOCOL"] = "HTTP/1.1" if head.http_version == "1.1" else "HTTP/1.0"
-    environ["REMOTE_ADDR"] = connection.remote_host
-    environ["REMOTE_PORT"] = connection.remote_port
-    environ["wsgi.url_scheme"] = connection.scheme
-    if connection.scheme == "https":
-        environ["HTTPS"] = "on"
-        environ.update(connection.tls_variables)
     environ["wsgi.input"] = content
     # Looked up each time: a host program may have replaced it. A daemon may have none.
     environ["wsgi.errors"] = sys.stderr or _DISCARD
-    for name, value in head.fields:
-        key = _environ_key(name)
-        if key in environ:
-            # RFC 9110 §5.3 joins with a comma; RFC 6265 §5.4: cookies with a semicolon.
-            value = f"{environ[key]}{'; ' if name == 'cookie' else ', '}{value}"
-        environ[key] = value
-    if connection.server_port:
-        environ["SERVER_NAME"] = connection.server_host
-        environ["SERVER_PORT"] = connection.server_port
-    else:
+    environ.update(head.variables)
+    if "SERVER_PORT" not in environ:
         _name_by_host(environ)
     if content_size is not None:
         environ["CONTENT_LENGTH"] = str(content_size)

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import NoReturn, Protocol
 
 from aiowsgi.errors import ApplicationError
-from aiowsgi.semantics import HOP_BY_HOP, TOKEN, ResponseHead, has_content
+from aiowsgi.semantics import HOP_BY_HOP, NO_CONTENT, TOKEN, ResponseHead, has_content
 from aiowsgi.wsgi.file_wrapper import FileRegion, FileWrapper
 
 __all__ = ["ExcInfo", "Response", "ResponseSink"]
@@ -36,6 +36,7 @@ _BYTES = 'PEP 3333 "A Note On String Types"'
 _STATUS = re.compile(r"[2-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*")
 # RFC 9110 §5.5.
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_BLANKS = " \t"
 # More than any file has; int() itself refuses text of some thousands of digits.
 _CONTENT_LENGTH_DIGITS = 19
 
@@ -77,46 +78,57 @@ def _status_code(status: str) -> int | None:
     return int(status[:3]) if _STATUS.fullmatch(status) else None
 
 
-@lru_cache(maxsize=1024)
-def _field_name_problem(name: str) -> str | None:
-    """Say which rule a field name breaks. Names are few: the cache makes the check free."""
+# Fields that are more to the gateway than a line to send.
+_INSPECTED = frozenset({"content-length", "date", "server"})
+
+
+def _check_field(item: object) -> tuple[str, str, str | None]:
+    """Validate one response header; return its line, its value, and its name in lower case if it is inspected."""
+    if not (isinstance(item, tuple) and len(item) == 2):
+        raise ApplicationError(f"response header {item!r} is not a (name, value) tuple", _START_RESPONSE)
+    name, value = _native_strings(item)
     if not TOKEN.fullmatch(name):
-        return f"response header name {name!r} is not a token (RFC 9110 section 5.1)"
-    if name.lower() in HOP_BY_HOP:
-        return f"{name} is a hop-by-hop header, the server's own business"
-    return None
+        raise ApplicationError(f"response header name {name!r} is not a token (RFC 9110 section 5.1)", _START_RESPONSE)
+    lowered = name.lower()
+    if lowered in HOP_BY_HOP:
+        raise ApplicationError(f"{name} is a hop-by-hop header, the server's own business", _START_RESPONSE)
+    if not _FIELD_VALUE.fullmatch(value):
+        raise ApplicationError(
+            f"value {value!r} of response header {name} has a character that a field value cannot have",
+            _START_RESPONSE,
+        )
+    # RFC 9110 §5.5: whitespace around a value is not part of it. Django's Set-Cookie begins with a space.
+    return f"{name}: {value.strip(_BLANKS)}\r\n", value, lowered if lowered in _INSPECTED else None
 
 
-def _check_fields(response_headers: object) -> tuple[list[tuple[str, str]], int | None]:
-    """Validate ``response_headers``; return the fields without Content-Length, and its value."""
+# Most fields are the same in every response: looking one up takes 0.1 µs, validating it and writing its line 0.8.
+_check_known_field = lru_cache(maxsize=512)(_check_field)
+
+
+def _check_head(status: str, status_code: int, response_headers: object) -> ResponseHead:
+    """Validate ``response_headers``; return the head that they make with a status."""
     if not isinstance(response_headers, list):
         raise ApplicationError(f"response_headers is {type(response_headers).__name__}, not a list", _START_RESPONSE)
-    fields: list[tuple[str, str]] = []
-    content_length: int | None = None
+    head = ResponseHead(status, status_code, "", None)
+    field_lines = ""
     for item in response_headers:
-        if not (isinstance(item, tuple) and len(item) == 2):
-            raise ApplicationError(f"response header {item!r} is not a (name, value) tuple", _START_RESPONSE)
-        name, value = item
-        if type(name) is not str or type(value) is not str:
-            item = name, value = _native_strings(item)
-        problem = _field_name_problem(name)
-        if problem:
-            raise ApplicationError(problem, _START_RESPONSE)
-        # isprintable() refuses control characters in one C loop, and a few legal characters with them.
-        if not (value.isascii() and value.isprintable()) and not _FIELD_VALUE.fullmatch(value):
-            raise ApplicationError(
-                f"value {value!r} of response header {name} has a character that a field value cannot have",
-                _START_RESPONSE,
-            )
-        if len(name) == 14 and name.lower() == "content-length":
-            content_length = _check_content_length(value, content_length)
+        try:
+            line, value, inspected = _check_known_field(item)
+        except TypeError:  # not hashable, hence not a tuple of texts either
+            line, value, inspected = _check_field(item)
+        if inspected is None:
+            field_lines += line
+        elif inspected == "content-length":
+            head.content_length = _check_content_length(value, head.content_length)
         else:
-            # RFC 9110 §5.5: whitespace around a value is not part of it. Django's Set-Cookie begins with a space.
-            fields.append((name, value.strip(" \t")))
-    return fields, content_length
+            field_lines += line
+            head.has_date = head.has_date or inspected == "date"
+            head.has_server = head.has_server or inspected == "server"
+    head.field_lines = field_lines
+    return head
 
 
-def _native_strings(item: tuple[object, object]) -> tuple[str, str]:
+def _native_strings(item: tuple[object, ...]) -> tuple[str, str]:
     """Return a field's own text where it comes as subclasses of ``str``, whose ``format()`` may be another's.
 
     An ``Enum`` with ``str`` mixed in formats as its member's name: what was checked has to be what is sent.
@@ -143,21 +155,22 @@ class Response:
         sink: where it goes.
     """
 
-    __slots__ = ("_called", "_head", "_method", "_missing_size", "_sink", "_suppressed", "begun", "finished")
+    # Defaults of the class: assigning all of them for every request takes 0.2 µs.
+
+    # start_response has been called, be it that it refused what it was told.
+    _called = False
+    _head: ResponseHead | None = None
+    # While content is being sent: what Content-Length still promises, if it promised anything.
+    _missing_size: int | None = None
+    _suppressed = False
+    #: The head has been handed over.
+    begun = False
+    #: All of the response has been handed over.
+    finished = False
 
     def __init__(self, method: str, sink: ResponseSink) -> None:
         self._method = method
         self._sink = sink
-        # start_response has been called, be it that it refused what it was told.
-        self._called = False
-        self._head: ResponseHead | None = None
-        # While content is being sent: what Content-Length still promises, if it promised anything.
-        self._missing_size: int | None = None
-        self._suppressed = False
-        #: The head has been handed over.
-        self.begun = False
-        #: All of the response has been handed over.
-        self.finished = False
 
     def start_response(
         self,
@@ -185,16 +198,16 @@ class Response:
         elif self._called:
             raise ApplicationError("start_response called again without exc_info", _START_RESPONSE)
         self._called = True
-        if not isinstance(status, str):
-            raise ApplicationError(f"status {status!r} is not a native string", _BYTES)
-        status = str.__str__(status)
+        if type(status) is not str:
+            if not isinstance(status, str):
+                raise ApplicationError(f"status {status!r} is not a native string", _BYTES)
+            status = str.__str__(status)
         status_code = _status_code(status)
         if status_code is None:
             raise ApplicationError(
                 f"status {status!r} is not three digits from 200 to 999, a space and a reason", _START_RESPONSE
             )
-        fields, content_length = _check_fields(response_headers)
-        self._head = ResponseHead(status, status_code, fields, content_length)
+        self._head = _check_head(status, status_code, response_headers)
         return self.write
 
     def write(self, block: bytes, /) -> None:
@@ -294,7 +307,7 @@ class Response:
                 raise ApplicationError(f"a block of the body is {type(block).__name__}, not bytes", _BYTES)
             size += len(block)
         head = self._started_head()
-        if not has_content(self._method, head.status_code):
+        if self._method == "HEAD" or head.status_code in NO_CONTENT:
             blocks = ()
         elif head.content_length is not None and head.content_length != size:
             raise ApplicationError(

@@ -35,7 +35,7 @@ class Request(NamedTuple):
     path: str
     query: str
     http_version: str
-    fields: tuple[tuple[str, str], ...]
+    variables: tuple[tuple[str, str], ...]
     content_length: int | None
     persistent: bool
     expect_continue: bool
@@ -125,6 +125,12 @@ def _target(draw: st.DrawFn, method: str) -> tuple[str, str, str, str | None]:
     return f"{scheme}://{authority}{sent_path}{suffix}", sent_path or "/", query or "", authority
 
 
+def _variable(name: str) -> str:
+    """Return what a field is called in environ: RFC 3875 section 4.1.18."""
+    variable = name.upper().replace("-", "_")
+    return variable if variable in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{variable}"
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
     """A request that the policy accepts."""
@@ -153,13 +159,16 @@ def requests(draw: st.DrawFn) -> Request:
         if name.lower() == "connection"
         for option in value.split(",")
     }
-    expected = [
-        (name.lower(), value.strip(" \t"))
-        for name, value in fields
-        if "_" not in name and name.lower() != "transfer-encoding"
-    ]
+    expected: dict[str, str] = {}
+    for name, value in fields:
+        variable = _variable(name)
+        if variable in expected:
+            separator = "; " if variable == "HTTP_COOKIE" else ", "
+            expected[variable] += separator + value.strip(" \t")
+        elif "_" not in name and name.lower() != "transfer-encoding":
+            expected[variable] = value.strip(" \t")
     if authority is not None:
-        expected = [("host", authority), *(field for field in expected if field[0] != "host")]
+        expected["HTTP_HOST"] = authority
     return Request(
         data=data,
         method=method,
@@ -167,7 +176,7 @@ def requests(draw: st.DrawFn) -> Request:
         path=path,
         query=query,
         http_version=http_version,
-        fields=tuple(expected),
+        variables=tuple(sorted(expected.items())),
         content_length=content_length,
         persistent="close" not in lowered and (http_version == "1.1" or "keep-alive" in lowered),
         expect_continue=expects and http_version == "1.1" and content_length != 0,

@@ -41,7 +41,7 @@ def head_fields(head: RequestHead) -> HeadFields:
         head.path,
         head.query,
         head.http_version,
-        tuple(head.fields),
+        tuple(sorted(head.variables.items())),
         head.content_length,
         head.persistent,
         head.expect_continue,

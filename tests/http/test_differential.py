@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from aiowsgi.config import Config
+from aiowsgi.http.events import Refusal
+from aiowsgi.http.policy import RequestPolicy
 from tests.http.grammar import Request, bounded, cuts, mutated_requests, requests
-from tests.http.reading import Reading, byte_by_byte, new_connection, read_request, requests_of
+from tests.http.reading import (
+    SHARED_PARSERS,
+    Reading,
+    byte_by_byte,
+    head_fields,
+    new_connection,
+    read_request,
+    requests_of,
+)
 
 PARSERS = ("h11", "httptools")
 NEXT_REQUEST = b"GET /next HTTP/1.1\r\nHost: a.example\r\n\r\n"
@@ -19,7 +31,7 @@ def expected_reading(request: Request, left_over: bytes) -> Reading:
         request.path,
         request.query,
         request.http_version,
-        request.fields,
+        request.variables,
         request.content_length,
         request.persistent,
         request.expect_continue,
@@ -69,6 +81,26 @@ def test_mutated_request_is_read_the_same_by_both_parsers(sent: bytes, data: st.
 
 def _without_status(reading: Reading) -> Reading | bool:
     return reading if reading.refusal is None else True
+
+
+@bounded
+@given(sent=st.one_of(requests().map(lambda request: request.data), mutated_requests()))
+@example(sent=b"CONNECT /a HTTP/1.1\r\nHost: a\r\n\r\n")
+@example(sent=b"GET / HTTP/1.1\r\nHost: a\r\nX: b \r\n\r\n")
+@example(sent=b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"b" * 64 + b"\r\n\r\n")
+def test_plain_head_is_read_as_by_the_rules_one_by_one(sent: bytes) -> None:
+    policy = RequestPolicy(Config(limit_request_line=64, limit_request_field_size=64, limit_request_fields=5))
+    head = sent[: sent.find(b"\r\n\r\n") + 4]
+    for parser_name in PARSERS:
+        parser = SHARED_PARSERS[parser_name]
+        try:
+            plain = policy.read_plain_head(head, parser)
+        except Refusal as refusal:
+            with pytest.raises(Refusal, match=str(refusal.status_code)):
+                policy.read_head_by_rules(head, parser)
+        else:
+            if plain is not None:
+                assert head_fields(plain) == head_fields(policy.read_head_by_rules(head, parser))
 
 
 @bounded

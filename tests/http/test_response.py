@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
@@ -28,11 +29,16 @@ SERVER = "Server: aiowsgi\r\n"
 
 
 def request(method: str = "GET", http_version: str = "1.1") -> RequestHead:
-    return RequestHead(method, "/", "/", "", http_version, (), 0, True, False)
+    return RequestHead(method, "/", "/", "", http_version, {}, 0, True, False)
 
 
 def response_head(status: str = "200 OK", *fields: tuple[str, str], content_length: int | None = None) -> ResponseHead:
-    return ResponseHead(status, int(status[:3]), fields, content_length)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
+    names = {name.lower() for name, _ in fields}
+    head = ResponseHead(status, int(status[:3]), lines, content_length)
+    head.has_date = "date" in names
+    head.has_server = "server" in names
+    return head
 
 
 def read_back(data: bytes, method: str = "GET", *, ends: bool = False) -> tuple[h11.Response, bytes, h11.Connection]:
@@ -63,8 +69,15 @@ def test_date_field_is_an_imf_fixdate_of_now() -> None:
 
 
 def test_date_field_of_an_earlier_second_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(response, "_date", (1, "Date: long ago\r\n"))
+    monkeypatch.setattr(response, "_date", (1.0, 2.0, "Date: long ago\r\n"))
     assert "long ago" not in date_field()
+
+
+def test_date_field_of_a_later_second_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The clock was set back.
+    later = time.time() + 1000
+    monkeypatch.setattr(response, "_date", (later, later + 1, "Date: far ahead\r\n"))
+    assert "far ahead" not in date_field()
 
 
 def test_date_field_within_a_second_is_made_once() -> None:
@@ -114,9 +127,8 @@ def test_framing_follows_method_version_status_and_what_is_known(
 ) -> None:
     head = response_head(status, content_length=application)
     framing = frame_response(request(method, http_version), head, whole, persistent=True)
-    assert (framing.content_length, framing.chunked, framing.persistent) == expected
-    if framing.persistent:
-        assert not frame_response(request(method, http_version), head, whole, persistent=False).persistent
+    assert framing == expected
+    assert frame_response(request(method, http_version), head, whole, persistent=False) == (*expected[:2], False)
 
 
 # Serialising.
@@ -134,7 +146,7 @@ def serialized(
     """Return the lines of a serialised head, without its end."""
     head_request = request(method, http_version)
     framing = frame_response(head_request, head, whole, persistent)
-    data = serialize_head(head_request, head, framing, server)
+    data = serialize_head(head_request, head, *framing, server)
     assert data.endswith(b"\r\n\r\n")
     return data[:-4].decode("latin-1").split("\r\n")
 
@@ -221,17 +233,18 @@ def test_any_response_is_read_back_by_a_client_as_it_was_meant(
     head = response_head(f"{code} Reason", *fields)
     content = b"".join(blocks)
     framing = frame_response(request(http_version=http_version), head, len(content) if known else None, True)
-    data = serialize_head(request(http_version=http_version), head, framing, SERVER)
+    _, chunked, persistent = framing
+    data = serialize_head(request(http_version=http_version), head, *framing, SERVER)
     for block in blocks:
-        data += b"".join(chunk_pieces(block)) if framing.chunked else block
-    if framing.chunked:
+        data += b"".join(chunk_pieces(block)) if chunked else block
+    if chunked:
         data += LAST_CHUNK
-    received, received_content, client = read_back(data, ends=not framing.persistent)
+    received, received_content, client = read_back(data, ends=not persistent)
     assert received.status_code == code
     assert received_content == content
     expected = [(name.lower().encode(), value.encode("latin-1").strip(b" ")) for name, value in fields]
     assert list(received.headers)[: len(fields)] == expected
-    assert (client.their_state is h11.DONE) is framing.persistent
+    assert (client.their_state is h11.DONE) is persistent
 
 
 # Chunks.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+from aiowsgi.bridge.disconnection import Disconnection
 from aiowsgi.configuration.peers import Peers
 from aiowsgi.http.events import Refusal
-from aiowsgi.semantics import ConnectionInfo, RequestHead, ResponseHead
+from aiowsgi.semantics import ConnectionInfo, RequestHead, ResponseHead, variable_name
 from aiowsgi.server.observed import UNKNOWN_HEAD, ObservedExchange, Observer
 from aiowsgi.server.request_id import RequestIds
 from aiowsgi.testing import MemoryServer
@@ -44,9 +45,11 @@ def ended_exchange(
 ) -> ObservedExchange:
     """Return a GET that was answered 200, after 2 s in the queue, 0.5 s in a thread and 1.25 s of writing."""
     path, _, query = target.partition("?")
-    head = RequestHead("GET", target, path, query, "1.1", fields, 0, True, False)
+    head = RequestHead(
+        "GET", target, path, query, "1.1", {variable_name(name): value for name, value in fields}, 0, True, False
+    )
     usual: dict[str, Any] = {
-        "response": response or ResponseHead("200 OK", 200, [], 13),
+        "response": response or ResponseHead("200 OK", 200, "", 13),
         "status_code": 200 if response is None else response.status_code,
         "sent_size": 13,
         "submitted_at": 100.0,
@@ -68,7 +71,7 @@ def refused_exchange(request_line: str = "", status_code: int = 400) -> Observed
 
 def _exchange(head: RequestHead, connection: ConnectionInfo, **notes: Any) -> ObservedExchange:
     with ObservedServer(lambda environ, start_response: []) as server:
-        exchange = ObservedExchange(server.engine, head, connection, None, lambda exchange: None)
+        exchange = ObservedExchange(server.engine, head, connection, {}, Disconnection(), None, lambda exchange: None)
     for name, value in notes.items():
         setattr(exchange, name, value)
     return exchange

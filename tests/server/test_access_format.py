@@ -30,7 +30,7 @@ FIELDS = (
     ("authorization", "Basic " + base64.b64encode(b"alice:secret").decode()),
     ("x-forwarded-for", "198.51.100.7"),
 )
-RESPONSE = ResponseHead("201 Created", 201, [("Content-Type", "text/plain"), ("X-Cache", "HIT")], 13)
+RESPONSE = ResponseHead("201 Created", 201, "Content-Type: text/plain\r\nX-Cache: HIT\r\n", 13)
 
 
 def line(text: str, *arguments: Any, **options: Any) -> str:

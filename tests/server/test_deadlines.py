@@ -321,12 +321,15 @@ def test_response_whole_that_is_not_taken_is_reset_after_write_timeout() -> None
         assert not remains(server)
 
 
-def test_response_small_that_is_not_taken_is_reset_after_write_timeout() -> None:
-    # Less than makes the transport ask for a pause: nobody waits for it but the deadline.
+def test_response_small_that_is_not_taken_is_reset_after_keep_alive_and_write_timeout() -> None:
+    # Less than makes the transport ask for a pause: nobody waits for it but the deadline, at first that of an idle
+    # connection.
     with MemoryServer(blocks(1, 30_000), write_timeout=60, keep_alive=10, kernel_size=1000) as server:
         client = SteppedClient(server)
         client.send(GET)
-        server.advance(60 + LATE)
+        server.advance(60)
+        assert not client.memory.was_reset
+        server.advance(10 + 2 * LATE)
         assert client.memory.was_reset
         assert not remains(server)
 

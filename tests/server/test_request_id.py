@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aiowsgi.semantics import ConnectionInfo, RequestHead
+from aiowsgi.semantics import ConnectionInfo, RequestHead, variable_name
 from aiowsgi.server.request_id import RequestIds
 from tests.server.observing import PEER, ObservedServer, request_ids
 
@@ -18,7 +18,9 @@ OWN = r"[0-9a-f]{16}-[0-9a-f]+"
 
 
 def head(*fields: tuple[str, str]) -> RequestHead:
-    return RequestHead("GET", "/", "/", "", "1.1", fields, 0, True, False)
+    return RequestHead(
+        "GET", "/", "/", "", "1.1", {variable_name(name): value for name, value in fields}, 0, True, False
+    )
 
 
 def test_ids_of_our_own_are_different_within_and_between_processes() -> None:

@@ -158,7 +158,7 @@ def response_that_failed_looks_whole(patch: pytest.MonkeyPatch) -> None:
     def fail_quietly(exchange: Exchange, error: BaseException) -> None:
         fail(exchange, error)
         exchange.failed = False
-        if exchange.pipe is not None and exchange._framing is not None and exchange._framing.chunked:
+        if exchange.pipe is not None and exchange._chunked:
             exchange.pipe.finish((b"0\r\n\r\n",))
 
     patch.setattr(Exchange, "_fail", fail_quietly)
