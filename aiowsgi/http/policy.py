@@ -84,19 +84,28 @@ def name_fields(field_lines: Iterable[FieldLine]) -> dict[str, str]:
         Refusal: a name is not a token, or Host is repeated.
     """
     variables: dict[str, str] = {}
-    repeated: dict[str, list[str]] = {}
+    repeated: list[tuple[str, str]] = []
     for field_name, field_value in field_lines:
         name = _variable_name(field_name)
         if name in variables:
-            repeated.setdefault(name, [variables[name]]).append(field_value.decode("latin-1"))
+            repeated.append((name, field_value.decode("latin-1")))
         elif name:
             variables[name] = field_value.decode("latin-1")
-    if "HTTP_HOST" in repeated:
+    if repeated:
+        _join_repeated(variables, repeated)
+    return variables
+
+
+def _join_repeated(variables: dict[str, str], repeated: list[tuple[str, str]]) -> None:
+    """Add to ``variables`` what came for a name after its first value."""
+    values_of: dict[str, list[str]] = {}
+    for name, value in repeated:
+        values_of.setdefault(name, [variables[name]]).append(value)
+    if "HTTP_HOST" in values_of:
         raise Refusal(400, "Host field repeated")
-    for name, values in repeated.items():
+    for name, values in values_of.items():
         # RFC 9110 §5.3 joins with a comma; RFC 6265 §5.4: cookies with a semicolon.
         variables[name] = ("; " if name == "HTTP_COOKIE" else ", ").join(values)
-    return variables
 
 
 class RequestPolicy:

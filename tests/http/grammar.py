@@ -161,11 +161,12 @@ def requests(draw: st.DrawFn) -> Request:
     }
     expected: dict[str, str] = {}
     for name, value in fields:
+        if "_" in name or name.lower() == "transfer-encoding":
+            continue
         variable = _variable(name)
         if variable in expected:
-            separator = "; " if variable == "HTTP_COOKIE" else ", "
-            expected[variable] += separator + value.strip(" \t")
-        elif "_" not in name and name.lower() != "transfer-encoding":
+            expected[variable] += ("; " if variable == "HTTP_COOKIE" else ", ") + value.strip(" \t")
+        else:
             expected[variable] = value.strip(" \t")
     if authority is not None:
         expected["HTTP_HOST"] = authority
