@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 import sys
@@ -63,6 +64,24 @@ class Outlet:
             # asyncio of CPython 3.12.0 to 3.12.8 and 3.13.0 to 3.13.1 does not ask to pause after writelines()
             # (CVE-2024-12254); setting the limits makes it look. Can go with those versions.
             transport.set_write_buffer_limits(high=_HIGH_WATER_SIZE)
+
+    def duplicate_socket(self) -> socket.socket | None:
+        """Return a socket of our own on which to write where the transport has nothing left to do.
+
+        Returns:
+            ``None`` where what is written has to go through the transport: it is encrypted, or something is unsent.
+        """
+        transport = self._transport
+        sock = transport.get_extra_info("socket")
+        if sock is None or transport.get_extra_info("sslcontext") is not None or transport.get_write_buffer_size():
+            return None
+        try:
+            # Not sock.dup(): what uvloop gives out is not a socket itself.
+            duplicate = socket.socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
+        except OSError:  # the connection is going away, or descriptors have run out
+            return None
+        duplicate.setblocking(False)
+        return duplicate
 
     @property
     def flushed(self) -> bool:

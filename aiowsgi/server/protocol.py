@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from aiowsgi.bridge.disconnection import Disconnection
@@ -33,7 +33,9 @@ from aiowsgi.server.observed import UNKNOWN_HEAD, ObservedExchange
 from aiowsgi.server.outlet import Outlet
 from aiowsgi.server.parked import ParkedResponse
 from aiowsgi.server.responder import OwnRequest, Responder
+from aiowsgi.server.socket_file_sender import SocketFileSender
 from aiowsgi.wsgi.environ import connection_environ
+from aiowsgi.wsgi.file_wrapper import FileRegion
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
@@ -116,7 +118,7 @@ class Protocol(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._disconnection = Disconnection()
         self._base_environ: WSGIEnvironment | None = None
-        self._sender: FileSender | None = None
+        self._sender: FileSender | SocketFileSender | None = None
         self._parked: ParkedResponse | None = None
         # Complete, and not yet taken by the transport; noted only where somebody observes.
         self._untaken: Exchange | None = None
@@ -431,14 +433,47 @@ class Protocol(asyncio.Protocol):
             self._send_on()
             return
         whole, exchange.whole = exchange.whole, ()
-        self._outlet.write(whole)
         region = exchange.region
         if region is None:
+            self._outlet.write(whole)
             self._finish_response(exchange)
             return
         exchange.region = None
-        self._sender = FileSender(region, self._engine.io_pool, self._engine.wakeup, self._send_piece)
-        self._send_on()
+        self._send_file(whole, region)
+
+    def _send_file(self, head: Sequence[bytes], region: FileRegion) -> None:
+        """Send a file, by the short way where there is one."""
+        engine = self._engine
+        sock = self._outlet.duplicate_socket()
+        if sock is None:
+            self._outlet.write(head)
+            self._sender = FileSender(region, engine.io_pool, engine.wakeup, self._send_piece)
+            self._send_on()
+            return
+        sender = SocketFileSender(
+            b"".join(head),
+            region,
+            sock,
+            engine.loop,
+            engine.io_pool,
+            engine.wakeup,
+            self._watch_writing,
+            self._end_watch,
+            self._file_sent,
+        )
+        self._sender = sender
+        self._end_watch()
+        sender.send_on()
+
+    def _file_sent(self, error: OSError | None) -> None:
+        exchange = cast(Exchange, self._exchange)
+        if isinstance(error, ConnectionError):
+            self._transport.abort()  # which tells the rest
+            return
+        if error is not None:
+            _logger.error("cannot send the file for %s %s: %s", exchange.head.method, exchange.head.target, error)
+            exchange.failed = True
+        self._finish_response(exchange)
 
     def _send_on(self) -> None:
         """Send as much of a streamed response as the transport takes."""
@@ -446,7 +481,7 @@ class Protocol(asyncio.Protocol):
             self._watch_writing()
             return
         exchange = self._exchange
-        if self._sender is not None:
+        if isinstance(self._sender, FileSender):
             self._sender.read_on()
             self._engine.deadlines.set(self, NEVER)
         elif exchange is not None and exchange.pipe is not None:
@@ -470,17 +505,12 @@ class Protocol(asyncio.Protocol):
     def _send_piece(self, piece: bytes) -> None:
         """A piece of a file has been read."""
         sender = cast(FileSender, self._sender)
-        exchange = cast(Exchange, self._exchange)
-        if not piece:
-            _logger.error("the file for %s %s became shorter or unreadable", exchange.head.method, exchange.head.target)
-            exchange.failed = True
-            self._finish_response(exchange)
-            return
-        self._outlet.write((piece,))
-        if sender.missing_size:
+        if piece:
+            self._outlet.write((piece,))
+        if piece and sender.missing_size:
             self._send_on()
         else:
-            self._finish_response(exchange)
+            self._file_sent(None if piece else OSError("it became shorter or unreadable"))
 
     def _park(self, exchange: Exchange, iterable: AsyncIterable[bytes]) -> None:
         """The application's part is over; the loop goes on with the rest of its response."""
@@ -598,6 +628,11 @@ class Protocol(asyncio.Protocol):
         self._outlet.begin_watch()
         self._set_deadline(self._engine.config.write_timeout)
 
+    def _end_watch(self) -> None:
+        """The client has taken what it had to; what comes next is not for it to do."""
+        self._outlet.end_watch()
+        self._engine.deadlines.set(self, NEVER)
+
     def _close_after_flush(self) -> None:
         """Close once all is written, without a reset that would destroy it: RFC 9112 section 9.6."""
         self.phase = _LINGERING
@@ -674,7 +709,7 @@ class Protocol(asyncio.Protocol):
             self._refuse(Refusal(408, "the request content took too long"))
         elif phase is _ANSWERING and self._exchange is not None and self._exchange.waiting:
             self._withdraw_busy(self._exchange)
-        elif not self._outlet.flushed:
+        elif not self._outlet.flushed or self._sender is not None:
             self._check_writing()
         elif phase is _ANSWERING and self._content is not None:
             self._await_or_refuse(self._content)

@@ -156,7 +156,9 @@ def writing(server: ServerThread) -> bool:
     """Whether a client has been sent more than it takes."""
 
     def unsent() -> bool:
-        return any(not connection._outlet.flushed for connection in server.server.engine.connections)
+        # A file lies in no buffer of the transport; it is the kernel that takes no more.
+        connections = server.server.engine.connections
+        return any(not connection._outlet.flushed or connection._outlet.watched for connection in connections)
 
     return bool(server.call(unsent))
 

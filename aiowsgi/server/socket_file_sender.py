@@ -1,0 +1,152 @@
+"""A file on its way to a client by ``sendfile``: from the page cache to the socket, and through no buffer of ours.
+
+Neither loop's transport offers it: uvloop has no ``sendfile`` at all, and asyncio's runs in the loop, which stands
+still while the disk is read. So an I/O thread sends on a duplicate of the socket's descriptor, as much as the kernel
+takes; then the loop waits for room, which it could not do on the transport's own descriptor either.
+
+The transport must hold nothing that is unsent, and nobody may write to it meanwhile.
+
+Thread: event loop, but :meth:`SocketFileSender.run`, which is a job of the I/O pool and alone uses the descriptors
+while it runs.
+
+Source: sendfile(2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+
+from aiowsgi.bridge.pool import Pool
+from aiowsgi.bridge.wakeup import Wakeup
+from aiowsgi.wsgi.file_wrapper import FileRegion
+
+__all__ = ["SocketFileSender"]
+
+# A job ends after so much, however fast its client is: the next in the queue is another's.
+_JOB_SIZE = 4 * 1024 * 1024
+
+
+class SocketFileSender:
+    """Sends a head and one :class:`FileRegion`, which it owns.
+
+    Args:
+        head: sent before the file.
+        region: what to send.
+        sock: a duplicate of the connection's socket, owned by the sender from now on.
+        loop: waits for room.
+        io_pool: its threads read the disk.
+        wakeup: tells the loop how far a thread came.
+        on_blocked: called by the loop when the client has to take something before more can be sent.
+        on_room: called by the loop when it has.
+        on_end: called by the loop once all is sent, with ``None``; or with what went wrong before that, a
+            ``ConnectionError`` where it is the client that has gone.
+    """
+
+    __slots__ = (
+        "_blocked",
+        "_closed",
+        "_error",
+        "_head",
+        "_io_pool",
+        "_loop",
+        "_missing_size",
+        "_offset",
+        "_on_blocked",
+        "_on_end",
+        "_on_room",
+        "_region",
+        "_running",
+        "_socket",
+        "_wakeup",
+    )
+
+    def __init__(
+        self,
+        head: bytes,
+        region: FileRegion,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        io_pool: Pool,
+        wakeup: Wakeup,
+        on_blocked: Callable[[], None],
+        on_room: Callable[[], None],
+        on_end: Callable[[OSError | None], None],
+    ) -> None:
+        self._head = head
+        self._region = region
+        self._socket = sock
+        self._loop = loop
+        self._io_pool = io_pool
+        self._wakeup = wakeup
+        self._on_blocked = on_blocked
+        self._on_room = on_room
+        self._on_end = on_end
+        self._offset = region.offset
+        self._missing_size = region.size
+        self._running = False
+        self._closed = False
+        # What the last job has met.
+        self._blocked = False
+        self._error: OSError | None = None
+
+    def send_on(self) -> None:
+        """Have the next part sent."""
+        self._running = True
+        self._io_pool.submit(self)
+
+    def run(self) -> None:
+        """Send what the socket takes. I/O thread."""
+        self._blocked = False
+        try:
+            self._send(self._missing_size - _JOB_SIZE)
+        except BlockingIOError:
+            self._blocked = True
+        except OSError as error:
+            self._error = error
+        finally:
+            self._wakeup.notify(self)
+
+    def _send(self, rest_size: int) -> None:
+        while self._head:
+            # MSG_MORE: the head travels with the first of the file.
+            size = self._socket.send(self._head, getattr(socket, "MSG_MORE", 0))
+            self._head = self._head[size:]
+        while self._missing_size > max(0, rest_size) and not self._closed:
+            size = os.sendfile(self._socket.fileno(), self._region.fd, self._offset, self._missing_size)
+            if not size:
+                raise OSError("the file became shorter while it was being sent")
+            self._offset += size
+            self._missing_size -= size
+
+    def wake(self) -> None:
+        """See how far the job came."""
+        self._running = False
+        if self._closed:
+            self._release()
+        elif self._error is not None or not self._missing_size:
+            self._on_end(self._error)
+        elif self._blocked:
+            self._loop.add_writer(self._socket.fileno(), self._writable)
+            self._on_blocked()
+        else:
+            self.send_on()
+
+    def _writable(self) -> None:
+        self._loop.remove_writer(self._socket.fileno())
+        self._on_room()
+        self.send_on()
+
+    def close(self) -> None:
+        """Stop, and release the file and the socket."""
+        if not self._closed:
+            self._closed = True
+            if not self._running:
+                self._release()
+
+    def _release(self) -> None:
+        self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+        self._region.close()

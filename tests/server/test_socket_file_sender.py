@@ -1,0 +1,120 @@
+"""Files over real sockets, where ``sendfile`` takes them; the in-memory transport has the other way."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiowsgi.server import socket_file_sender
+from tests.conftest import ServerThread
+from tests.hosting import poll
+
+Serve = Callable[..., ServerThread]
+
+GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+# More than both ends of a connection hold, so that the sender has to wait for its client.
+SIZE = 20_000_000
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    block = bytes(range(256)) * 256 + b"odd"
+    path.write_bytes((block * (SIZE // len(block) + 1))[:SIZE])
+    return path
+
+
+@pytest.fixture
+def sent_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return what ``sendfile`` has sent, call by call."""
+    sizes: list[int] = []
+    sendfile = os.sendfile
+
+    def recording(out_fd: int, in_fd: int, offset: int, count: int) -> int:
+        size = sendfile(out_fd, in_fd, offset, count)
+        sizes.append(size)
+        return size
+
+    monkeypatch.setattr(os, "sendfile", recording)
+    return sizes
+
+
+def sending(path: Path) -> Callable[[dict[str, Any], Any], Iterable[bytes]]:
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "application/octet-stream")])
+        if environ["PATH_INFO"] != "/":
+            return [b"small"]
+        wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](path.open("rb"))
+        return wrapped
+
+    return application
+
+
+def connect(server: ServerThread) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", server.port), 10)
+    sock.settimeout(10)
+    return sock
+
+
+def pieces(sock: socket.socket) -> Iterator[bytes]:
+    while piece := sock.recv(256 * 1024):
+        yield piece
+
+
+def test_file_in_one_piece_and_the_responses_after_it_are_whole(
+    serve: Serve, file: Path, sent_sizes: list[int]
+) -> None:
+    server = serve(sending(file))
+    with connect(server) as sock:
+        sock.sendall(GET + GET + b"GET /small HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        received = b"".join(pieces(sock))
+    heads_and_content = received.split(b"\r\n\r\n", 1)[1]
+    assert heads_and_content[:SIZE] == file.read_bytes()
+    second = heads_and_content[SIZE:].split(b"\r\n\r\n", 1)[1]
+    assert second[:SIZE] == file.read_bytes()
+    assert second[SIZE:].startswith(b"HTTP/1.1 200 OK\r\n")
+    assert second.endswith(b"\r\n\r\nsmall")
+    assert sum(sent_sizes) == 2 * SIZE
+
+
+def test_file_larger_than_one_job_leaves_turns_to_others(
+    serve: Serve, file: Path, sent_sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_file_sender, "_JOB_SIZE", 100_000)
+    server = serve(sending(file))
+    with connect(server) as sock:
+        sock.sendall(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        assert b"".join(pieces(sock)).endswith(file.read_bytes()[-1_000_000:])
+    assert sum(sent_sizes) == SIZE
+
+
+def test_file_that_becomes_shorter_on_its_way_ends_the_connection(
+    serve: Serve, file: Path, error_log: pytest.LogCaptureFixture
+) -> None:
+    server = serve(sending(file))
+    with connect(server) as sock:
+        sock.sendall(GET)
+        size = len(sock.recv(1000))
+        os.truncate(file, 0)
+        size += sum(map(len, pieces(sock)))
+    assert size < SIZE
+    assert "cannot send the file for GET /: the file became shorter" in error_log.text
+
+
+def test_client_that_goes_midway_leaves_no_descriptor_and_no_error(
+    serve: Serve, file: Path, error_log: pytest.LogCaptureFixture
+) -> None:
+    server = serve(sending(file))
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(10):
+        with connect(server) as sock:
+            sock.sendall(GET)
+            assert sock.recv(1000)
+    poll(lambda: not server.server.engine.connections)
+    poll(lambda: len(os.listdir("/dev/fd")) <= before + 1)  # one is the listing's own
+    assert not error_log.records
