@@ -188,7 +188,7 @@ def test_newcomer_waits_while_all_connections_are_busy_and_is_served_after_one(s
         wait_until(lambda: running_count(server) == 2, "both requests")
         with server.connect() as newcomer:
             request(newcomer, "/new")
-            assert not select.select([newcomer.socket], [], [], 0.2)[0]
+            wait_until(lambda: not server.server.engine.keeps_connections, "the newcomer at the door")
             assert len(server.server.engine.connections) == 2
             held.go_on.set()
             for client in (one, other):
