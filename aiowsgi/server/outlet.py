@@ -73,7 +73,9 @@ class Outlet:
         """
         transport = self._transport
         sock = transport.get_extra_info("socket")
-        if sock is None or transport.get_extra_info("sslcontext") is not None or transport.get_write_buffer_size():
+        if sock is None or sock.type != socket.SOCK_STREAM:
+            return None
+        if transport.get_extra_info("sslcontext") is not None or transport.get_write_buffer_size():
             return None
         try:
             # Not sock.dup(): what uvloop gives out is not a socket itself.

@@ -201,6 +201,7 @@ class _MemorySocket:
     """What a transport's users do with its socket."""
 
     family = socket.AF_INET
+    type = 0  # of none that anything could be sent on, past the transport
 
     def __init__(self, client: MemoryClient) -> None:
         self._client = client
