@@ -41,8 +41,8 @@ _NOT_QUOTABLE = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 _NOT_A_WORD = re.compile(r"[^\x21\x23-\x5b\x5d-\x7e]")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-#: What each name stands for, as Python over ``x`` (the exchange), ``head``, ``sent`` (the request's fields, named as in environ) and
-#: ``answered`` (the response's); whether the value is somebody else's choice; what the README says.
+#: What each name stands for, as Python over ``x`` (the exchange), ``head``, ``sent`` (the request's fields, named as in
+#: environ) and ``answered`` (the response's); whether the value is somebody else's choice; what the README says.
 ATOMS: dict[str, tuple[str, bool, str]] = {
     "h": ("x.client_address or '-'", True, "address of the client; `-` for a Unix socket"),
     "l": ("'-'", False, "`-`"),
