@@ -97,9 +97,9 @@ class ContentBuffer(_Arrival):
         "_io_pool",
         "_memory_limit",
         "_on_written",
-        "_released",
         "_wakeup",
         "_writing",
+        "released",
     )
 
     def __init__(self, engine: Engine, on_written: Callable[[], None]) -> None:
@@ -114,7 +114,8 @@ class ContentBuffer(_Arrival):
         self._file: BinaryIO | None = None
         self._writing = False
         self._ended = False
-        self._released = False
+        #: Nobody reads the content any more; set by the loop.
+        self.released = False
 
     @property
     def complete(self) -> bool:
@@ -165,7 +166,7 @@ class ContentBuffer(_Arrival):
         self._budget.used -= size
         self._held_size -= size
         self.error = error
-        if self._released:
+        if self.released:
             self._close_file()
             return
         if self._blocks and error is None:
@@ -187,9 +188,9 @@ class ContentBuffer(_Arrival):
 
     def release(self) -> None:
         """Give back memory and file. Nobody reads the content any more."""
-        if self._released:
+        if self.released:
             return
-        self._released = True
+        self.released = True
         if not self._writing:
             self._budget.used -= self._held_size
             self._close_file()
@@ -237,7 +238,8 @@ class _Write:
     def run(self) -> None:
         """Worker thread of the I/O pool."""
         try:
-            self._content.write(self._blocks)
+            if not self._content.released:  # its client may have gone while this waited
+                self._content.write(self._blocks)
         except OSError as error:
             self._error = error
         finally:

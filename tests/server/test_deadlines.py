@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from aiowsgi.server.content import ContentBuffer
 from aiowsgi.server.deadlines import NEVER, Deadlines
 from aiowsgi.testing import MemoryServer, VirtualLoop
 from tests.simulation.memory import GET, NothingArrived, SteppedClient, blocks, each_path, hello, remains
@@ -728,3 +729,23 @@ def test_content_released_late_is_closed_in_its_own_time() -> None:
         assert files[0].closed
         with pytest.raises(NothingArrived):
             client.receive()
+
+
+def test_content_of_a_connection_that_is_gone_is_not_written_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(ContentBuffer, "write", lambda content, blocks: written.append(sum(map(len, blocks))))
+    with MemoryServer(echo, request_buffer=10) as server:
+        client = server.connect()
+        client.send(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5000\r\n\r\n" + bytes(1000))
+        while server.loop.has_ready:
+            server.loop.run_turn()
+        (connection,) = server.engine.connections
+        connection.abort()  # before a thread comes to it
+        server.settle()
+        assert not written
+        assert server.engine.content_budget.used == 0
+
+        client = server.connect()
+        client.send(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5000\r\n\r\n" + bytes(1000))
+        server.settle()
+        assert written == [1000]

@@ -217,7 +217,7 @@ def content_is_counted_wrongly(patch: pytest.MonkeyPatch) -> None:
 
     def written_and_forgotten(content: ContentBuffer, size: int, error: OSError | None) -> None:
         written(content, size, error)
-        if not content._released:
+        if not content.released:
             content._budget.used += 1
 
     patch.setattr(ContentBuffer, "written", written_and_forgotten)
