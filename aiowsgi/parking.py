@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from aiowsgi.errors import ApplicationError
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["park"]
 
 
-class ParkedBody:
+class ParkedBody(Iterator[bytes]):
     """An empty body: what follows it is the server's business."""
 
     __slots__ = ()
 
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(())
+    def __next__(self) -> bytes:
+        raise StopIteration
 
     def close(self) -> None:
         """Do nothing: the asynchronous iterable goes on, and is closed by the loop."""
 
 
-class SynchronousBody:
+class SynchronousBody(Iterator[bytes]):
     """The same on a server that cannot park: the calling thread drives the iterable, and is held by it.
 
     Args:
@@ -45,9 +45,6 @@ class SynchronousBody:
         # A factory, so that the loop does not become the thread's own.
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._closed = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
 
     def __next__(self) -> bytes:
         if self._closed:
@@ -83,7 +80,13 @@ async def _aclose(iterable: object) -> None:
         await aclose()
 
 
-def park(environ: WSGIEnvironment, iterable: AsyncIterable[bytes], *, finish: bool = False) -> Iterator[bytes]:
+def park(
+    environ: WSGIEnvironment,
+    iterable: AsyncIterable[bytes],
+    *,
+    finish: bool = False,
+    content_coding: str = "identity",
+) -> Iterator[bytes]:
     """Have the event loop go on with a response when the application is done.
 
     ::
@@ -94,6 +97,9 @@ def park(environ: WSGIEnvironment, iterable: AsyncIterable[bytes], *, finish: bo
 
     The head leaves at once. Blocks follow as the iterable yields them, no faster than the client takes them.
 
+    Middleware sees an empty body. A Content-Length that it adds for that is dropped. What would compress the body is
+    kept from it: ``Accept-Encoding`` is taken out of ``environ``.
+
     Args:
         environ: of the request.
         iterable: yields blocks of ``bytes``; it runs in the server's event loop, in a context without the request's
@@ -102,19 +108,21 @@ def park(environ: WSGIEnvironment, iterable: AsyncIterable[bytes], *, finish: bo
         finish: what happens when the server drains. False, for a stream of events: the response ends at once, between
             two blocks, as if the iterable had ended. True, for content that is worth nothing by halves: it may go on
             to its end within ``graceful_timeout``, and is cut off visibly after that.
+        content_coding: the Content-Encoding that the blocks have, ``"gzip"`` for instance, and the response says.
 
     Returns:
         The body to return to the server: empty, with a ``close()``. On another WSGI server it streams the iterable
         in the calling thread instead, in an event loop of its own.
 
     Raises:
-        ApplicationError: this response has been parked before, has ended, or has a Content-Length; also where another
-            server calls the application inside of an event loop, which leaves no way to go on.
+        ApplicationError: this response has been parked before, or has ended; also where another server calls the
+            application inside of an event loop, which leaves no way to go on. Later, in the log: the response has a
+            Content-Length that is not its own part's, or another Content-Encoding.
         TypeError: ``iterable`` is not asynchronously iterable.
     """
     if not hasattr(type(iterable), "__aiter__"):
         raise TypeError(f"park() takes an asynchronous iterable, not {type(iterable).__name__}")
-    place: Callable[[AsyncIterable[bytes], bool], None] | None = environ.get("aiowsgi.park")
+    place: Callable[[AsyncIterable[bytes], bool, str], None] | None = environ.get("aiowsgi.park")
     if place is None:
         if _in_event_loop():
             raise ApplicationError(
@@ -122,9 +130,10 @@ def park(environ: WSGIEnvironment, iterable: AsyncIterable[bytes], *, finish: bo
                 " be streamed either: serve it with aiowsgi, or with a server that runs applications in threads",
                 "aiowsgi.park()",
             )
-        return cast("Iterator[bytes]", SynchronousBody(iterable))
-    place(iterable, finish)
-    return cast("Iterator[bytes]", ParkedBody())
+        return SynchronousBody(iterable)
+    place(iterable, finish, content_coding)
+    environ.pop("HTTP_ACCEPT_ENCODING", None)
+    return ParkedBody()
 
 
 def _in_event_loop() -> bool:

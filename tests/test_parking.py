@@ -425,6 +425,19 @@ def test_park_in_flask_response_goes_on_and_teardown_runs_before(site: Site) -> 
     assert set(order) == {"teardown", "on close", "stream"}
 
 
+def test_park_returned_by_a_flask_view_is_its_response(site: Site) -> None:
+    app = flask.Flask(__name__)
+
+    @app.get("/")
+    def view() -> Any:
+        return aiowsgi.park(flask.request.environ, Stream(b"flask")), 200, {"Content-Type": "text/event-stream"}
+
+    site.application = app
+    with site.connect() as client:
+        response = client.get("/", "Accept-Encoding: gzip")
+    assert (response.content, response.value("Content-Type")) == (b"flask", "text/event-stream")
+
+
 # Requests and responses that have no content, or say how much they have.
 
 
@@ -460,7 +473,29 @@ def test_park_for_status_without_content_is_closed_without_being_begun(site: Sit
     assert (stream.closed_count, stream.begun) == (1, False)
 
 
-@pytest.mark.parametrize("length", ["0", "6", "100"])
+@pytest.mark.parametrize("own", [[], [b"own, "]])
+def test_park_with_the_content_length_of_its_own_part_drops_it_and_goes_on(
+    site: Site, own: list[bytes], errors: Any
+) -> None:
+    """As Django's CommonMiddleware and others add it, to a body that was joined and seemed to be all."""
+    stream = Stream(b"parked")
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        body = [*own, *aiowsgi.park(environ, stream)]
+        start_response("200 OK", [("Content-Length", str(len(b"".join(body))))])
+        return body
+
+    site.application = application
+    with site.connect() as client:
+        response = client.get()
+        assert response.content == b"".join(own) + b"parked"
+        assert response.value("Content-Length") is None
+        assert get_until_end_of_other(client) == b"other"
+    stream.wait_until_closed()
+    assert errors() == []
+
+
+@pytest.mark.parametrize("length", ["6", "100"])
 def test_park_with_content_length_is_500_and_closes_the_stream(site: Site, length: str, errors: Any) -> None:
     """Content beyond the length would be read as the next response."""
     stream = Stream(b"parked")
@@ -473,18 +508,67 @@ def test_park_with_content_length_is_500_and_closes_the_stream(site: Site, lengt
     assert f"Content-Length: {length}" in errors()[0] or f"Content-Length is {length}" in errors()[0]
 
 
-def test_park_with_content_length_that_is_reached_already_is_500(site: Site, errors: Any) -> None:
+def test_park_with_content_length_of_a_streamed_part_is_500(site: Site, errors: Any) -> None:
     stream = Stream(b"parked")
 
-    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def application(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        aiowsgi.park(environ, stream)
         start_response("200 OK", [("Content-Length", "3")])
-        return [b"own", *aiowsgi.park(environ, stream)]
+        yield b"o"
+        yield b"wn"
 
     site.application = application
     with site.connect() as client:
         assert client.get().status_code == 500
     stream.wait_until_closed()
     assert "Content-Length: 3" in errors()[0]
+
+
+def test_park_takes_accept_encoding_away_from_what_would_compress_an_empty_body(site: Site) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        assert environ["HTTP_ACCEPT_ENCODING"] == "gzip"
+        body = aiowsgi.park(environ, Stream(b"plain"))
+        assert "HTTP_ACCEPT_ENCODING" not in environ
+        start_response("200 OK", [])
+        return body
+
+    site.application = application
+    with site.connect() as client:
+        assert client.get("/", "Accept-Encoding: gzip").content == b"plain"
+
+
+def test_park_of_a_response_that_is_encoded_all_the_same_is_500(site: Site, errors: Any) -> None:
+    stream = Stream(b"plain")
+    site.parks(stream, ("Content-Encoding", "gzip"))
+    with site.connect() as client:
+        assert client.get().status_code == 500
+    stream.wait_until_closed()
+    assert "Content-Encoding: gzip, and what was parked is identity" in errors()[0]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "identity"])
+def test_park_of_what_is_encoded_as_the_response_says_goes_on(site: Site, coding: str) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Encoding", coding)])
+        return aiowsgi.park(environ, Stream(b"encoded"), content_coding=coding)
+
+    site.application = application
+    with site.connect() as client:
+        assert client.get().content == b"encoded"
+
+
+def test_park_behind_a_file_goes_on_after_it(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"file, ")
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        aiowsgi.park(environ, Stream(b"stream"))
+        file: Iterable[bytes] = environ["wsgi.file_wrapper"]((tmp_path / "file").open("rb"))
+        return file
+
+    site.application = application
+    with site.connect() as client:
+        assert get_until_end(client) == b"file, stream"
 
 
 def test_park_after_a_head_with_content_length_raises_in_the_application(site: Site) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import copy
 import io
 import itertools
 import logging
@@ -90,6 +91,8 @@ class Exchange:
     pipe: ResponsePipe | None = None
     #: What goes on with the streamed response once the application is done.
     parked: AsyncIterable[bytes] | None = None
+    # The Content-Encoding that it has.
+    _parked_coding = "identity"
     #: It goes on to its end while the server drains.
     finishes = False
     #: The response broke off: the connection must end so that the client sees it.
@@ -256,7 +259,8 @@ class Exchange:
 
     def _fail(self, error: BaseException) -> None:
         """Log the failure, and answer 500 if nothing has been handed over, else break the response off visibly."""
-        if self.disconnection.is_set() and isinstance(error, OSError):
+        complete = self.whole is not None or self._finished
+        if self.disconnection.is_set() and isinstance(error, OSError) and not complete:
             # The client is gone, and the application met it in its write or its read. Nothing is wrong.
             _logger.debug("client disconnected during %s %s", self.head.method, self.head.target)
         else:
@@ -270,7 +274,7 @@ class Exchange:
                     error,
                     exc_info=(type(error), error, error.__traceback__),
                 )
-        if self.whole is not None or self._finished:
+        if complete:
             return  # the answer was complete; only what came after it failed
         if self.pipe is not None:
             self.failed = True
@@ -298,7 +302,7 @@ class Exchange:
         self.persistent = persistent
         return serialize_head(self.head, head, content_length, chunked, persistent, engine.server_field)
 
-    def park(self, iterable: AsyncIterable[bytes], finish: bool = False) -> None:
+    def park(self, iterable: AsyncIterable[bytes], finish: bool = False, content_coding: str = "identity") -> None:
         """Go on with an asynchronous iterable after the application's own: ``environ["aiowsgi.park"]``."""
         if self.parked is not None:
             raise ApplicationError("a response can be parked only once", "aiowsgi.park()")
@@ -307,6 +311,7 @@ class Exchange:
         if self.whole is None:
             _check_length_unknown(self._content_length)
             self.finishes = finish
+            self._parked_coding = content_coding
             self.parked = iterable
         elif self.head.method == "HEAD":
             self.parked = iterable
@@ -328,7 +333,9 @@ class Exchange:
     def send_whole(self, head: ResponseHead, blocks: Sequence[bytes], size: int) -> None:
         """See :meth:`ResponseSink.send_whole`."""
         if self.parked is not None and has_content(self.head.method, head.status_code):
-            self.send_head(head)
+            # A Content-Length is that of what is here: whoever added it, such as Django for a body that it has joined,
+            # took that for all.
+            self.send_head(_without_length(head))
             for block in filter(None, blocks):
                 self.send_block(block)
             self.finish()
@@ -344,6 +351,9 @@ class Exchange:
 
     def send_file(self, head: ResponseHead, region: FileRegion) -> None:
         """See :meth:`ResponseSink.send_file`."""
+        if self.parked is not None:
+            self.stream_file(head, region)
+            return
         if region.size <= self._engine.config.response_buffer:
             try:
                 content = _read_region(region)
@@ -356,10 +366,19 @@ class Exchange:
         self.whole = whole
         self._notify()
 
+    def stream_file(self, head: ResponseHead, region: FileRegion) -> None:
+        """Send a file as any other iterable: what is parked goes on behind it, or the loop has no way to send it."""
+        with contextlib.closing(region.blocks()) as blocks:
+            self.send_head(head)
+            for block in blocks:
+                self.send_block(block)
+        self.finish()
+
     def send_head(self, head: ResponseHead) -> None:
         """See :meth:`ResponseSink.send_head`."""
         if self.parked is not None:
             _check_length_unknown(head.content_length)
+            _check_content_coding(head, self._parked_coding)
         self._head_data = self._serialize(head, None)
         pipe = ResponsePipe(self._engine.config.response_buffer, self._engine.pool.stalled, self._notify)
         self.disconnection.add_callback(pipe.abort)
@@ -407,9 +426,30 @@ def _check_length_unknown(content_length: int | None) -> None:
     """Refuse what would cross the end of the response, or never reach it: nobody counts what was parked."""
     if content_length is not None:
         raise ApplicationError(
-            f"a parked response has Content-Length: {content_length}; a middleware that joins bodies adds it",
+            f"a parked response has Content-Length: {content_length}, and nobody knows how long it will be; "
+            "leave it out, as whoever has added it should",
             "aiowsgi.park()",
         )
+
+
+def _without_length(head: ResponseHead) -> ResponseHead:
+    """Return a head that says nothing of how long its content is."""
+    if head.content_length is None:
+        return head
+    head = copy.copy(head)
+    head.content_length = None
+    return head
+
+
+def _check_content_coding(head: ResponseHead, coding: str) -> None:
+    """Refuse what a receiver could not decode: a middleware encodes what passes it, and what is parked does not."""
+    for name, value in head.fields:
+        if name.lower() == "content-encoding" and value.lower() not in (coding, "identity"):
+            raise ApplicationError(
+                f"a parked response has Content-Encoding: {value}, and what was parked is {coding}: keep the "
+                f"middleware away, by a Content-Encoding of identity, or park(..., content_coding={value!r}) it",
+                "aiowsgi.park()",
+            )
 
 
 def _read_region(region: FileRegion) -> bytes:

@@ -671,6 +671,21 @@ class Protocol(asyncio.Protocol):
         elif self.phase is _LINGERING and self._outlet.flushed:
             self._set_deadline(_DRAIN_LINGER_SECONDS)
 
+    @property
+    def exchange(self) -> Exchange | None:
+        """The request that is being answered."""
+        return self._exchange
+
+    @property
+    def parked(self) -> bool:
+        """Whether the loop goes on with a response that its application has parked."""
+        return self._parked is not None
+
+    @property
+    def unsent(self) -> bool:
+        """Whether the last response is complete, and the kernel has not taken all of it."""
+        return self._exchange is None and self.phase is not _CLOSED and not self._outlet.flushed
+
     def fileno(self) -> int:
         """Return the socket's descriptor; -1 where there is none."""
         sock = self._transport.get_extra_info("socket")

@@ -52,12 +52,14 @@ class RequestStats:
         waiting: for a thread.
         running: the application runs, and nothing of its response is out.
         streaming: a part of the response is out, whether a thread makes the rest, the loop or a file.
+        parked: of those that stream, the ones that hold no thread (:func:`aiowsgi.park`).
         done: answered whole since the server started; the client may still be taking the last of it.
     """
 
     waiting: int
     running: int
     streaming: int
+    parked: int
     done: int
 
 
@@ -126,6 +128,7 @@ def take_stats(engine: Engine, stuck_count: int = 0) -> ServerStats:
             waiting=waiting,
             running=running,
             streaming=streaming,
+            parked=sum(connection.parked for connection in engine.connections),
             done=engine.completed_count,
         ),
         ThreadStats(idle=pool.idle, running=pool.running, stalled=pool.stalled, stuck=stuck_count),
@@ -137,17 +140,14 @@ def requests_under_way(engine: Engine) -> set[Exchange]:
     """Return the requests that a worker has not ended, and those whose responses go on without one. Event loop."""
     exchanges = engine.exchanges.copy()
     for connection in engine.connections:
-        if connection._exchange is not None:
-            exchanges.add(connection._exchange)
+        if connection.exchange is not None:
+            exchanges.add(connection.exchange)
     return exchanges
 
 
 def unsent_count(engine: Engine) -> int:
     """Count the connections whose last response is complete and has not been taken whole by the kernel. Event loop."""
-    return sum(
-        connection._exchange is None and connection.phase is not Phase.CLOSED and not connection._outlet.flushed
-        for connection in engine.connections
-    )
+    return sum(connection.unsent for connection in engine.connections)
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

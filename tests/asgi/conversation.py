@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from aiowsgi.asgi import ASGIAdapter, Message
+from aiowsgi.asgi import ASGIAdapter
+from aiowsgi.server.messages import Message
 
 #: Seconds until a test gives up; nothing waits so long when it passes.
 PATIENCE = 10.0

@@ -95,16 +95,16 @@ async def test_content_over_the_total_goes_to_a_file_at_once(adapt: Adapt) -> No
     total = 64 * 1024
     adapter = adapt(reader, request_buffer=1024 * 1024, request_buffer_total=total)
     first = Conversation(adapter, post(total + 1), None)
-    first.feed(bytes(total), more=True)
-    await until(lambda: adapter.held_size == total)
+    first.feed(bytes(total - 1), more=True)
+    await until(lambda: adapter.held_size == total - 1)
     second = Conversation(adapter, post(6), None)
     second.feed(b"abc", more=True)
     await until(second._incoming.empty)
-    first.feed(b"!")
+    first.feed(b"!!")
     await first.ended()
     second.feed(b"def")  # there is room again, but its place is the file now
     await second.ended()
-    assert reader.notes.take() == (str(total + 1), (bytes(total) + b"!", 0))
+    assert reader.notes.take() == (str(total + 1), (bytes(total - 1) + b"!!", 0))
     assert reader.notes.take() == ("6", (b"abcdef", 0))
 
 

@@ -416,6 +416,32 @@ async def test_request_over_the_queue_is_503(adapt: Adapt) -> None:
         await conversation.ended()
 
 
+@pytest.mark.parametrize("closed", [False, True], ids=["busy", "closed too early"])
+async def test_request_that_no_thread_takes_in_time_is_503_and_never_runs(adapt: Adapt, closed: bool) -> None:
+    notes = Notes()
+    go_on = threading.Event()
+    pool = ThreadPool(1, max_threads=1)
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        notes.put(environ["PATH_INFO"])
+        assert go_on.wait(PATIENCE)
+        start_response("200 OK", [])
+        return [b"done"]
+
+    adapter = adapt(application, pool=pool, queue_timeout=0.05)
+    running = Conversation(adapter, http_scope(path="/runs"))
+    await notes.arrive()
+    if closed:
+        pool.close()
+    status, fields, _ = await answer(adapter, http_scope(path="/waits"))
+    assert (status, fields["retry-after"]) == (503, "1")
+    go_on.set()
+    assert (await running.start())[0] == 200
+    await running.ended()
+    pool.close()
+    assert notes.empty()
+
+
 async def test_cancelled_call_ends_the_application_at_its_next_block(adapt: Adapt) -> None:
     application = EndlessWrite()
     conversation = Conversation(adapt(application), http_scope())

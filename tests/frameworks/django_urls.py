@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import AsyncIterator
 
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import include, path
+from django.views.decorators.gzip import gzip_page
+
+import aiowsgi
 
 from .serving import PATIENCE, Probe
 
@@ -42,7 +46,25 @@ def meet(request: HttpRequest, token: str) -> HttpResponse:
     )
 
 
+async def events() -> AsyncIterator[bytes]:
+    yield b"parked "
+    yield b"by Django"
+
+
+@gzip_page
+def parked(request: HttpRequest) -> HttpResponse:
+    return StreamingHttpResponse(aiowsgi.park(request.META, events()), content_type="text/event-stream")
+
+
+@gzip_page
+def parked_and_joined(request: HttpRequest) -> HttpResponse:
+    """Have Django join the body, which is empty, and give it a Content-Length."""
+    return HttpResponse(aiowsgi.park(request.META, events()), content_type="text/event-stream")
+
+
 urlpatterns = [
+    path("parked/", parked),
+    path("parked-and-joined/", parked_and_joined),
     path("gated/", gated),
     path("endless/", endless),
     path("midway/", midway),

@@ -603,3 +603,13 @@ def test_readme_commands_set_the_project_up_and_serve_it(tmp_path: Path) -> None
         assert response.status_code == 302
         assert "First is here, 5 bytes." in client.get("/").text
     assert (tmp_path / "media/documents/first.txt").read_bytes() == b"first"
+
+
+@pytest.mark.parametrize("path", ["/parked/", "/parked-and-joined/"])
+def test_parked_response_passes_whitenoise_and_the_middleware_that_compresses_and_measures(
+    client: httpx.Client, path: str
+) -> None:
+    response = client.get(path, headers={"Accept-Encoding": "gzip"})
+    assert (response.status_code, response.text) == (200, "parked by Django")
+    assert response.headers["Content-Type"] == "text/event-stream"
+    assert not response.headers.keys() & {"content-length", "content-encoding", "etag"}

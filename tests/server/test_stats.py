@@ -45,7 +45,7 @@ def test_stats_of_a_server_that_has_just_started_are_all_zero(loop_name: str) ->
         async with Server(hello, bind=FREE_PORT) as server:
             assert server.stats() == ServerStats(
                 ConnectionStats(idle=0, reading=0, writing=0, closing=0),
-                RequestStats(waiting=0, running=0, streaming=0, done=0),
+                RequestStats(waiting=0, running=0, streaming=0, parked=0, done=0),
                 ThreadStats(idle=0, running=0, stalled=0),
                 QueueWaitStats(p50=0.0, p90=0.0, p99=0.0),
             )
@@ -174,10 +174,12 @@ def test_parked_response_is_streaming_without_a_thread(loop_name: str) -> None:
             await reader.readuntil(b"first")
             await eventually(lambda: threads_of(server) == (1, 0, 0))
             assert requests_of(server) == (0, 0, 1, 0)
+            assert server.stats().requests.parked == 1
             assert connections_of(server) == (0, 0, 1, 0)
             ending.set()
             await reader.readuntil(b"last")
             await eventually(lambda: requests_of(server) == (0, 0, 0, 1))
+            assert server.stats().requests.parked == 0
 
     run_in_loop(loop_name, main)
 
