@@ -2,7 +2,7 @@
 
 from aiowsgi.asgi import ASGIAdapter
 from aiowsgi.bridge.pool import ThreadPool
-from aiowsgi.channel import Channel
+from aiowsgi.channel import Channel, ChannelStats, Event, Subscription
 from aiowsgi.config import Config
 from aiowsgi.embedding import SimpleServer, make_server, run_in_thread, serve
 from aiowsgi.errors import (
@@ -26,14 +26,17 @@ __all__ = [
     "ApplicationError",
     "ApplicationImportError",
     "Channel",
+    "ChannelStats",
     "ClientDisconnected",
     "Config",
     "ConfigError",
     "DrainReport",
+    "Event",
     "Server",
     "ServerStats",
     "SimpleServer",
     "StartupError",
+    "Subscription",
     "ThreadPool",
     "__version__",
     "make_server",

@@ -168,9 +168,39 @@ def chooses_a_certificate_by_name(code: str, folder: Path, capsys: Capture) -> N
                 assert client.get("/").content == b"hello"
 
 
+def parks_a_count(code: str, folder: Path, capsys: Capture) -> None:
+    with aiowsgi.run_in_thread(execute(code, __name__="__main__")["app"], threads=1) as server:
+        response = httpx.get(f"{server.url}/count", trust_env=False)
+        assert (response.text, response.headers["Content-Type"]) == ("0\n1\n2\n", "text/plain")
+
+
+def sends_orders_to_subscribers(code: str, folder: Path, capsys: Capture) -> None:
+    names = execute(code)
+    with aiowsgi.run_in_thread(names["application"], threads=1, max_threads=1) as server:
+        with httpx.stream("GET", server.url, trust_env=False) as response:
+            assert response.headers["Content-Type"] == "text/event-stream"
+            lines = response.iter_lines()
+            assert next(lines) == "retry: 3000"
+            assert httpx.post(server.url, content=b"42", trust_env=False).status_code == 204
+            assert [next(lines) for _ in range(4)][2:] == ["event: paid", "data: 42"]
+        names["orders"].close()
+
+
+def reads_a_channel(code: str, folder: Path, capsys: Capture) -> None:
+    async def main() -> None:
+        orders = aiowsgi.Channel()
+        task = asyncio.create_task(execute(code)["first_paid"](orders))
+        await eventually(lambda: orders.stats().subscribers)
+        orders.send("41", event="shipped")
+        sent = orders.send("42", event="paid")
+        assert ((await task).id, await task) == (sent, b"42")
+
+    asyncio.run(main())
+
+
 # What is in a block and in no other, and how it is driven.
 DRIVES: dict[str, Drive] = {
-    "def application(environ, start_response):": is_an_application,
+    "Hello from {": is_an_application,
     'aiowsgi.run("project.wsgi:application"': serves_until_sigterm("127.0.0.1:8000", "127.0.0.1:0"),
     "serve(application, host=": serves_until_sigterm("port=8080", "port=0"),
     "with make_server(": serves_until_interrupted,
@@ -182,6 +212,9 @@ DRIVES: dict[str, Drive] = {
     "live_wsgi_server": passes_as_a_test,
     "context.sni_callback = ": chooses_a_certificate_by_name,
     "aiowsgi.ASGIAdapter(": serves_the_mounted_application,
+    "async def count():": parks_a_count,
+    'aiowsgi.Channel("orders"': sends_orders_to_subscribers,
+    "orders.subscribe():": reads_a_channel,
 }
 
 
