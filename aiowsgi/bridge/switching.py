@@ -22,6 +22,12 @@ import threading
 __all__ = ["SwitchInterval", "switch_interval"]
 
 
+# The interpreter counts in microseconds and cuts off the rest: what is read and set again, as programs do that change
+# it for a while, becomes a microsecond less.
+_ROUNDING = 1e-7
+_TOLERANCE = 3e-6
+
+
 class SwitchInterval:
     """Sets the interval while somebody asks for a shorter one than there is.
 
@@ -52,9 +58,9 @@ class SwitchInterval:
 
     def _apply(self) -> None:
         seconds = min((self._found, *filter(None, self._wanted)))
-        if sys.getswitchinterval() == self._set != seconds:
-            sys.setswitchinterval(seconds)
-            self._set = sys.getswitchinterval()  # it counts in microseconds
+        if abs(sys.getswitchinterval() - self._set) < _TOLERANCE and seconds != self._set:
+            sys.setswitchinterval(seconds + _ROUNDING)
+            self._set = seconds
 
 
 #: The process's.

@@ -56,6 +56,16 @@ def test_interval_is_left_alone_by_who_asks_for_nothing_or_for_a_longer_one(seco
     assert current() == FOUND
 
 
+def test_interval_that_the_program_changes_and_puts_back_is_given_back_all_the_same() -> None:
+    interval = SwitchInterval()
+    interval.ask(0.0001)
+    assert current() == 0.0001
+    for _ in range(2):
+        sys.setswitchinterval(sys.getswitchinterval())  # each costs a microsecond
+    interval.give_back(0.0001)
+    assert current() == FOUND
+
+
 def test_interval_that_the_program_sets_meanwhile_stays() -> None:
     interval = SwitchInterval()
     interval.ask(0.001)
