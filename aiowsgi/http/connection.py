@@ -70,9 +70,7 @@ class HTTPConnection:
     def request_begun(self) -> bool:
         """Whether a part of a request has arrived and the rest is outstanding."""
         # RFC 9112 §2.2: an empty line after one request's content is not the beginning of another.
-        return self.state is ReadState.CONTENT or (
-            self.state is ReadState.HEAD and self._buffer not in (b"", b"\r", b"\r\n")
-        )
+        return self.state is _CONTENT or (self.state is _HEAD and self._buffer not in (b"", b"\r", b"\r\n"))
 
     def receive_data(self, data: bytes) -> list[Event]:
         """Take bytes that arrived; return what they complete, in order.
