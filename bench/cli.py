@@ -118,7 +118,7 @@ def verify(servers: str | None, scenarios: str | None) -> None:
 @_servers_option
 @_scenarios_option
 @click.option("--blocks", type=click.IntRange(1, 100), help="Passes over all servers.")
-@click.option("--seconds", type=click.FloatRange(0.5, 600), help="Of each measurement of a closed loop.")
+@click.option("--seconds", type=click.FloatRange(0.5, 600), help="Of a closed loop, where it may be so short.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the order of servers.")
 @click.option("--baseline", default=BASELINE, show_default=True, help="The server that ratios refer to.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results; default bench/runs/TIME.")

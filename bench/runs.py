@@ -53,7 +53,7 @@ def start(order: Order, folder: Path, environment: dict[str, Any], started: floa
     scenarios = [
         scenario
         if order.seconds is None or scenario.kind not in ("closed", "latency")
-        else dataclasses.replace(scenario, seconds=order.seconds)
+        else dataclasses.replace(scenario, seconds=max(order.seconds, scenario.least_seconds))
         for scenario in order.scenarios
     ]
     results = Results(

@@ -72,6 +72,7 @@ class Scenario:
         threads: of each server; ``"clients"`` for one a client where the server needs that.
         needs: features without which a server has no figure: see :class:`bench.servers.Server`.
         seconds: of one measurement.
+        least_seconds: what may not be gone below, where it takes its time to get going or needs many samples.
         most_blocks: for one that takes long.
         quick: keys of this table replace those of the scenario in a quick run; ``None``: it is not in one.
         null: whether the null server is measured on it too.
@@ -90,6 +91,7 @@ class Scenario:
     threads: int = 8
     needs: tuple[str, ...] = ()
     seconds: float = 3.0
+    least_seconds: float = 1.0
     most_blocks: int = 1000
     quick: Mapping[str, Any] | None = None
     null: bool = False

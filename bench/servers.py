@@ -27,6 +27,8 @@ BASELINE = "granian"
 _KEEP_ALIVE = "75"
 # What Linux allows a listening socket by default (net.core.somaxconn).
 _BACKLOG = "4096"
+# How many requests wait in aiowsgi by default, before more are refused.
+_QUEUE_SIZE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ def _aiowsgi(parser: str) -> Callable[[Launch], list[str]]:
         return [
             *(sys.executable, "-m", "aiowsgi", launch.application),
             *("--bind", launch.address, "--threads", str(launch.threads), "--http", parser, "--log-level", "warning"),
+            *(("--queue-size", launch.limit) if launch.connections >= _QUEUE_SIZE else ()),
             *(("--workers", "1") if launch.reloadable else ()),
         ]
 

@@ -15,6 +15,7 @@ __all__ = ["greet", "verify"]
 
 _TIMEOUT = 10.0
 _GREET_SECONDS = 5.0
+_GREET_SECONDS_EACH = 0.002
 _READ_SIZE = 256 * 1024
 
 
@@ -59,17 +60,14 @@ def greet(generator: Generator, scenario: Scenario) -> None:
         CellVoid: some are not.
     """
     count = scenario.load["connections"]
+    seconds = _GREET_SECONDS + count * _GREET_SECONDS_EACH
     result = generator.do(
-        "greet",
-        bound=_GREET_SECONDS + 15,
-        request=request_json(scenario),
-        connections=count,
-        seconds=_GREET_SECONDS,
+        "greet", bound=seconds + 15, request=request_json(scenario), connections=count, seconds=seconds
     )
     if result["answered"] < count:
         errors = ", ".join(f"{number} {word}" for word, number in sorted(result["errors"].items()))
         raise CellVoid(
-            f"answers {result['answered']:,} of {count:,} open connections within {_GREET_SECONDS:g} s"
+            f"answers {result['answered']:,} of {count:,} open connections within {seconds:.0f} s"
             + (f" ({errors})" if errors else "")
         )
 

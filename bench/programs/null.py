@@ -50,10 +50,12 @@ class _Connection:
         return True if self.content_left else self._answer()
 
     def _answer(self) -> bool:
-        answer = _answers.get(self.size)
+        key = self.size, self.closing
+        answer = _answers.get(key)
         if answer is None:
-            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % self.size
-            answer = _answers[self.size] = head + b"x" * self.size
+            connection = b"Connection: close\r\n" if self.closing else b""
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n%bContent-Length: %d\r\n\r\n"
+            answer = _answers[key] = head % (connection, self.size) + b"x" * self.size
         self.out = memoryview(answer)
         return self.send()
 
@@ -65,7 +67,7 @@ class _Connection:
         return bool(self.out) or not self.closing
 
 
-_answers: dict[int, bytes] = {}
+_answers: dict[tuple[int, bool], bytes] = {}
 
 
 def main() -> None:
