@@ -29,6 +29,7 @@ from aiowsgi.configuration.values import GiB, KiB, Kind, MiB, format_value
 from aiowsgi.errors import ConfigError
 
 __all__ = [
+    "HOOK_NAMES",
     "OPTIONS",
     "BindAddress",
     "Config",
@@ -55,6 +56,10 @@ ENGINE = "Engine"
 HEALTH = "Health"
 LOGS = "Logs"
 APPLICATION = "What the application sees"
+DEVELOPMENT = "Development"
+HOOKS = "Hooks"
+
+HOOK_NAMES = ("on_starting", "worker_init", "worker_ready", "worker_exit", "on_exit")
 
 ACCESS_LOGFORMAT = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
 
@@ -96,7 +101,7 @@ class Config:
         group=LISTEN, aliases=("unix_socket",), default_text="none")
     uds_mode: int | None = option(
         None, Kind.MODE, "Permissions of the Unix sockets' files, in octal.",
-        group=LISTEN, least=0, most=0o777, default_text="as the umask has it")
+        group=LISTEN, least=0, most=0o777, aliases=("unix_socket_perms",), default_text="as the umask has it")
     reuse_port: bool = option(
         False, Kind.FLAG, "A listening socket for each worker (SO_REUSEPORT): the kernel spreads connections evenly.",
         group=LISTEN)
@@ -117,7 +122,8 @@ class Config:
         group=PROCESSES, aliases=("preload_app",))
     timeout: float | None = option(
         None, Kind.SECONDS, "A worker whose event loop is silent for so long is replaced; 0 turns it off.",
-        group=PROCESSES, flags=("-t",), least=0, default_text="30s under a supervisor")
+        group=PROCESSES, flags=("-t",), least=0, aliases=("timeout_worker_healthcheck",),
+        default_text="30s under a supervisor")
     max_requests: int = option(
         0, Kind.COUNT, "A worker is replaced after so many requests; 0 is never.", group=PROCESSES, least=0,
         aliases=("limit_max_requests",))
@@ -291,7 +297,7 @@ class Config:
         group=LOGS, choices=("text", "json"))
     log_config: str | None = option(
         None, Kind.TEXT, "File for logging.config: TOML, JSON, or ini.",
-        group=LOGS, aliases=("logconfig", "logconfig_json"), default_text="none")
+        group=LOGS, aliases=("logconfig", "logconfig_json", "log_config_json"), default_text="none")
     access_log: bool = option(
         False, Kind.FLAG, "Log each request.", group=LOGS)
     access_logfile: str | None = option(
@@ -311,6 +317,33 @@ class Config:
     environ: Sequence[str] = option(
         (), Kind.TEXTS, "A variable to place in every environ, as NAME=value. Repeatable.",
         group=APPLICATION, default_text="none")
+
+    reload: bool = option(
+        False, Kind.FLAG, "Serve with one worker that is replaced when code changes.", group=DEVELOPMENT)
+    reload_dir: Sequence[str] = option(
+        (), Kind.TEXTS, "Folder to watch, with all that is below it. Repeatable.",
+        group=DEVELOPMENT, default_text="the current one, and those of pythonpath")
+    reload_include: Sequence[str] = option(
+        (), Kind.TEXTS, "Pattern of files to watch there, beside *.py. Repeatable.",
+        group=DEVELOPMENT, default_text="none")
+    reload_exclude: Sequence[str] = option(
+        (), Kind.TEXTS, "Pattern of files not to watch there. Repeatable.", group=DEVELOPMENT, default_text="none")
+    reload_extra: Sequence[str] = option(
+        (), Kind.TEXTS, "File or folder to watch whatever its name is. Repeatable.",
+        group=DEVELOPMENT, aliases=("reload_extra_file", "reload_extra_files"), default_text="none")
+
+    on_starting: str | None = option(
+        None, Kind.TEXT, "module:callable, called once before anything listens.", group=HOOKS, default_text="none")
+    worker_init: str | None = option(
+        None, Kind.TEXT, "module:callable, called in each worker before the application is imported.",
+        group=HOOKS, default_text="none")
+    worker_ready: str | None = option(
+        None, Kind.TEXT, "module:callable, called in each worker once it serves.", group=HOOKS, default_text="none")
+    worker_exit: str | None = option(
+        None, Kind.TEXT, "module:callable, called in each worker once its requests have ended.",
+        group=HOOKS, default_text="none")
+    on_exit: str | None = option(
+        None, Kind.TEXT, "module:callable, called once when all has ended.", group=HOOKS, default_text="none")
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -367,6 +400,10 @@ class Config:
         yield from self._proxy_problems()
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             yield f"ssl_keyfile={self.ssl_keyfile}: needs ssl_certfile"
+        for name in HOOK_NAMES:
+            text = getattr(self, name)
+            if text is not None and not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", text):
+                yield f"{name}={text}: must be module:callable"
         if self.limit_request_head < self.limit_request_line:
             yield (
                 f"limit_request_head={self.limit_request_head}: "

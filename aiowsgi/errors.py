@@ -7,7 +7,8 @@ Thread: any.
     AiowsgiError
     ├── ConfigError (ValueError)         an option's value breaks its rule; all problems at once
     ├── StartupError                     the server cannot start: application, socket, loop or parser
-    │   └── ApplicationImportError       the application named on the command line cannot be had
+    │   ├── ApplicationImportError       the application named on the command line cannot be had
+    │   └── HookError                    a hook of the configuration cannot be had, or failed where it must not
     ├── ApplicationError                 an application broke a clause of PEP 3333 or RFC 9110
     └── ClientDisconnected (OSError)     the client went away while its response or content was under way
 """
@@ -22,6 +23,7 @@ __all__ = [
     "ApplicationImportError",
     "ClientDisconnected",
     "ConfigError",
+    "HookError",
     "StartupError",
 ]
 
@@ -50,6 +52,13 @@ class ApplicationImportError(StartupError):
     """The application could not be imported, found or made.
 
     ``__cause__`` is the application's own exception where its code raised one.
+    """
+
+
+class HookError(StartupError):
+    """A hook of the configuration cannot be had, or has failed where the server cannot start without it.
+
+    ``__cause__`` is the hook's own exception where its code raised one.
     """
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bench.errors import BenchError, CellVoid, Unsupported
+from bench.errors import CellVoid, Unsupported
 from bench.kinds.job import Job, Measurement
 from bench.kinds.registry import MEASURES, seconds_of
 from bench.results import Cell, Results
@@ -122,9 +122,6 @@ class Run:
             cell.blocks[block] = measured = measure(Job(scenario, server, self._plan.quick))
         except CellVoid as error:
             cell.reason = str(error)
-            return cell.reason
-        except BenchError as error:  # hours of other cells are not lost over it
-            cell.reason = f"a fault of the harness: {error}"
             return cell.reason
         name = scenario.figures[0]
         return f"{name} {measured.figures[name]:,.1f}" if name in measured.figures else "done"

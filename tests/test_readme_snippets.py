@@ -198,6 +198,20 @@ def reads_a_channel(code: str, folder: Path, capsys: Capture) -> None:
     asyncio.run(main())
 
 
+def is_a_hook(code: str, folder: Path, capsys: Capture) -> None:
+    (folder / "shop").mkdir()
+    (folder / "shop" / "hooks.py").write_text(code)
+    (folder / "shop" / "wsgi.py").write_text("from tests.hosting import hello as application\n")
+    source = (
+        "import logging\nlogging.basicConfig(level='INFO')\n"
+        "import aiowsgi\naiowsgi.run('shop.wsgi', worker_ready='shop.hooks:ready', port=0)\n"
+    )
+    with program(folder, source) as process:
+        process.wait_for_log(r"worker None \(process \d+\) serves http://127\.0\.0\.1:\d+\n")
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+
+
 # What is in a block and in no other, and how it is driven.
 DRIVES: dict[str, Drive] = {
     "Hello from {": is_an_application,
@@ -211,6 +225,7 @@ DRIVES: dict[str, Drive] = {
     "aiowsgi.run_in_thread(": prints_the_answer,
     "live_wsgi_server": passes_as_a_test,
     "context.sni_callback = ": chooses_a_certificate_by_name,
+    "def ready(info):": is_a_hook,
     "aiowsgi.ASGIAdapter(": serves_the_mounted_application,
     "async def count():": parks_a_count,
     'aiowsgi.Channel("orders"': sends_orders_to_subscribers,

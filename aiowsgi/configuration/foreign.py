@@ -71,7 +71,6 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign(("worker_tmp_dir",), "leave it out, workers report over a pipe and write no file"),
     Foreign(("tmp_upload_dir",), "set TMPDIR, where Python keeps temporary files"),
     Foreign(("limit_concurrency",), "use --max-connections, and --queue-size for the requests that may wait"),
-    Foreign(("timeout_worker_healthcheck",), "use --timeout"),
     Foreign(
         ("dirty_app", "dirty_apps", "dirty_workers", "dirty_timeout", "dirty_threads", "dirty_graceful_timeout"), _DIRTY
     ),
@@ -98,7 +97,6 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign(("quic_bind",), "leave it out and speak HTTP/3 in the proxy"),
     _off("ipv4", "ipv6", "no_ipv4", "no_ipv6", advice="use --bind with the addresses: 0.0.0.0:8000 or [::]:8000"),
     Foreign(("sockets",), 'use bind=["fd://N"], where N is the socket\'s fileno()'),
-    Foreign(("unix_socket_perms",), "set the umask where the process is started"),
     Foreign(("control_socket", "control_socket_mode"), _CONTROL),
     _off("no_control_socket", "control_socket_disable", advice=_CONTROL),
     # HTTP

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from aiowsgi.configuration.names import did_you_mean
 from aiowsgi.configuration.option import Option
 from aiowsgi.errors import ConfigError
 
-__all__ = ["Given", "common_variables", "merge", "settle", "variables"]
+__all__ = ["Given", "common_variables", "merge", "misspelled_variables", "settle", "variables"]
 
 C = TypeVar("C")
 
@@ -44,7 +45,20 @@ class Given:
 
 def variables(options: Iterable[Option], environ: Mapping[str, str]) -> list[Given]:
     """What the ``AIOWSGI_*`` variables say; one that is set to nothing says nothing."""
-    return [Given(item.name, environ[item.variable], item.variable) for item in options if environ.get(item.variable)]
+    given = [Given(item.name, environ[item.variable], item.variable) for item in options if environ.get(item.variable)]
+    # Kubernetes sets AIOWSGI_PORT=tcp://10.0.0.1:80 in every container beside a service that is called aiowsgi.
+    return [item for item in given if not (item.name == "port" and str(item.value).startswith(("tcp://", "udp://")))]
+
+
+def misspelled_variables(options: Iterable[Option], environ: Mapping[str, str]) -> list[str]:
+    """Sentences about the variables that look like options of this server and are none; they are not read."""
+    known = ["CONFIG", *(item.variable.removeprefix("AIOWSGI_") for item in options)]
+    names = sorted(name.removeprefix("AIOWSGI_") for name in environ if name.startswith("AIOWSGI_"))
+    return [
+        f"AIOWSGI_{name}: no such option{meant}"
+        for name in names
+        if name not in known and (meant := did_you_mean(name, known))
+    ]
 
 
 def common_variables(

@@ -31,13 +31,17 @@ METAVARS = {
 }
 # What says more than its kind.
 OWN_METAVARS = {
-    "environ": "NAME=VALUE",
-    "bind": "ADDRESS",
     "app": "APP",
+    "bind": "ADDRESS",
     "chdir": "FOLDER",
-    "pythonpath": "FOLDER",
-    "uds": "PATH",
+    "environ": "NAME=VALUE",
     "pid": "PATH",
+    "pythonpath": "FOLDER",
+    "reload_dir": "FOLDER",
+    "reload_exclude": "PATTERN",
+    "reload_extra": "PATH",
+    "reload_include": "PATTERN",
+    "uds": "PATH",
 }
 
 # Parameters of click's are named as options are; those of aliases and of other servers have a prefix.

@@ -9,6 +9,7 @@ Thread: the main thread.
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import traceback
@@ -20,8 +21,8 @@ import click
 from aiowsgi.config import OPTIONS
 from aiowsgi.configuration.names import did_you_mean
 from aiowsgi.configuration.settings import Settings, Sources
-from aiowsgi.configuration.sources import Given
-from aiowsgi.errors import AiowsgiError, ApplicationImportError, ConfigError
+from aiowsgi.configuration.sources import Given, misspelled_variables
+from aiowsgi.errors import AiowsgiError, ApplicationImportError, ConfigError, HookError
 from aiowsgi.process.arguments import flag_parameters, given_flags
 from aiowsgi.process.commands import COMMANDS, load_command, module_hint
 from aiowsgi.process.run import check, exit_at_next_signal, run
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except ConfigError as error:
         _fail(*error.problems)
     except AiowsgiError as error:
-        if isinstance(error, ApplicationImportError) and error.__cause__ is not None:
+        if isinstance(error, (ApplicationImportError, HookError)) and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
         _fail(str(error))
     except (KeyboardInterrupt, click.Abort):
@@ -103,6 +104,9 @@ def _serve(app_argument: str | None, config: str | None, check_config: bool, pri
     sources = Sources(flags=given, path=config, problems=problems)
     settings = sources.read()
     assert settings.config.app is not None  # or read() would have missed it
+    if print_config or check_config:
+        for sentence in misspelled_variables(OPTIONS, os.environ):
+            click.echo(f"aiowsgi: {sentence}", err=True)
     if print_config:
         _print(settings)
     if check_config:
@@ -110,7 +114,12 @@ def _serve(app_argument: str | None, config: str | None, check_config: bool, pri
         click.echo(f"aiowsgi: the configuration is good, and {settings.config.app} can be served")
     if print_config or check_config:
         return False
-    run(settings.config.app, config=settings.config, reread=lambda: sources.read().config)
+    run(
+        settings.config.app,
+        config=settings.config,
+        reread=lambda: sources.read().config,
+        config_file=settings.path,
+    )
     return True
 
 

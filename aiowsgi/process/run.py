@@ -17,6 +17,7 @@ import os
 import platform
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 from wsgiref.types import WSGIApplication
@@ -29,11 +30,13 @@ from aiowsgi.process.activation import take_passed_descriptors
 from aiowsgi.process.application import load_application
 from aiowsgi.process.descriptors import raise_descriptor_limit
 from aiowsgi.process.folders import prepare_imports
+from aiowsgi.process.hooks import SERVER_HOOKS, Hooks
 from aiowsgi.process.log import configure_logs, flush_logs
 from aiowsgi.process.loops import choose_loop
 from aiowsgi.process.notify import Notifier
 from aiowsgi.process.pidfile import PidFile
 from aiowsgi.process.privileges import drop_privileges
+from aiowsgi.process.reload import Reloader
 from aiowsgi.process.sockets import warn_of_backlog
 from aiowsgi.process.statistics import figures_of, statistics_line
 from aiowsgi.process.supervisor import QUICK_SECONDS, Supervisor
@@ -60,6 +63,7 @@ def run(
     factory: bool = False,
     config: Config | None = None,
     reread: Callable[[], Config] | None = None,
+    config_file: Path | None = None,
     **options: Any,
 ) -> None:
     """Serve an application until SIGTERM or SIGINT; the requests that run then are finished.
@@ -75,11 +79,13 @@ def run(
         factory: the name is a factory's, to be called without arguments.
         config: the settings, instead of ``options``.
         reread: returns the settings anew, at SIGHUP.
+        config_file: is watched where ``reload`` is on.
         options: fields of :class:`~aiowsgi.config.Config`.
 
     Raises:
         ConfigError: options break their rules.
         ApplicationImportError: the named application cannot be had.
+        HookError: a hook cannot be had, or ``on_starting`` or ``worker_init`` has failed.
         StartupError: it cannot listen, or the loop or parser is not installed; nothing is left listening.
     """
     if config is None:
@@ -92,12 +98,14 @@ def run(
     pid_file = PidFile(config.pid)
     try:
         notifier = Notifier()
+
+        def read_again() -> Config:
+            return config if reread is None else _with_passed_sockets(reread(), descriptors)
+
+        if config.reload:
+            _reload(application, factory or config.factory, config, read_again, config_file)
         # As the first process of a container it has others' children to wait for, which a server cannot.
-        if config.asks_for_supervisor or os.getpid() == 1:
-
-            def read_again() -> Config:
-                return config if reread is None else _with_passed_sockets(reread(), descriptors)
-
+        elif config.asks_for_supervisor or os.getpid() == 1:
             forced_by = _supervise(application, factory or config.factory, config, read_again, notifier)
             if forced_by:
                 pid_file.close()
@@ -117,12 +125,21 @@ def check(config: Config) -> None:
 
     Raises:
         ApplicationImportError: the application cannot be had.
-        StartupError: a folder, the loop or the parser is not there.
+        HookError: a hook cannot be had.
+        StartupError: a folder, a certificate, the loop or the parser is not there.
     """
     prepare_imports(config)
-    if config.app is not None:
-        load_application(config.app, factory=config.factory)
-    choose_loop(config.loop)
+    Hooks(config)
+    assert config.app is not None  # Sources would have missed it
+    application = load_application(config.app, factory=config.factory)
+    _, loop_factory = choose_loop(config.loop)
+
+    async def start_without_listening() -> None:
+        server = Server(application, config, shared_sockets=[])
+        await server.start()
+        await server.shutdown(0)
+
+    anyio.run(start_without_listening, backend_options={"loop_factory": loop_factory})
 
 
 def exit_at_next_signal() -> None:
@@ -153,38 +170,65 @@ def _supervise(
     name = application if isinstance(application, str) else None
     loaded = None if isinstance(application, str) else application
     choose_loop(config.loop)  # so that it is said here what is not installed
-    if name is not None and config.preload:
-        loaded = load_application(name, factory=factory)
+    with Hooks(config, SERVER_HOOKS).around("on_starting", "on_exit"):
+        if name is not None and config.preload:
+            loaded = load_application(name, factory=factory)
+        configure_logs(config)
+        raise_descriptor_limit()
+        supervisor = Supervisor(name, factory, config, loaded=loaded, reread=reread, notifier=notifier)
+        return supervisor.run()
+
+
+def _reload(
+    application: WSGIApplication | str,
+    factory: bool,
+    config: Config,
+    reread: Callable[[], Config],
+    config_file: Path | None,
+) -> None:
+    if not isinstance(application, str):
+        raise StartupError("reload: the application must be given by its name, or it could not be imported anew")
+    choose_loop(config.loop)
     configure_logs(config)
     raise_descriptor_limit()
-    supervisor = Supervisor(name, factory, config, loaded=loaded, reread=reread, notifier=notifier)
-    return supervisor.run()
+    files = [] if config_file is None else [config_file]
+    with Hooks(config, SERVER_HOOKS).around("on_starting", "on_exit"):
+        Reloader(application, factory, config, reread=reread, files=files).run()
 
 
 def _serve_alone(
     application: WSGIApplication | str, factory: bool, config: Config, notifier: Notifier, pid_file: PidFile
 ) -> None:
     name = application if isinstance(application, str) else "aiowsgi"
-    if isinstance(application, str):
-        application = load_application(application, factory=factory)
-    loop_name, loop_factory = choose_loop(config.loop)
-    config = configure_logs(config)
-    set_title("server", config.name, name)
-    raise_descriptor_limit()
-    alone = _Alone(application, config, loop_name, notifier, pid_file)
-    anyio.run(alone.serve, backend_options={"loop_factory": loop_factory})
+    hooks = Hooks(config)
+    with hooks.around("on_starting", "on_exit"), hooks.around("worker_init", "worker_exit"):
+        if isinstance(application, str):
+            application = load_application(application, factory=factory)
+        loop_name, loop_factory = choose_loop(config.loop)
+        config = configure_logs(config)
+        set_title("server", config.name, name)
+        raise_descriptor_limit()
+        alone = _Alone(application, config, loop_name, notifier, pid_file, hooks)
+        anyio.run(alone.serve, backend_options={"loop_factory": loop_factory})
 
 
 class _Alone:
     """A server that is all of its process."""
 
     def __init__(
-        self, application: WSGIApplication, config: Config, loop_name: str, notifier: Notifier, pid_file: PidFile
+        self,
+        application: WSGIApplication,
+        config: Config,
+        loop_name: str,
+        notifier: Notifier,
+        pid_file: PidFile,
+        hooks: Hooks,
     ) -> None:
         self._server = Server(application, config)
         self._loop_name = loop_name
         self._notifier = notifier
         self._pid_file = pid_file
+        self._hooks = hooks
 
     async def serve(self) -> None:
         server = self._server
@@ -202,6 +246,7 @@ class _Alone:
             drop_privileges(server.config)
             warn_of_backlog(server.config.backlog)
             logger.info(_start_line(server, self._loop_name))
+            self._hooks.call("worker_ready", server.urls)
             self._notifier.ready("serving")
             if self._notifier.watchdog_interval:
                 self._give_sign_of_life()

@@ -30,6 +30,7 @@ from aiowsgi.config import Config
 from aiowsgi.errors import AiowsgiError, StartupError
 from aiowsgi.process.application import load_application
 from aiowsgi.process.descriptors import raise_descriptor_limit
+from aiowsgi.process.hooks import WORKER_HOOKS, Hooks
 from aiowsgi.process.log import configure_logs, flush_logs
 from aiowsgi.process.loops import choose_loop
 from aiowsgi.process.messages import Message, MessagePipe
@@ -132,6 +133,7 @@ class _Worker:
         self._wear = Wear(order.config, time.monotonic())
         self._leaving: asyncio.Task[None] | None = None
         self._ended = anyio.Event()
+        self._hooks = Hooks(order.config, ())  # until they have been imported
 
     def run(self, application: WSGIApplication | None) -> int:
         pipe = self._pipe
@@ -141,8 +143,11 @@ class _Worker:
         self._install_handlers()
         try:
             loop_name, loop_factory = choose_loop(self._config.loop)
-            application = self._prepare(application)
-            anyio.run(self._serve, application, loop_name, backend_options={"loop_factory": loop_factory})
+            drop_privileges(self._config)
+            self._hooks = Hooks(self._config, WORKER_HOOKS, worker=self._order.number)
+            with self._hooks.around("worker_init", "worker_exit"):
+                application = self._prepare(application)
+                anyio.run(self._serve, application, loop_name, backend_options={"loop_factory": loop_factory})
         except AiowsgiError as error:
             cause = error.__cause__
             trace = "".join(traceback.format_exception(cause)) if isinstance(error, StartupError) and cause else ""
@@ -166,7 +171,6 @@ class _Worker:
 
     def _prepare(self, application: WSGIApplication | None) -> WSGIApplication:
         order = self._order
-        drop_privileges(self._config)
         if application is None:
             assert order.application is not None  # or it would have been forked
             application = load_application(order.application, factory=order.factory)
@@ -185,6 +189,7 @@ class _Worker:
         loop.add_signal_handler(signal.SIGTERM, self._leave_at_signal)
         if hasattr(signal, "SIGUSR2"):
             loop.add_signal_handler(signal.SIGUSR2, self._log_statistics)
+        self._hooks.call("worker_ready", server.urls)
         self._pipe.send("ready", urls=server.urls, loop=loop_name, parser=server.parser_name)
         self._beat()
         if self._wear.is_limited:

@@ -117,22 +117,6 @@ def test_cell_with_an_error_under_load_is_void_with_its_reason(tmp_path: Path, p
     assert len(results.cell("steady", "aiowsgi-h11").blocks) == 3
 
 
-def test_fault_of_the_harness_voids_one_cell_and_not_the_run(
-    tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
-):
-    def measure(job: Job) -> Measurement:
-        if job.server.name == "wsgiref":
-            raise BenchError("the load generator ended during 'open'")
-        return Measurement(figures={"cpu": 1.0})
-
-    monkeypatch.setitem(runner.MEASURES, "closed", measure)
-    monkeypatch.setitem(runner.MEASURES, "open", measure)
-    results = empty()
-    Run(plan, results, tmp_path / "results.json", Watcher()).measure()
-    assert results.cell("hello", "wsgiref").reason == "a fault of the harness: the load generator ended during 'open'"
-    assert len(results.cell("hello", "aiowsgi-h11").blocks) == 3
-
-
 def test_server_that_cannot_do_a_scenario_has_its_reason_and_is_not_tried(tmp_path: Path, measured: list):
     results = empty()
     plan = Plan(load_scenarios(["idle", "embedding"]), [SERVERS["wsgiref"], SERVERS["waitress"]], 1, 1, False)

@@ -10,38 +10,9 @@ from gunicorn.config import KNOWN_SETTINGS  # type: ignore[import-untyped] # gun
 from aiowsgi.config import OPTIONS, Config
 from aiowsgi.configuration.gunicorn import SETTINGS, translate
 from aiowsgi.configuration.settings import Sources
+from tests.configuration.test_foreign import PENDING
 
 DEFAULTS = {setting.name: setting.default for setting in KNOWN_SETTINGS}
-# What other parts of the server will have an option for.
-PENDING = {
-    "access_log_format",
-    "accesslog",
-    "ca_certs",
-    "cert_reqs",
-    "certfile",
-    "ciphers",
-    "forwarded_allow_ips",
-    "group",
-    "keyfile",
-    "logconfig",
-    "logconfig_json",
-    "max_requests",
-    "max_requests_jitter",
-    "pidfile",
-    "preload_app",
-    "proc_name",
-    "proxy_allow_ips",
-    "proxy_protocol",
-    "reload",
-    "reload_extra_files",
-    "reuse_port",
-    "statsd_host",
-    "statsd_prefix",
-    "timeout",
-    "umask",
-    "user",
-    "workers",
-}
 
 
 def lines(**settings: Any) -> list[str]:
@@ -98,6 +69,14 @@ def test_every_setting_of_gunicorn_is_translated_or_explained(name: str) -> None
         ({"limit_request_fields": 50, "limit_request_field_size": 4000}, {"limit_request_field_size": 4000}),
         ({"backlog": 64}, {"backlog": 64}),
         ({"root_path": "/x/"}, {"root_path": "/x"}),
+        (
+            {"workers": 3, "max_requests": 1000, "preload_app": True},
+            {"workers": 3, "max_requests": 1000, "preload": True},
+        ),
+        ({"umask": 0o22, "user": 1000, "group": "web"}, {"umask": 0o22, "user": "1000", "group": "web"}),
+        ({"pidfile": "p", "proc_name": "n", "timeout": 90}, {"pid": "p", "name": "n", "timeout": 90.0}),
+        ({"certfile": "c", "keyfile": "k", "cert_reqs": 2}, {"ssl_certfile": "c", "ssl_cert_reqs": "required"}),
+        ({"reload_extra_files": ["a"], "reload": True}, {"reload": True, "reload_extra": ("a",)}),
         ({}, {"threads": 1}),
         ({"worker_class": "gthread"}, {"threads": 1}),
         ({"worker_class": "gevent"}, {"threads": 8}),

@@ -79,6 +79,7 @@ def test_sources_read_again_see_what_has_changed(tmp_path: Path, monkeypatch: py
     [
         ("", {}, {}, [TCPAddress("127.0.0.1", 8000)]),
         ("", {"PORT": "5000"}, {}, [TCPAddress("0.0.0.0", 5000)]),
+        ("", {"AIOWSGI_PORT": "tcp://10.0.0.1:80", "PORT": "5000"}, {}, [TCPAddress("0.0.0.0", 5000)]),
         ("", {"PORT": ""}, {}, [TCPAddress("127.0.0.1", 8000)]),
         ("", {"PORT": "5000"}, {"host": "::1"}, [TCPAddress("::1", 5000)]),
         ("host = 'h'", {"PORT": "5000"}, {}, [TCPAddress("h", 5000)]),
@@ -217,3 +218,15 @@ def test_default_settings_shown_are_the_defaults() -> None:
     for item in OPTIONS:
         if item.default is not None and item.kind in (Kind.FLAG, Kind.COUNT, Kind.TEXT, Kind.CHOICE):
             assert table[item.name] == item.default
+
+
+def test_secret_is_never_shown(tmp_path: Path) -> None:
+    secret = {"ssl_certfile": "c", "ssl_keyfile": "k", "ssl_keyfile_password": "open sesame"}
+    text = "\n".join(read(tmp_path, **secret).lines())
+    assert "sesame" not in text
+    assert 'ssl_keyfile_password = "***"' in text
+    write(tmp_path, "ssl_keyfile_password = ['open sesame']\n")
+    assert problems(tmp_path) == ("aiowsgi.toml:1: ssl_keyfile_password=***: must be text",)
+    with pytest.raises(ConfigError) as caught:
+        Config(ssl_keyfile_password=b"open sesame")  # type: ignore[arg-type]
+    assert caught.value.problems == ("ssl_keyfile_password=***: must be text",)

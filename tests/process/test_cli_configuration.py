@@ -116,6 +116,8 @@ def test_check_config_imports_the_application_and_exits_0(capsys: Capture, files
         (["failing"], "module 'failing' failed while it was imported: ZeroDivisionError"),
         (["hello", "--chdir=nowhere"], "chdir=nowhere: No such file or directory"),
         (["hello", "--threads=0"], "--threads=0: must be at least 1"),
+        (["hello", "--ssl-certfile=none.pem"], "ssl_certfile=none.pem: "),
+        (["hello", "--worker-init=hello:none"], "hook worker_init=hello:none: there is no 'none'"),
         (["hello", "-c", "none.toml"], "none.toml: cannot be read: No such file or directory"),
     ],
 )
@@ -152,6 +154,16 @@ def test_print_config_and_check_config_together_do_both(capsys: Capture, files: 
     assert code == 3
     assert 'app = "failing"' in out
     assert "ZeroDivisionError" in err
+
+
+def test_variable_that_is_misspelled_is_told_where_the_configuration_is_looked_at(
+    capsys: Capture, files: WriteFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files({"hello.py": HELLO})
+    for name in ("AIOWSGI_THRAEDS", "AIOWSGI_SERVICE_HOST", "AIOWSGI_BACKLOG"):
+        monkeypatch.setenv(name, "4")
+    code, _, err = outcome(capsys, "hello", "--check-config")
+    assert (code, err) == (0, "aiowsgi: AIOWSGI_THRAEDS: no such option; did you mean 'THREADS'?\n")
 
 
 # What the file says of the application
