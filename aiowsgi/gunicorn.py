@@ -11,6 +11,8 @@ becomes of gunicorn's settings:
 - ``--forwarded-allow-ips`` with ``secure_scheme_headers`` set the scheme, as in gunicorn's own workers; peers of Unix
   sockets are trusted always. Contradictions are answered 400. ``AIOWSGI_FORWARDED_PARTS=for,proto`` also sets
   ``REMOTE_ADDR``, as :mod:`aiowsgi.http.forwarded` has it.
+- ``forwarder_headers`` has no meaning: fields with an underscore in their name are dropped, whoever sends them. Where a
+  proxy says ``SCRIPT_NAME``, let it say ``X-Forwarded-Prefix``, with ``AIOWSGI_FORWARDED_PARTS=prefix``.
 - ``--proxy-protocol`` and ``--proxy-allow-from`` demand a PROXY header of every connection, where gunicorn's own
   workers guess whether there is one.
 - The access log has a line for each call of the application, written when its iterable is closed; requests that the

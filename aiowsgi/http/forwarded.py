@@ -25,7 +25,7 @@ from urllib.parse import unquote_to_bytes
 from aiowsgi.config import Config
 from aiowsgi.configuration.peers import Peers, parse_address
 from aiowsgi.http.events import Refusal
-from aiowsgi.http.policy import _is_host as is_host
+from aiowsgi.http.policy import is_host
 from aiowsgi.semantics import TOKEN_CHARACTERS
 
 __all__ = ["Forwarding", "forwarding_of"]

@@ -25,7 +25,7 @@ from aiowsgi.http.events import Refusal
 from aiowsgi.http.parsers import FieldLine, HeadParser, HeadSyntaxError
 from aiowsgi.semantics import TOKEN, TOKEN_CHARACTERS, RequestHead, variable_name
 
-__all__ = ["RequestPolicy", "name_fields"]
+__all__ = ["RequestPolicy", "is_host", "name_fields"]
 
 #: RFC 9112 §3: what is neither a control character nor half of a line end. HTAB is left to the field rules.
 _NOT_CONTROL = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
@@ -66,7 +66,8 @@ def _variable_name(field_name: bytes) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _is_host(value: str) -> bool:
+def is_host(value: str) -> bool:
+    """Tell whether a value is a host with or without a port: RFC 9110 section 7.2."""
     match = _HOST.fullmatch(value)
     return match is not None
 
@@ -302,7 +303,7 @@ class RequestPolicy:
             variables.pop("HTTP_TRANSFER_ENCODING", None)
         # RFC 9112 §3.2: exactly one Host in HTTP/1.1; in HTTP/1.0 none is fine.
         if "HTTP_HOST" in variables:
-            if not _is_host(variables["HTTP_HOST"]):
+            if not is_host(variables["HTTP_HOST"]):
                 raise Refusal(400, "invalid Host")
         elif http_11:
             raise Refusal(400, "Host field missing")
@@ -340,7 +341,7 @@ def _read_other_form(method: str, target: str, variables: dict[str, str]) -> tup
     if target == "*" and method == "OPTIONS":
         return "*", ""
     match = _ABSOLUTE_FORM.fullmatch(target)
-    if match is None or not _is_host(match[1]):
+    if match is None or not is_host(match[1]):
         raise Refusal(400, "invalid request target")
     # RFC 9112 §3.2.2: the target's authority replaces whatever Host says.
     variables["HTTP_HOST"] = match[1]

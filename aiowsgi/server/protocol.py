@@ -638,7 +638,8 @@ class Protocol(asyncio.Protocol):
         self.phase = _LINGERING
         self._release_content()
         if self._peer_ended:
-            self._transport.close()
+            # Not at once: asyncio's transports tell of their end twice where resume_writing() closes them.
+            self._engine.loop.call_soon(self._transport.close)
         elif self._outlet.end():
             self._resume_reading()
         if self._outlet.flushed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import socket
@@ -483,3 +484,29 @@ def test_refused_client_that_goes_on_sending_is_cut_off(serve: Serve, applicatio
                 sent += client.socket.send(b"x" * 1_000_000)
                 select.select([], [], [], 0)
     wait_for_rest(server)
+
+
+def test_client_that_ended_its_side_and_reads_late_is_let_go_once(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = bytes(8_000_000)  # more than the kernel holds
+
+    def large(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [content]
+
+    server = serve(large)
+    for _ in range(5):
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+            sock.settimeout(20)
+            sock.connect(("127.0.0.1", server.port))
+            client = RawClient(sock)
+            client.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            client.end()
+            wait_until(lambda: server.call(server.server.stats).connections.writing == 1, "a response on its way")
+            assert client.receive().content == content
+            assert client.at_end()
+        wait_until(lambda: not server.server.engine.connections, "the end of the connection")
+    # asyncio would say so of a transport that it has ended twice.
+    assert [record for record in caplog.records if record.name == "asyncio" and record.levelno > logging.INFO] == []

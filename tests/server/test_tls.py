@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -128,11 +129,19 @@ def test_unix_socket_speaks_tls(
 def test_slow_reader_stalls_its_thread_and_gets_all_of_it(
     serve: Serve, certificates: Certificates, files: dict[str, Any]
 ) -> None:
-    server = serve(application, threads=2, **files)
-    with certificates.connect(server.port, size=4096) as client:
-        client.send(GET.replace(b"/ ", b"/blocks ", 1))
+    block, count = CONTENT[: 64 * 1024], 300  # more than the kernel holds
+
+    def endless(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return itertools.repeat(block, count)
+
+    server = serve(endless, threads=2, **files)
+    with certificates.connect(server.port, size=16 * 1024) as client:
+        client.send(GET)
         wait_until(lambda: server.call(server.server.stats).threads.stalled == 1, "a thread that waits for its client")
-        assert client.receive().content == CONTENT
+        client.receive_head()
+        assert all(client.read_chunk() == block for _ in range(count))
+        assert client.read_chunk() == b""
 
 
 @pytest.mark.parametrize("target", ["/large", "/blocks", "/file"])
@@ -140,7 +149,7 @@ def test_large_response_is_whole_when_the_connection_closes_after_it(
     serve: Serve, certificates: Certificates, files: dict[str, Any], target: str
 ) -> None:
     server = serve(application, **files)
-    with certificates.connect(server.port, size=4096) as client:
+    with certificates.connect(server.port, size=16 * 1024) as client:
         client.send(
             GET.replace(b"/ ", target.encode() + b" ", 1).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
         )
