@@ -71,6 +71,8 @@ class Peers:
         return self.anybody or (self.is_named(host) if host else self._unix)
 
     def _is_named(self, host: str) -> bool:
+        if not (self._addresses or self._networks):
+            return False
         try:
             address = parse_address(host)
         except ValueError:
