@@ -16,16 +16,26 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from bench import accounting
 from bench.errors import BenchError, ServerFailed
 from bench.servers import Launch, Server
 
-__all__ = ["ROOT", "ServerProcess", "free_port", "raise_descriptor_limit", "running", "server_environment"]
+__all__ = [
+    "ROOT",
+    "ServerProcess",
+    "free_port",
+    "interrupts_deferred",
+    "raise_descriptor_limit",
+    "running",
+    "server_environment",
+]
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT = 20.0
@@ -77,6 +87,29 @@ def server_environment() -> dict[str, str]:
     }
 
 
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Let Ctrl-C and a polite end wait until the block is over: between two steps they would leave a process behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[tuple[int, FrameType | None]] = []
+    handlers = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for each in handlers:
+        signal.signal(each, lambda *arguments: arrived.append(arguments))
+    try:
+        yield
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        for number, frame in arrived[:1]:
+            handler = handlers[number]
+            if callable(handler):
+                handler(number, frame)
+            else:
+                os.kill(os.getpid(), number)
+
+
 class ServerProcess:
     """A server that answers.
 
@@ -125,9 +158,10 @@ def running(server: Server, launch: Launch, ready_path: str = "/hello") -> Itera
     """
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     log = folder / "log"
+    process = None
     try:
-        with log.open("wb") as output:
-            begun = time.monotonic()
+        begun = time.monotonic()
+        with interrupts_deferred(), log.open("wb") as output:
             process = subprocess.Popen(
                 server.command(launch),
                 cwd=folder,
@@ -141,9 +175,13 @@ def running(server: Server, launch: Launch, ready_path: str = "/hello") -> Itera
             _wait_until_ready(process, launch.port, ready_path, log)
             yield ServerProcess(process, launch, log, time.monotonic() - begun)
         finally:
-            _stop(process)
+            with interrupts_deferred():
+                _stop(process)
+            process = None
         _check_port_free(launch.port)
     finally:
+        if process is not None:  # interrupted at its very start
+            _stop(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from bench.errors import CellVoid, ServerFailed
 from bench.kinds.job import Job, Measurement, OpenLoop
 from bench.kinds.overload import recovery
 from bench.method.verification import verify
-from bench.process import ROOT, free_port, running
+from bench.process import ROOT, free_port, interrupts_deferred, running
 from bench.scenario import Expectation, Scenario, load_scenarios
 from bench.servers import SERVERS, Launch, Server, program
 from bench.smoke import smoke
@@ -162,6 +163,15 @@ def test_smoke_finds_the_harness_in_order():
     assert re.match(r"reports rendered, \d+ plots; \d+ s in all", lines[-1])
 
 
+def test_interrupt_waits_until_what_was_started_can_be_ended():
+    steps = []
+    with pytest.raises(KeyboardInterrupt), interrupts_deferred():
+        signal.raise_signal(signal.SIGINT)
+        steps.append("gone on")
+    assert steps == ["gone on"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_interrupted_run_ends_its_server_and_keeps_a_report(tmp_path: Path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "bench", "run", "--servers", "wsgiref", "--scenarios", "steady", "--out", str(out)]
@@ -169,7 +179,8 @@ def test_interrupted_run_ends_its_server_and_keeps_a_report(tmp_path: Path):
     try:
         assert process.stderr is not None
         assert "measurements, about" in process.stderr.readline()
-        _until_it_has_a_server(process.pid)
+        # At the very moment at which there is one: it must not be left behind between its start and what ends it.
+        children = _until_it_has_a_server(process.pid)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     finally:
@@ -179,7 +190,8 @@ def test_interrupted_run_ends_its_server_and_keeps_a_report(tmp_path: Path):
     assert process.returncode == 130
     assert f"--resume {out}" in errors.replace("\n", "")
     assert "The run was interrupted" in (out / "report.md").read_text()
-    assert _children(process.pid) == []
+    for pid in children:
+        assert not Path(f"/proc/{pid}").exists()
 
 
 def _children(pid: int) -> list[int]:
@@ -194,10 +206,9 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _until_it_has_a_server(pid: int) -> None:
-    import time
-
+def _until_it_has_a_server(pid: int) -> list[int]:
     deadline = time.monotonic() + 20
-    while not _children(pid):
+    while not (children := _children(pid)):
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.001)
+    return children
