@@ -165,9 +165,14 @@ def test_smoke_finds_the_harness_in_order():
 
 def test_interrupt_waits_until_what_was_started_can_be_ended():
     steps = []
-    with pytest.raises(KeyboardInterrupt), interrupts_deferred():
-        signal.raise_signal(signal.SIGINT)
-        steps.append("gone on")
+
+    def start() -> None:
+        with interrupts_deferred():
+            signal.raise_signal(signal.SIGINT)
+            steps.append("gone on")
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
     assert steps == ["gone on"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
