@@ -110,6 +110,8 @@ class Supervisor:
         self._details: Message = {}
         self._completed_count = 0
         self._abandoned_count = 0
+        #: What workers that have left had done: figures that only grow, since the supervisor began.
+        self.past_figures: Figures = {"requests": {"done": 0}}
         self._finish: Finish | None = None
         self._forced_by = 0
 
@@ -194,7 +196,7 @@ class Supervisor:
         elif name == "SIGUSR1":
             self.dump_stacks()
         elif name == "SIGUSR2":
-            self.take_census(_log_figures)
+            self.take_census(self._log_figures)
 
     def _stop(self, signum: int, name: str, now: float) -> None:
         if self._roster.stopping:
@@ -261,6 +263,7 @@ class Supervisor:
         elif kind == "stopped":
             self._completed_count += message.get("completed", 0)
             self._abandoned_count += message.get("abandoned", 0)
+            self.past_figures["requests"]["done"] += message.get("done", 0)
 
     def _reap(self) -> None:
         """Take note of the processes that have ended."""
@@ -407,8 +410,16 @@ class Supervisor:
         for process in self._processes.values():
             process.pipe.send("dump")
 
+    def _log_figures(self, figures: dict[int, Figures]) -> None:
+        count = len(figures)
+        total = sum_of([*figures.values(), self.past_figures])
+        logger.info("%d worker%s: %s", count, "" if count == 1 else "s", statistics_line(total))
+
     def take_census(self, done: Callable[[dict[int, Figures]], object]) -> None:
-        """Ask all workers for their figures; call ``done`` with them by the worker's number."""
+        """Ask all workers for their figures; call ``done`` with them by the worker's number.
+
+        :attr:`past_figures` has what is to be added of those that have left. Of one that was killed nothing is known.
+        """
         self._census_count += 1
         number = self._census_count
 
@@ -421,11 +432,6 @@ class Supervisor:
         for worker_number in serving:
             self._processes[worker_number].pipe.send("statistics", census=number)
         census.tick(time.monotonic())
-
-
-def _log_figures(figures: dict[int, Figures]) -> None:
-    count = len(figures)
-    logger.info("%d worker%s: %s", count, "" if count == 1 else "s", statistics_line(sum_of(figures.values())))
 
 
 def _describe_exit(exit_code: int) -> str:

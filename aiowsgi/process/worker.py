@@ -267,8 +267,8 @@ class _Worker:
     async def _drain(self, seconds: float, leave_backlog: bool) -> None:
         server = self._started_server
         report = await server.shutdown(seconds, leave_backlog=leave_backlog)
-        figures = figures_of(server.stats())
-        self._pipe.send("stopped", completed=report.completed, abandoned=report.abandoned, figures=figures)
+        done = server.engine.completed_count
+        self._pipe.send("stopped", completed=report.completed, abandoned=report.abandoned, done=done)
         self._ended.set()
 
     # What people ask.

@@ -469,3 +469,12 @@ def test_workers_of_an_application_object_are_forked(folder: Path) -> None:
         finally:
             if process.poll() is None:
                 process.kill()
+
+
+def test_processes_have_titles_with_the_name(folder: Path) -> None:
+    pytest.importorskip("setproctitle")
+    with supervised(folder, "hello", "-w", "1", "--name=shop") as server:
+        titles = [
+            Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0 ") for pid in (server.process.pid, *server.workers())
+        ]
+        assert titles == ["aiowsgi: supervisor [shop]", "aiowsgi: worker 1 [shop]"]

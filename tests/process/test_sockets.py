@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aiowsgi.config import Config
+from aiowsgi.errors import StartupError
+from aiowsgi.process.sockets import ListeningSockets, warn_of_backlog
+
+
+@pytest.fixture
+def each_their_own(tmp_path: Path) -> Iterator[ListeningSockets]:
+    sockets = ListeningSockets(Config(bind=("127.0.0.1:0", f"unix:{tmp_path}/sock"), reuse_port=True))
+    yield sockets
+    sockets.close()
+
+
+def test_workers_share_one_set_of_sockets() -> None:
+    sockets = ListeningSockets(Config(bind=("127.0.0.1:0",)))
+    assert sockets.for_slot(0) is sockets.for_slot(3)
+    assert sockets.known_count == 1
+    sockets.close()
+
+
+def test_each_slot_has_a_socket_of_its_own_on_the_same_port(each_their_own: ListeningSockets) -> None:
+    names = {each_their_own.for_slot(slot)[0].getsockname() for slot in range(3)}
+    assert len(names) == 1
+    assert len({each_their_own.for_slot(slot)[0].fileno() for slot in range(3)}) == 3
+    assert each_their_own.for_slot(1) is each_their_own.for_slot(1)
+
+
+def test_unix_socket_is_shared_since_there_cannot_be_two(each_their_own: ListeningSockets) -> None:
+    assert each_their_own.for_slot(0)[1] is each_their_own.for_slot(2)[1]
+
+
+def test_sockets_of_slots_that_are_gone_are_left_to_others(each_their_own: ListeningSockets) -> None:
+    each_their_own.for_slot(2)
+    (left,) = each_their_own.left_by(2)
+    assert left == (2, [each_their_own.for_slot(2)[0]])
+    assert each_their_own.left_by(3) == []
+
+
+def test_socket_that_was_passed_and_lets_nobody_else_in_is_shared() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as passed:
+        sockets = ListeningSockets(Config(bind=(f"fd://{passed.fileno()}",), reuse_port=True))
+        assert sockets.for_slot(1) == sockets.for_slot(0)
+        sockets.close()
+
+
+def test_address_in_use_is_a_startup_error_and_leaves_nothing_listening(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(StartupError, match=f"cannot listen on {address}: Address already in use"):
+            ListeningSockets(Config(bind=(f"unix:{tmp_path}/sock", address)))
+    assert not (tmp_path / "sock").exists()
+
+
+def test_backlog_over_what_the_kernel_holds_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    most = tmp_path / "somaxconn"
+    monkeypatch.setattr("aiowsgi.process.sockets._SOMAXCONN", most)
+    with caplog.at_level(logging.WARNING, "aiowsgi.supervisor"):
+        warn_of_backlog(2048)  # a system that does not tell
+        most.write_text("2048\n")
+        warn_of_backlog(2048)
+        assert caplog.text == ""
+        warn_of_backlog(2049)
+    assert "backlog=2049: the kernel holds 2048 at most (net.core.somaxconn)" in caplog.text
