@@ -15,7 +15,9 @@ class Load:
     """Requests from connections that are kept alive, one after another, for the time of a ``with`` block.
 
     A connection that the server closes after an answer, or while nothing is asked, is opened anew, as every client
-    does. All else is a failure: a refused connection, an answer that does not come or is cut short, a status but 200.
+    does. One that it closes at the very moment of the next request is tried again, as every client does, and counted:
+    there may be few of those. All else is a failure: a refused connection, an answer that does not come or is cut
+    short, a status but 200.
     """
 
     def __init__(self, host: str, port: int, connection_count: int, *, path: str = "/", pause: float = 0.0) -> None:
@@ -29,6 +31,7 @@ class Load:
         #: Answers, by their content.
         self.contents: Counter[str] = Counter()
         self.failures: list[str] = []
+        self.retried_count = 0
         self.asked_count = 0
 
     @property
@@ -58,6 +61,7 @@ class Load:
     async def _ask_on(self) -> None:
         reader: asyncio.StreamReader | None = None
         writer: asyncio.StreamWriter | None = None
+        is_reused = False
         while not self._stopping:
             self.asked_count += 1
             try:
@@ -66,13 +70,20 @@ class Load:
                         if writer is not None:
                             writer.close()
                         reader, writer = await asyncio.open_connection(self._host, self._port)
+                        is_reused = False
                     writer.write(self._request)
                     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                     fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:-2])
                     content = (await reader.readexactly(int(fields["content-length"]))).decode()
+                    is_reused = True
             except (OSError, EOFError, TimeoutError) as error:
-                self.failures.append(repr(error))
+                if is_reused and not getattr(error, "partial", b"") and not isinstance(error, TimeoutError):
+                    self.retried_count += 1
+                    self.asked_count -= 1
+                else:
+                    self.failures.append(repr(error))
                 reader = None
+                is_reused = False
                 continue
             if head.startswith("HTTP/1.1 200 "):
                 self.contents[content] += 1

@@ -103,6 +103,13 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def assert_nothing_lost(load: Load) -> None:
+    """Every request has its answer; next to none met a connection that was just being closed."""
+    assert load.failures == []
+    assert load.asked_count == load.answered_count
+    assert load.retried_count <= 3
+
+
 def count_in(server: ServerProcess, text: str) -> int:
     return server.log.count(text)
 
@@ -133,7 +140,7 @@ def test_one_process_serves_by_itself_and_web_concurrency_asks_for_more(folder: 
 def test_reload_under_load_with_a_broken_and_then_a_mended_application_loses_no_request(
     folder: Path, arguments: list[str]
 ) -> None:
-    with supervised(folder, "hello", *arguments) as server, Load("127.0.0.1", server.port, 50) as load:
+    with supervised(folder, "hello", *arguments) as server, Load("127.0.0.1", server.port, 50, pause=0.05) as load:
         first = set(server.workers())
         (folder / "hello.py").write_text("VERSION = 'broken'\nthis is no Python\n")
         server.signal(signal.SIGHUP)
@@ -146,14 +153,13 @@ def test_reload_under_load_with_a_broken_and_then_a_mended_application_loses_no_
         load.wait_for(200)
         assert get(server).startswith("second version ")
         versions = {content.rpartition(" ")[0] for content in load.contents}
-    assert load.failures == []
-    assert load.asked_count == load.answered_count
+    assert_nothing_lost(load)
     assert versions == {"first", "second version"}
 
 
 @pytest.mark.parametrize("arguments", [["-w", "2"], ["-w", "2", "--reuse-port"]])
 def test_more_and_fewer_workers_under_load_lose_no_request(folder: Path, arguments: list[str]) -> None:
-    with supervised(folder, "hello", *arguments) as server, Load("127.0.0.1", server.port, 50) as load:
+    with supervised(folder, "hello", *arguments) as server, Load("127.0.0.1", server.port, 50, pause=0.05) as load:
         for signum, count in [(signal.SIGTTIN, 3), (signal.SIGTTOU, 2), (signal.SIGTTOU, 1), (signal.SIGTTIN, 2)]:
             server.signal(signum)
             wait_until(lambda count=count: len(server.workers()) == count, f"{count} workers")
@@ -161,12 +167,11 @@ def test_more_and_fewer_workers_under_load_lose_no_request(folder: Path, argumen
         server.signal(signal.SIGHUP)
         wait_until(lambda: count_in(server, "all workers serve: 2 workers") >= 2, "the reload")
         load.wait_for(200)
-    assert load.failures == []
-    assert load.asked_count == load.answered_count
+    assert_nothing_lost(load)
 
 
 def test_workers_killed_under_load_are_replaced_at_once_and_the_others_serve_on(folder: Path) -> None:
-    with supervised(folder, "hello", "-w", "2") as server, Load("127.0.0.1", server.port, 20) as load:
+    with supervised(folder, "hello", "-w", "2") as server, Load("127.0.0.1", server.port, 20, pause=0.05) as load:
         first = server.workers()
         for victim in first:
             os.kill(victim, signal.SIGKILL)
@@ -176,7 +181,7 @@ def test_workers_killed_under_load_are_replaced_at_once_and_the_others_serve_on(
             wait_until(lambda asked=asked: load.answered_count >= asked + 200, "more answers")
         assert not set(first) & set(server.workers())
         # Each connection of a killed worker may have had one request there.
-        assert len(load.failures) <= 2 * 20
+        assert len(load.failures) + load.retried_count <= 2 * 20
 
 
 def test_orphaned_workers_finish_what_runs_and_leave(folder: Path) -> None:
@@ -298,13 +303,12 @@ def test_worker_whose_interpreter_is_held_is_dumped_all_the_same(folder: Path) -
 
 def test_worker_is_recycled_after_its_requests_and_none_is_lost(folder: Path) -> None:
     with (
-        supervised(folder, "hello", "--max-requests=300", "--max-requests-jitter=100") as server,
-        Load("127.0.0.1", server.port, 10) as load,
+        supervised(folder, "hello", "--max-requests=100", "--max-requests-jitter=50") as server,
+        Load("127.0.0.1", server.port, 10, pause=0.01) as load,
     ):
         wait_until(lambda: len(load.contents) >= 3 or load.failures, "answers of the third worker")
-    assert load.failures == []
-    assert load.asked_count == load.answered_count
-    assert all(int(count) >= 300 for count in re.findall(r"replaced: (\d+) requests", server.log))
+    assert_nothing_lost(load)
+    assert all(int(count) >= 100 for count in re.findall(r"replaced: (\d+) requests", server.log))
 
 
 def test_connections_spread_evenly_over_workers_with_ports_of_their_own(folder: Path) -> None:
