@@ -425,8 +425,13 @@ def app(environ, start_response):
         # The shell ends at once, and what it has started is the first process's child from then on.
         subprocess.run(["sh", "-c", "true & exec true"], check=True)
     start_response("200 OK", [("Content-Type", "text/plain")])
-    states = [open(path).read().rpartition(")")[2].split()[:2] for path in glob.glob("/proc/[0-9]*/stat")]
-    return [f"{os.getppid()} {sum(state == 'Z' for state, parent in states)}".encode()]
+    return [f"{os.getppid()} {sum(map(is_dead, glob.glob('/proc/[0-9]*/stat')))}".encode()]
+
+def is_dead(path):
+    try:
+        return ") Z " in open(path).read()
+    except OSError:
+        return False  # gone meanwhile
 """
     )
     command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"]
