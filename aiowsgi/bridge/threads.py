@@ -6,8 +6,9 @@ Thread: any.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
-__all__ = ["join_threads", "other_thread_names", "thread_names"]
+__all__ = ["call_aside", "join_threads", "other_thread_names", "thread_names"]
 
 
 def thread_names() -> dict[int, str]:
@@ -19,6 +20,18 @@ def other_thread_names() -> list[str]:
     """Return the names of all threads but the calling one."""
     own = threading.get_ident()
     return [name for ident, name in thread_names().items() if ident != own]
+
+
+def call_aside(function: Callable[[], object]) -> None:
+    """Call a function in a thread of its own, without waiting for it.
+
+    For signal handlers: one may interrupt its own thread while that holds a lock that the function needs.
+    """
+    thread = threading.Thread(target=function, name="aiowsgi-aside", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no thread to be had, which may be what somebody wants to know about
+        function()
 
 
 def join_threads() -> None:

@@ -24,6 +24,7 @@ from wsgiref.types import WSGIApplication
 
 import anyio
 
+from aiowsgi.bridge.threads import call_aside
 from aiowsgi.config import Config
 from aiowsgi.errors import StartupError
 from aiowsgi.process.activation import take_passed_descriptors
@@ -40,6 +41,7 @@ from aiowsgi.process.reload import Reloader
 from aiowsgi.process.sockets import warn_of_backlog
 from aiowsgi.process.statistics import figures_of, statistics_line
 from aiowsgi.process.supervisor import QUICK_SECONDS, Supervisor
+from aiowsgi.process.terminal import Terminal
 from aiowsgi.process.title import set_title
 from aiowsgi.server import Server
 from aiowsgi.server.stacks import stack_report
@@ -229,6 +231,7 @@ class _Alone:
         self._notifier = notifier
         self._pid_file = pid_file
         self._hooks = hooks
+        self._terminal = Terminal()
 
     async def serve(self) -> None:
         server = self._server
@@ -285,16 +288,20 @@ class _Alone:
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _dump(self, signum: int, frame: FrameType | None) -> None:
-        logger.warning("SIGUSR1, all threads:\n%s", stack_report(self._server.engine, frame))
+        text = stack_report(self._server.engine if self._server.urls else None, frame)
+        call_aside(lambda: logger.warning("SIGUSR1, all threads:\n%s", text))
 
     def _asked_of_supervisor(self, signum: signal.Signals) -> None:
-        if signum == signal.SIGHUP and has_tls(self._server.config):
+        if signum == signal.SIGHUP and self._terminal.is_closed:
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif signum == signal.SIGHUP and has_tls(self._server.config):
             self._server.reload_tls()
         else:
             logger.warning("%s: needs a supervisor, which --workers starts, be it with 1", signal.Signals(signum).name)
 
     def _log_statistics(self) -> None:
-        logger.info("%s", statistics_line(figures_of(self._server.stats())))
+        if self._server.urls:
+            logger.info("%s", statistics_line(figures_of(self._server.stats())))
 
     async def _stop_at_signal(self, signals: AsyncIterator[signal.Signals]) -> None:
         server = self._server

@@ -51,6 +51,7 @@ from aiowsgi.process.roster import (
 from aiowsgi.process.sockets import ListeningSockets
 from aiowsgi.process.spawn import WorkerProcess, check_platform, fork_worker, spawn_worker
 from aiowsgi.process.statistics import Census, Figures, statistics_line, sum_of
+from aiowsgi.process.terminal import Terminal
 from aiowsgi.process.title import set_title
 from aiowsgi.process.worker import Order
 from aiowsgi.version import __version__
@@ -97,6 +98,7 @@ class Supervisor:
         self._loaded = loaded
         self._reread = reread
         self._notifier = notifier
+        self._terminal = Terminal()
         self._roster = Roster(
             config.workers or 1, timeout=config.silence_timeout, graceful_timeout=config.graceful_timeout
         )
@@ -186,10 +188,10 @@ class Supervisor:
     def _signalled(self, signum: int) -> None:
         name = signal.Signals(signum).name
         now = time.monotonic()
-        if name in ("SIGTERM", "SIGINT", "SIGQUIT"):
-            self._stop(signum, name, now)
-        elif name == "SIGHUP":
+        if name == "SIGHUP" and not self._terminal.is_closed:
             self._reload()
+        elif name in ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP"):
+            self._stop(signum, name, now)
         elif name in ("SIGTTIN", "SIGTTOU"):
             logger.info("%s: one worker %s", name, "more" if name == "SIGTTIN" else "fewer")
             self._roster.resize(1 if name == "SIGTTIN" else -1, now)
@@ -205,7 +207,7 @@ class Supervisor:
             self._forced_by = signum
             return
         seconds = self._config.graceful_timeout
-        if name == "SIGTERM":
+        if name in ("SIGTERM", "SIGHUP"):
             seconds += self._config.drain_delay
             logger.info("%s: running requests may finish, a second signal ends at once", name)
         else:

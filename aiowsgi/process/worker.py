@@ -26,6 +26,7 @@ from wsgiref.types import WSGIApplication
 
 import anyio
 
+from aiowsgi.bridge.threads import call_aside
 from aiowsgi.config import Config
 from aiowsgi.errors import AiowsgiError, StartupError
 from aiowsgi.process.application import load_application
@@ -234,7 +235,7 @@ class _Worker:
             elif kind == "listen":
                 self._started_server.listen(_take_sockets(self._pipe.take_descriptors(message["count"])))
             elif kind == "dump":
-                self._dump(None)
+                logger.warning("%s", self._stacks())
             elif kind == "statistics":
                 figures = figures_of(self._started_server.stats())
                 self._pipe.send("statistics", census=message["census"], figures=figures)
@@ -274,12 +275,17 @@ class _Worker:
     # What people ask.
 
     def _dump_at_signal(self, signum: int, frame: FrameType | None) -> None:
-        self._dump(frame)
-        self._pipe.send("dumped")
+        text = self._stacks(frame)
 
-    def _dump(self, below: FrameType | None) -> None:
+        def log() -> None:
+            logger.warning("%s", text)
+            self._pipe.send("dumped")
+
+        call_aside(log)
+
+    def _stacks(self, below: FrameType | None = None) -> str:
         engine = None if self._server is None else self._server.engine
-        logger.warning("worker %d, its threads:\n%s", self._order.number, stack_report(engine, below))
+        return f"worker {self._order.number}, its threads:\n{stack_report(engine, below)}"
 
     def _log_statistics(self) -> None:
         logger.info("worker %d: %s", self._order.number, statistics_line(figures_of(self._started_server.stats())))

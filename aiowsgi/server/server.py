@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 import ssl
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -39,7 +40,6 @@ from aiowsgi.server.tls_context import ContextHook, TLSContexts, tls_contexts
 from aiowsgi.version import __version__
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Sequence
     from wsgiref.types import WSGIApplication
 
@@ -195,11 +195,11 @@ class Server:
             close_sockets(sockets)
 
     def _begin_listening(self, sockets: Sequence[socket.socket], engine: Engine) -> None:
-        # With a socket for each process nobody else would take what a busy one leaves.
-        is_shared = self._shared_sockets is not None and not self.config.reuse_port
-        is_busy = self._is_busy if is_shared else None
         scheme = "http" if self._tls is None else "https"
         for sock in sockets:
+            # With a socket for each process nobody else would take what a busy one leaves.
+            is_own = self._shared_sockets is None or (self.config.reuse_port and sock.family != socket.AF_UNIX)
+            is_busy = None if is_own else self._is_busy
             listener = Listener(
                 sock, engine.loop, self._arriving_protocol, self._has_room, self._make_room, scheme, is_busy
             )

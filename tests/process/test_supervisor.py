@@ -487,3 +487,38 @@ def test_processes_have_titles_with_the_name(folder: Path) -> None:
             Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0 ") for pid in (server.process.pid, *server.workers())
         ]
         assert titles == ["aiowsgi: supervisor [shop]", "aiowsgi: worker 1 [shop]"]
+
+
+# Opens a terminal as the one that controls it, and becomes the command.
+IN_A_TERMINAL = """
+import os, sys
+os.setsid()
+terminal = os.open(sys.argv[1], os.O_RDWR)
+os.dup2(terminal, 0)
+os.execv(sys.executable, [sys.executable, "-m", "aiowsgi", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["-w", "1"]])
+def test_closed_terminal_is_the_end_and_no_reload(folder: Path, arguments: list[str]) -> None:
+    master, slave = os.openpty()
+    path = os.ttyname(slave)
+    os.close(slave)
+    log_path = folder / "stderr.log"
+    command = [sys.executable, "-c", IN_A_TERMINAL, path, "hello", "-b", "127.0.0.1:0", *arguments]
+    with (
+        log_path.open("wb") as log,
+        subprocess.Popen(command, cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stderr=log) as process,
+    ):
+        server = ServerProcess(process, log_path)
+        try:
+            assert get(server).startswith("first ")
+            if arguments:
+                server.signal(signal.SIGHUP)
+                server.wait_for_log("all workers serve")
+            os.close(master)
+            assert server.wait() == 0
+        finally:
+            if process.poll() is None:
+                process.kill()
+    assert "stopped; running requests: 0 finished, 0 abandoned" in server.log
