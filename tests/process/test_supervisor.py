@@ -522,3 +522,12 @@ def test_closed_terminal_is_the_end_and_no_reload(folder: Path, arguments: list[
             if process.poll() is None:
                 process.kill()
     assert "stopped; running requests: 0 finished, 0 abandoned" in server.log
+
+
+def test_application_that_configures_logging_does_not_silence_its_worker(folder: Path) -> None:
+    (folder / "configured.py").write_text(
+        "import logging.config\nlogging.config.dictConfig({'version': 1, 'root': {'level': 'ERROR'}})\n" + HELLO
+    )
+    with supervised(folder, "configured", "-w", "1") as server:
+        server.signal(signal.SIGUSR1)
+        server.wait_for_log(r"worker 1, its threads:\n")
