@@ -279,6 +279,7 @@ class _Worker:
 
         def log() -> None:
             logger.warning("%s", text)
+            flush_logs()  # the answer to what follows may be SIGKILL
             self._pipe.send("dumped")
 
         call_aside(log)

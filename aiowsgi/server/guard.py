@@ -1,8 +1,7 @@
 """Looks after requests that run: slow ones are told, those over their time are given up.
 
 A timer of the loop looks at what runs, a few times in the shortest time that is set; requests themselves pay nothing.
-A request's time is what a thread has spent on it, and begins when the guard first sees it there: one that is over its
-time is found that, and up to two looks later.
+A request's time is what a thread has spent on it, without what it waited for one.
 
 A thread that is *stuck*, because its request was given up and it did not notice, is counted out of the pool, and
 another is started in its place. Where more than a share of the threads is stuck, the process wants to be replaced.
@@ -34,10 +33,9 @@ _LONGEST_LOOK_SECONDS = 1.0
 class _Watched:
     """A request that runs."""
 
-    __slots__ = ("given_up", "since", "told")
+    __slots__ = ("given_up", "told")
 
-    def __init__(self, since: float) -> None:
-        self.since = since
+    def __init__(self) -> None:
         self.told = False
         self.given_up = False
 
@@ -77,15 +75,15 @@ class RequestGuard:
     def _look(self) -> None:
         engine = self._engine
         self._timer = engine.loop.call_later(self._interval, self._look)
-        running = {exchange for exchange in engine.exchanges.copy() if not exchange.waiting}
-        now = engine.loop.time()
+        running = {exchange for exchange in engine.exchanges.copy() if exchange.started_at}
+        now = engine.clock()
         for exchange in self._watched.keys() - running:
             if self._watched.pop(exchange).given_up:
                 self._change_stuck_count(-1)
                 _logger.info("the thread of request %s, which was given up, is free again", exchange.identify())
         for exchange in running:
-            watched = self._watched.setdefault(exchange, _Watched(now))
-            seconds = now - watched.since
+            watched = self._watched.setdefault(exchange, _Watched())
+            seconds = now - exchange.started_at
             if self._timeout and seconds >= self._timeout and not watched.given_up:
                 watched.given_up = watched.told = True
                 self._give_up(exchange, seconds)
