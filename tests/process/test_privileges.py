@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,15 @@ def app(environ, start_response):
 """
 
 NOBODY = 65534
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """Return a folder that others may read; pytest takes that right away from its own, whenever it starts anew."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
 
 
 def test_user_is_known_by_name_and_number() -> None:
@@ -61,20 +72,18 @@ def test_umask_is_read_as_octal(text: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may become another")
 @pytest.mark.parametrize("arguments", [[], ["--preload"]])
 def test_workers_become_the_user_and_the_supervisor_owns_the_socket_until_the_end(
-    tmp_path: Path, arguments: list[str]
+    public_folder: Path, arguments: list[str]
 ) -> None:
-    (tmp_path / "who.py").write_text(SOURCE)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    (public_folder / "who.py").write_text(SOURCE)
     command = ["who", f"-u{NOBODY}", f"-g{NOBODY}", "--umask=027", "--uds=sock", "--uds-mode=600", *arguments]
-    with server_process(tmp_path, *command) as server:
-        with connect_unix(tmp_path / "sock") as client:
+    with server_process(public_folder, *command) as server:
+        with connect_unix(public_folder / "sock") as client:
             assert client.get("/").content.decode() == f"{NOBODY} {NOBODY} [{NOBODY}] 027"
-        status = (tmp_path / "sock").stat()
+        status = (public_folder / "sock").stat()
         assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (NOBODY, NOBODY, 0o600)
         server.process.terminate()
         assert server.wait() == 0
-    assert not (tmp_path / "sock").exists()
+    assert not (public_folder / "sock").exists()
 
 
 def test_unknown_user_is_exit_3(tmp_path: Path) -> None:
