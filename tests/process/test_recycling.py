@@ -103,6 +103,6 @@ def test_worker_whose_threads_are_stuck_is_replaced_and_the_clients_are_answered
         assert int(get(server)) in server.workers()
         assert server.log.count("is given up\n") == 2
         server.signal(signal.SIGUSR2)
-        server.wait_for_log(r"1 worker: .* 0 streaming, [1-9]\d* done; ")
+        server.wait_for_log(r"1 worker: .* 0 streaming, 0 parked, [1-9]\d* done; ")
         server.signal(signal.SIGTERM)
         assert server.wait() == 0

@@ -136,7 +136,7 @@ def test_sigusr1_dumps_each_threads_stack_with_its_request_and_sigusr2_tells_fig
         server.wait_for_log(pattern + r'(?:  .*\n)*  File ".*waiting\.py", line \d+, in app\n')
         server.wait_for_log(r"thread MainThread ")
         server.signal(signal.SIGUSR2)
-        server.wait_for_log("requests: 0 waiting, 1 running, 0 streaming, 0 done; threads: 0 idle, 1 running")
+        server.wait_for_log("requests: 0 waiting, 1 running, 0 streaming, 0 parked, 0 done; threads: 0 idle, 1 running")
         (folder / "go").touch()
         assert client.receive().content == b"done"
 

@@ -5,7 +5,7 @@ from aiowsgi.server.stats import ConnectionStats, QueueWaitStats, RequestStats, 
 
 STATS = ServerStats(
     ConnectionStats(idle=1, reading=2, writing=3, closing=4),
-    RequestStats(waiting=5, running=6, streaming=7, done=8),
+    RequestStats(waiting=5, running=6, streaming=7, parked=1, done=8),
     ThreadStats(idle=9, running=10, stalled=11, stuck=12),
     QueueWaitStats(p50=0.001, p90=0.002, p99=0.5),
 )
@@ -14,7 +14,7 @@ STATS = ServerStats(
 def test_line_tells_all_figures() -> None:
     assert statistics_line(figures_of(STATS)) == (
         "connections: 1 idle, 2 reading, 3 writing, 4 closing; "
-        "requests: 5 waiting, 6 running, 7 streaming, 8 done; "
+        "requests: 5 waiting, 6 running, 7 streaming, 1 parked, 8 done; "
         "threads: 9 idle, 10 running, 11 stalled, 12 stuck; "
         "queue wait: p50 1.0 ms, p90 2.0 ms, p99 500.0 ms"
     )
