@@ -247,7 +247,9 @@ def test_stacks_and_figures_of_all_workers_go_to_the_log(folder: Path) -> None:
         server.wait_for_log(r"worker 2, its threads:\n")
         server.wait_for_log(r"request \d+-1 GET '/wait\?secret', \d+\.\d s old, running\n(?s:.*)doing\.py.*, in app")
         server.signal(signal.SIGUSR2)
-        server.wait_for_log("2 workers: connections: .*; requests: 0 waiting, 1 running, 0 streaming, 0 parked, 0 done; threads:")
+        server.wait_for_log(
+            "2 workers: connections: .*; requests: 0 waiting, 1 running, 0 streaming, 0 parked, 0 done; threads:"
+        )
         (folder / "go").touch()
         assert client.receive().status_code == 200
 
