@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from aiowsgi.bridge.pool import ThreadPool
-from aiowsgi.bridge.switching import switch_interval
 from aiowsgi.config import Config
 from aiowsgi.http.events import Refusal
 from aiowsgi.http.parsers import make_head_parser
@@ -92,8 +91,8 @@ class ASGIAdapter:
         """Return the engine; another for another loop, of a program that runs one after the other."""
         engine = self._engine
         if engine is None or engine.loop is not loop:
-            if engine is None:
-                switch_interval.ask(self.config.switch_interval)
+            if engine is not None:
+                engine.haste.close()
             engine = self._engine = Engine(
                 self.application,
                 self.config,
@@ -127,9 +126,9 @@ class ASGIAdapter:
             while self._exchanges or engine.exchanges or engine.closing_tasks:
                 self._changed.clear()
                 await self._changed.wait()
-        if self._engine is not None:
+        if engine is not None:
+            engine.haste.close()
             self._engine = None
-            switch_interval.give_back(self.config.switch_interval)
         for pool in {self.pool, self._io_pool} - {self._shared_pool}:
             pool.close()
 

@@ -23,6 +23,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from aiowsgi.bridge.switching import SLIGHTLY_LATE_SECONDS
+
 __all__ = ["Ready", "Wakeup"]
 
 _logger = logging.getLogger("aiowsgi.error")
@@ -48,6 +50,7 @@ class Wakeup:
     Args:
         loop: the event loop.
         clock: for any thread.
+        on_late: called by the loop with the seconds by which it came late, if they are enough to tell.
 
     Shared between threads, without a lock:
 
@@ -59,11 +62,17 @@ class Wakeup:
       sets it *after* ``_pending``; the loop clears it and *then* looks at ``_pending``, so that one of both sees it.
     """
 
-    __slots__ = ("_clock", "_context", "_loop", "_pending", "_ready", "_turn_ended", "awaited_since")
+    __slots__ = ("_clock", "_context", "_loop", "_on_late", "_pending", "_ready", "_turn_ended", "awaited_since")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float] = time.monotonic,
+        on_late: Callable[[float], object] | None = None,
+    ) -> None:
         self._loop = loop
         self._clock = clock
+        self._on_late = on_late
         # Not the notifier's, which is its request's: what the loop does is for everybody.
         self._context = contextvars.Context()
         self._ready: deque[Ready] = deque()
@@ -108,7 +117,10 @@ class Wakeup:
     def _drain(self) -> None:
         self._pending = False
         since = self.awaited_since
-        if since and self._clock() - since > _LATE_SECONDS:
+        late = self._clock() - since if since else 0.0
+        if late > SLIGHTLY_LATE_SECONDS and _HAS_LOCK and self._on_late is not None:
+            self._on_late(late)
+        if late > _LATE_SECONDS:
             # What else this turn of the loop has to do, such as to read from its sockets, is late as well.
             self._loop.call_soon(self._end_turn)
         else:

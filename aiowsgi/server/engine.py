@@ -16,6 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from aiowsgi.bridge.pool import Pool
+from aiowsgi.bridge.switching import Haste
 from aiowsgi.bridge.wakeup import Wakeup
 from aiowsgi.config import Config
 from aiowsgi.http.forwarded import forwarding_of
@@ -79,7 +80,9 @@ class Engine:
         self.io_pool = io_pool
         self.parser = parser
         self.policy = RequestPolicy(config)
-        self.wakeup = Wakeup(loop, clock)
+        #: Has the interpreter switch sooner while the loop is held up.
+        self.haste = Haste(loop, config.switch_interval)
+        self.wakeup = Wakeup(loop, clock, self.haste.note)
         self.deadlines = Deadlines(loop)
         self.watch = DisconnectWatch(loop)
         self.content_budget = MemoryBudget(config.request_buffer_total)

@@ -21,7 +21,6 @@ import anyio.abc
 import anyio.lowlevel
 
 from aiowsgi.bridge.pool import ThreadPool
-from aiowsgi.bridge.switching import switch_interval
 from aiowsgi.config import Config
 from aiowsgi.configuration.peers import Peers
 from aiowsgi.errors import StartupError
@@ -237,7 +236,6 @@ class Server:
         if config.request_timeout or config.slow_request:
             self._guard = RequestGuard(self._engine, self.on_recycle)
             self._guard.start()
-        switch_interval.ask(config.switch_interval)
         return self._engine
 
     def reload_tls(self) -> bool:
@@ -366,7 +364,7 @@ class Server:
                 self._guard.close()
             for pool in self._pools:
                 pool.close()
-            switch_interval.give_back(self.config.switch_interval)
+            engine.haste.close()
             if self._access_log is not None:
                 self._access_log.close()
             self._stopped.set()

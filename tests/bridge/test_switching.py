@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from aiowsgi.bridge.switching import SwitchInterval
+from aiowsgi.bridge.switching import Haste, SwitchInterval
+from aiowsgi.testing import VirtualLoop
 
 FOUND = 0.004
 
@@ -79,3 +80,34 @@ def test_interval_that_the_program_sets_meanwhile_stays() -> None:
     assert current() == 0.001
     interval.give_back(0.001)
     assert current() == 0.003
+
+
+# Who asks for it, and when.
+
+
+def test_haste_of_a_loop_that_was_held_up_lasts_until_it_is_calm() -> None:
+    loop = VirtualLoop()
+    haste = Haste(loop, 0.0002)
+    found = sys.getswitchinterval()
+    haste.note(0.011)
+    assert sys.getswitchinterval() == found
+    haste.note(0.013)
+    haste.note(0.5)
+    assert sys.getswitchinterval() == pytest.approx(0.0002)
+    for _ in range(3):
+        haste.note(0.004)  # slightly late, as it is beside threads that compute
+        loop.advance(5)
+        assert sys.getswitchinterval() == pytest.approx(0.0002)
+    loop.advance(5)
+    assert sys.getswitchinterval() == found
+    haste.note(0.013)
+    assert sys.getswitchinterval() == pytest.approx(0.0002)
+    haste.close()
+    haste.close()
+    assert sys.getswitchinterval() == found
+
+
+def test_haste_with_no_interval_asks_for_nothing() -> None:
+    found = sys.getswitchinterval()
+    Haste(VirtualLoop(), 0.0).note(1.0)
+    assert sys.getswitchinterval() == found

@@ -28,6 +28,7 @@ THREAD_COUNT = 8
 CLIENT_COUNT = 64
 MEASURED_SECONDS = 1.0
 ATTEMPT_COUNT = 6
+HELD_UP = 1.0  # seconds
 
 # In a process of its own, so that it wants nothing of the interpreter that is measured.
 CLIENTS = """
@@ -124,10 +125,13 @@ def test_task_beside_short_computations_is_less_late_where_threads_give_way(loop
 # How the server has the interval.
 
 
-async def test_server_has_the_switch_interval_while_it_serves() -> None:
-    async with Server(computing(1), bind=["127.0.0.1:0"]):
+async def test_server_that_is_held_up_has_the_switch_interval_until_its_end() -> None:
+    async with Server(computing(1), bind=["127.0.0.1:0"]) as server:
+        assert sys.getswitchinterval() == PYTHONS_INTERVAL
+        server.engine.haste.note(HELD_UP)
         assert sys.getswitchinterval() == pytest.approx(0.0001)
-        async with Server(computing(1), bind=["127.0.0.1:0"], switch_interval=0.00005):
+        async with Server(computing(1), bind=["127.0.0.1:0"], switch_interval=0.00005) as other:
+            other.engine.haste.note(HELD_UP)
             assert sys.getswitchinterval() == pytest.approx(0.00005)
         assert sys.getswitchinterval() == pytest.approx(0.0001)
     assert sys.getswitchinterval() == PYTHONS_INTERVAL
@@ -145,6 +149,7 @@ async def test_server_with_a_listener_of_the_programs_own_has_the_switch_interva
     assert sys.getswitchinterval() == PYTHONS_INTERVAL
     server.protocol_factory()
     server.protocol_factory()
+    server.engine.haste.note(HELD_UP)
     assert sys.getswitchinterval() == pytest.approx(0.0001)
     await server.shutdown(0)
     await server.shutdown(0)
