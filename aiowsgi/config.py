@@ -55,6 +55,8 @@ TLS = "TLS"
 ENGINE = "Engine"
 HEALTH = "Health"
 LOGS = "Logs"
+METRICS = "Metrics"
+CONTROL = "Seeing inside"
 APPLICATION = "What the application sees"
 DEVELOPMENT = "Development"
 HOOKS = "Hooks"
@@ -311,6 +313,29 @@ class Config:
         "the application finds it there.",
         group=LOGS, default_text="none")
 
+    metrics_bind: str | None = option(
+        None, Kind.TEXT, "Address on which Prometheus finds metrics: host:port or unix:path. Needs aiowsgi[metrics].",
+        group=METRICS, default_text="none")
+    statsd_host: str | None = option(
+        None, Kind.TEXT, "A statsd to send figures to, with gunicorn's names: host:port or unix:path.",
+        group=METRICS, default_text="none")
+    statsd_prefix: str = option(
+        "", Kind.TEXT, "What stands before each name for statsd.", group=METRICS, default_text="none")
+    dogstatsd_tags: str = option(
+        "", Kind.TEXT, "Tags for each figure, as name:value,name:value, for a statsd that knows them.",
+        group=METRICS, default_text="none")
+    queue_start: bool = option(
+        False, Kind.FLAG, "Set HTTP_X_QUEUE_START to when a request arrived, unless a trusted proxy has, "
+        "so that an APM agent shows how long it waited.",
+        group=METRICS)
+    server_timing: bool = option(
+        False, Kind.FLAG, "Send a Server-Timing field, which browsers show: time in the queue and in the application.",
+        group=METRICS)
+
+    control: str | None = option(
+        None, Kind.TEXT, "Unix socket, unix:path, for `aiowsgi top`, `stats`, `stacks`, `reload` and `drain`; only its "
+        "owner can open it.", group=CONTROL, default_text="none")
+
     root_path: str = option(
         "", Kind.TEXT, "SCRIPT_NAME: the path under which a proxy mounts the application.",
         group=APPLICATION, aliases=("url_prefix",), default_text="none")
@@ -388,6 +413,18 @@ class Config:
                 yield f"environ={text}: must be NAME=value, and not a name of the server's own"
         if self.request_id_header is not None and not re.fullmatch(r"[A-Za-z0-9-]+", self.request_id_header):
             yield f"request_id_header={self.request_id_header}: must be the name of a field, such as X-Request-ID"
+        for name in ("metrics_bind", "statsd_host"):
+            text = getattr(self, name)
+            try:
+                if text is not None and isinstance(parse_bind(text), FileDescriptorAddress):
+                    yield f"{name}={text}: must be host:port or unix:path"
+            except ValueError:
+                yield f"{name}={text}: must be host:port or unix:path"
+        if self.control is not None and not re.fullmatch(r"unix:.+", self.control):
+            yield f"control={self.control}: must be unix:path"
+        for name in ("statsd_prefix", "dogstatsd_tags"):
+            if not re.fullmatch(r"[A-Za-z0-9_.:,/@-]*", getattr(self, name)):
+                yield f"{name}={getattr(self, name)}: must be letters, digits and any of _ . : , / @ -"
         for name in ("health_path", "ready_path"):
             path = getattr(self, name)
             if path is not None and not re.fullmatch(r"/[!-\"$->@-~]*", path):

@@ -5,7 +5,7 @@ takes lines again. A file that was moved or removed is opened anew at its path b
 :class:`logging.handlers.WatchedFileHandler` does; so logrotate needs to tell nobody.
 
 The thread starts with the first line and is a daemon: a file that never takes what it is given does not keep the
-process.
+process. In a copy of the process (``os.fork``) a writer begins anew, with what the copy logs.
 
 Thread: any; :meth:`LogWriter._run` and :class:`LogFile` the writer's.
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Sequence
 
@@ -93,6 +94,11 @@ class LogWriter:
     def __init__(self, file: LogFile, limit: int = _HELD_SIZE) -> None:
         self._file = file
         self._limit = limit
+        self._begin()
+        _writers.add(self)
+
+    def _begin(self) -> None:
+        """Hold nothing, with no thread. The lock is a new one: whoever held it at a fork is not in the copy."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._ending = threading.Event()
@@ -114,7 +120,6 @@ class LogWriter:
                 return
             self._batches.append(lines)
             self._held_size += size
-            # A fork leaves the object behind, and not the thread.
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="aiowsgi-log", daemon=True)
                 try:
@@ -187,3 +192,15 @@ class LogWriter:
                 if self._ending.wait(_RETRY_SECONDS):
                     return False
         return True
+
+
+_writers: weakref.WeakSet[LogWriter] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    for writer in list(_writers):
+        writer._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -172,7 +172,6 @@ FOREIGN: tuple[Foreign, ...] = (
     ),
     _off("use_colors", "no_use_colors", advice="leave it out, or give --log-config a formatter with colours"),
     _off("enable_backlog_metric", advice="leave it out; 'ss -ltn' shows how much of the backlog is taken"),
-    Foreign(("dogstatsd_tags",), "set the tags in the agent that receives the metrics"),
     # Applications
     Foreign(("paste", "paster", "paste_global", "raw_paste_global_conf"), _PASTE),
     Foreign(("interface",), _NO_ASGI),

@@ -18,6 +18,11 @@ __all__ = ["COMMANDS", "load_command", "module_hint"]
 #: Name to the place of its :class:`click.Command`, which is imported only when it is called, and its line in the help.
 COMMANDS = {
     "migrate": ("aiowsgi.process.migrate:command", "Translate gunicorn's configuration file."),
+    "top": ("aiowsgi.process.top:command", "Show what a server does, anew every second."),
+    "stats": ("aiowsgi.process.control:stats", "Print a server's figures."),
+    "stacks": ("aiowsgi.process.control:stacks", "Print what every thread of a server does."),
+    "reload": ("aiowsgi.process.control:reload", "Have a server's workers replaced one by one."),
+    "drain": ("aiowsgi.process.control:drain", "Let a server's requests end, and the server with them."),
     "ping": ("aiowsgi.process.ping:command", "Ask a server whether it is well: a container's health check."),
 }
 

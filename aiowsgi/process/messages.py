@@ -1,8 +1,9 @@
 """What a supervisor and its workers say to one another: lines of JSON over a pair of connected sockets.
 
 A worker says: ``ready``, ``heartbeat``, ``recycle`` (with a reason), ``leaving``, ``dumped``, ``statistics``,
-``stopped``, and ``failed`` (it cannot start, and why). The supervisor says: ``start`` (its first line, with all that
-the worker has to know), ``drain``, ``listen`` (with sockets), ``dump`` and ``statistics``.
+``report``, ``ask`` (for what all workers say), ``stopped``, and ``failed`` (it cannot start, and why). The supervisor
+says: ``start`` (its first line, with all that the worker has to know), ``drain``, ``listen`` and ``tell`` (with
+sockets), ``dump``, ``statistics``, ``report`` and ``answer``.
 
 The end of the stream is a message too: a worker whose supervisor is gone leaves, whatever became of it.
 

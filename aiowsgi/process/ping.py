@@ -20,7 +20,7 @@ import click
 
 from aiowsgi.configuration.addresses import parse_bind
 
-__all__ = ["command", "ping"]
+__all__ = ["UnixConnection", "command", "ping"]
 
 UNHEALTHY = 1
 
@@ -67,7 +67,7 @@ def ping(address: str, path: str, timeout: float) -> tuple[bool, str]:
 def _connection(address: str, path: str, timeout: float) -> tuple[http.client.HTTPConnection, str]:
     if address.startswith("unix:"):
         socket_path = str(parse_bind(address)).removeprefix("unix:")
-        return _UnixConnection(socket_path, timeout), path
+        return UnixConnection(socket_path, timeout), path
     parts = urlsplit(address if "://" in address else f"http://{address}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be http://host:port/path, https://… or unix:PATH")
@@ -83,7 +83,7 @@ def _connection(address: str, path: str, timeout: float) -> tuple[http.client.HT
     return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout, context=context), target
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     """A connection to a Unix socket.
 
     Args:

@@ -227,6 +227,7 @@ class _Alone:
         hooks: Hooks,
     ) -> None:
         self._server = Server(application, config)
+        self._server.on_order = self._ordered
         self._loop_name = loop_name
         self._notifier = notifier
         self._pid_file = pid_file
@@ -298,6 +299,17 @@ class _Alone:
             self._server.reload_tls()
         else:
             logger.warning("%s: needs a supervisor, which --workers starts, be it with 1", signal.Signals(signum).name)
+
+    def _ordered(self, what: str) -> dict[str, Any]:
+        """Do what is asked for at the control socket."""
+        if what == "drain":
+            os.kill(os.getpid(), signal.SIGTERM)
+            return {"done": "draining"}
+        if not has_tls(self._server.config):
+            return {"error": "to reload needs a supervisor, which --workers starts, be it with 1"}
+        if not self._server.reload_tls():
+            return {"error": "the certificate could not be read again; the log says why"}
+        return {"done": "the certificate was read again; the application needs a supervisor, which --workers starts"}
 
     def _log_statistics(self) -> None:
         if self._server.urls:

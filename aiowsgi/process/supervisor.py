@@ -31,6 +31,7 @@ from wsgiref.types import WSGIApplication
 from aiowsgi.bridge.threads import other_thread_names
 from aiowsgi.config import Config
 from aiowsgi.errors import AiowsgiError, StartupError
+from aiowsgi.process.inside import Inside
 from aiowsgi.process.messages import Message
 from aiowsgi.process.notify import Notifier
 from aiowsgi.process.roster import (
@@ -54,6 +55,7 @@ from aiowsgi.process.statistics import Census, Figures, statistics_line, sum_of
 from aiowsgi.process.terminal import Terminal
 from aiowsgi.process.title import set_title
 from aiowsgi.process.worker import Order
+from aiowsgi.server.reports import REPORTS
 from aiowsgi.version import __version__
 
 __all__ = ["QUICK_SECONDS", "Supervisor"]
@@ -105,6 +107,7 @@ class Supervisor:
         self._processes: dict[int, WorkerProcess] = {}
         self._selector = selectors.DefaultSelector()
         self._sockets: ListeningSockets | None = None
+        self._inside: Inside | None = None
         self._censuses: dict[int, Census] = {}
         self._census_count = 0
         self._watchdog_at = time.monotonic() if notifier.watchdog_interval else NEVER
@@ -131,6 +134,7 @@ class Supervisor:
             signals = stack.enter_context(_caught_signals())
             self._selector.register(signals, selectors.EVENT_READ)
             self._sockets = ListeningSockets(self._config)
+            self._inside = Inside(self._config)
             if self._config.reuse_port:
                 self._sockets.for_slot(self._roster.count - 1)
             set_title("supervisor", self._config.name, self._application or "aiowsgi")
@@ -174,6 +178,8 @@ class Supervisor:
 
     def _close(self) -> None:
         self._close_sockets()
+        if self._inside is not None:
+            self._inside.close()
         for process in self._processes.values():
             process.pipe.close()
             process.ended(0)
@@ -256,13 +262,23 @@ class Supervisor:
         worker = self._roster.workers.get(number)
         if kind == "ready":
             self._details = message
+            for what, sockets in self._started_inside.sockets.items():
+                descriptors = [sock.fileno() for sock in sockets]
+                process.pipe.send("tell", what=what, count=len(descriptors), descriptors=descriptors)
             if worker is not None and not process.slots:
                 self._lend(process, worker.slot)
         elif kind == "statistics":
             for census_number, census in list(self._censuses.items()):
                 if message.get("census") == census_number:
                     census.add(number, message.get("figures", {}))
+        elif kind == "report":
+            for census_number, census in list(self._censuses.items()):
+                if message.get("census") == census_number:
+                    census.add(number, message.get("fields", {}))
+        elif kind == "ask":
+            self._asked(process, message)
         elif kind == "stopped":
+            self._started_inside.worker_told(number, message.get("metrics", {}))
             self._completed_count += message.get("completed", 0)
             self._abandoned_count += message.get("abandoned", 0)
             self.past_figures["requests"]["done"] += message.get("done", 0)
@@ -293,6 +309,7 @@ class Supervisor:
         for message in process.pipe.receive_all():
             self._heard(number, process, message)
         del self._processes[number]
+        self._started_inside.worker_ended(number)
         with contextlib.suppress(KeyError):
             self._selector.unregister(process.pipe)
         process.ended(exit_code)
@@ -347,6 +364,7 @@ class Supervisor:
             self._roster.ended(worker.number, f"could not be started: {error.strerror}", 1, time.monotonic())
             return
         process.slots = slots
+        self._started_inside.worker_started(worker.slot)
         self._processes[worker.number] = process
         self._selector.register(process.pipe, selectors.EVENT_READ, worker.number)
         logger.debug("%s starts as process %d", worker, process.pid)
@@ -357,6 +375,7 @@ class Supervisor:
         for process in self._processes.values():
             process.pipe.close()
         self._close_sockets()
+        self._started_inside.close()
 
     def _sockets_for(self, worker: Worker) -> tuple[list[socket.socket], set[int]]:
         """Return what a new worker listens on from its start, and the slots that it is for.
@@ -405,7 +424,35 @@ class Supervisor:
             f"Python {platform.python_version()}, pid {os.getpid()})"
         )
 
-    # What may be asked of a supervisor; a control socket will, too.
+    # What may be asked of a supervisor.
+
+    @property
+    def _started_inside(self) -> Inside:
+        assert self._inside is not None  # run() has made it
+        return self._inside
+
+    def _asked(self, process: WorkerProcess, message: Message) -> None:
+        """A worker asks, for somebody who watches or controls."""
+        what = message.get("what")
+
+        def answer(answers: dict[str, Any]) -> None:
+            process.pipe.send("answer", ask=message.get("ask"), answers=answers)
+
+        def answer_metrics(told: dict[int, Any]) -> None:
+            for number, fields in told.items():
+                self._started_inside.worker_told(number, fields)
+            answer({"workers": {"all": self._started_inside.metrics()}})
+
+        if what == "reload":
+            answer({"done": "reloading, one worker at a time"})
+            self._reload()
+        elif what == "drain":
+            answer({"done": "draining"})
+            self._signalled(signal.SIGTERM)
+        elif what == "metrics":
+            self._gather("report", answer_metrics, what=what)
+        elif what in REPORTS:
+            self._gather("report", lambda told: answer({"workers": told}), what=what)
 
     def dump_stacks(self) -> None:
         """Have every worker write its threads' stacks to the log."""
@@ -422,17 +469,21 @@ class Supervisor:
 
         :attr:`past_figures` has what is to be added of those that have left. Of one that was killed nothing is known.
         """
+        self._gather("statistics", done)
+
+    def _gather(self, kind: str, done: Callable[[dict[int, Any]], object], **fields: Any) -> None:
+        """Send all workers that serve a message; call ``done`` with what they say, by the worker's number."""
         self._census_count += 1
         number = self._census_count
 
-        def forget(figures: dict[int, Figures]) -> None:
+        def forget(told: dict[int, Any]) -> None:
             del self._censuses[number]
-            done(figures)
+            done(told)
 
         serving = [worker.number for worker in self._roster.workers.values() if worker.ready_at]
         census = self._censuses[number] = Census(serving, time.monotonic() + _CENSUS_SECONDS, forget)
         for worker_number in serving:
-            self._processes[worker_number].pipe.send("statistics", census=number)
+            self._processes[worker_number].pipe.send(kind, census=number, **fields)
         census.tick(time.monotonic())
 
 

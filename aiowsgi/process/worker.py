@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -40,6 +40,9 @@ from aiowsgi.process.statistics import figures_of, statistics_line
 from aiowsgi.process.title import set_title
 from aiowsgi.process.wear import Wear
 from aiowsgi.server import Server
+from aiowsgi.server.control import ControlResponder
+from aiowsgi.server.exposition import MetricsResponder
+from aiowsgi.server.reports import Answers, report
 from aiowsgi.server.stacks import stack_report
 
 __all__ = ["HELD_BACK_SIGNALS", "Order", "heartbeat_interval", "run_forked", "run_spawned"]
@@ -135,6 +138,9 @@ class _Worker:
         self._leaving: asyncio.Task[None] | None = None
         self._ended = anyio.Event()
         self._hooks = Hooks(order.config, ())  # until they have been imported
+        self._tellings: set[asyncio.Task[None]] = set()
+        self._asks: dict[int, Callable[[Answers], object]] = {}
+        self._ask_count = 0
 
     def run(self, application: WSGIApplication | None) -> int:
         pipe = self._pipe
@@ -236,6 +242,13 @@ class _Worker:
                 self._started_server.listen(_take_sockets(self._pipe.take_descriptors(message["count"])))
             elif kind == "dump":
                 logger.warning("%s", self._stacks())
+            elif kind == "tell":
+                self._tell(message["what"], _take_sockets(self._pipe.take_descriptors(message["count"])))
+            elif kind == "report":
+                fields = report(self._started_server, message["what"])
+                self._pipe.send("report", census=message["census"], fields=fields)
+            elif kind == "answer":
+                self._answered(message["ask"], message["answers"])
             elif kind == "statistics":
                 figures = figures_of(self._started_server.stats())
                 self._pipe.send("statistics", census=message["census"], figures=figures)
@@ -267,12 +280,34 @@ class _Worker:
 
     async def _drain(self, seconds: float, leave_backlog: bool) -> None:
         server = self._started_server
-        report = await server.shutdown(seconds, leave_backlog=leave_backlog)
-        done = server.engine.completed_count
-        self._pipe.send("stopped", completed=report.completed, abandoned=report.abandoned, done=done)
+        drained = await server.shutdown(seconds, leave_backlog=leave_backlog)
+        self._pipe.send(
+            "stopped",
+            completed=drained.completed,
+            abandoned=drained.abandoned,
+            done=server.engine.completed_count,
+            metrics=report(server, "metrics"),
+        )
         self._ended.set()
 
     # What people ask.
+
+    def _tell(self, what: str, sockets: list[socket.socket]) -> None:
+        """Answer, among the others, who comes to a socket of the supervisor's."""
+        responder = MetricsResponder(self._ask) if what == "metrics" else ControlResponder(self._ask)
+        telling = self._started_server.tell(responder, Config(threads=1), sockets)
+        self._tellings.add(asyncio.get_running_loop().create_task(telling))
+
+    def _ask(self, what: str, answer: Callable[[Answers], object]) -> None:
+        """Have the supervisor ask all workers."""
+        self._ask_count += 1
+        self._asks[self._ask_count] = answer
+        self._pipe.send("ask", ask=self._ask_count, what=what)
+
+    def _answered(self, number: int, answers: Answers) -> None:
+        answer = self._asks.pop(number, None)
+        if answer is not None:
+            answer(answers)
 
     def _dump_at_signal(self, signum: int, frame: FrameType | None) -> None:
         text = self._stacks(frame)

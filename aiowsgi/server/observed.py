@@ -9,10 +9,12 @@ Thread: as each method says; the worker notes before it hands over, and the loop
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from aiowsgi.bridge.disconnection import Disconnection
+from aiowsgi.configuration.peers import Peers
 from aiowsgi.http.events import Refusal
 from aiowsgi.http.response import refusal_response
 from aiowsgi.semantics import ConnectionInfo, RequestHead, ResponseHead
@@ -41,15 +43,30 @@ class Observer:
     Args:
         takers: each is called with each exchange that has ended.
         ids: gives requests their ids; ``None`` where nobody wants one.
+        trusted: peers whose word is taken for when a request arrived.
         keeps_environ: a taker reads variables of environ.
+        queue_start: the application is told when a request arrived.
+        server_timing: the client is told how long it took.
     """
 
-    __slots__ = ("ids", "keeps_environ", "takers")
+    __slots__ = ("ids", "keeps_environ", "queue_start", "server_timing", "takers", "trusted")
 
-    def __init__(self, takers: Sequence[Taker], ids: RequestIds | None, *, keeps_environ: bool = False) -> None:
+    def __init__(
+        self,
+        takers: Sequence[Taker],
+        ids: RequestIds | None,
+        *,
+        trusted: Peers | None = None,
+        keeps_environ: bool = False,
+        queue_start: bool = False,
+        server_timing: bool = False,
+    ) -> None:
         self.takers = tuple(takers)
         self.ids = ids
+        self.trusted = trusted or Peers(())
         self.keeps_environ = keeps_environ
+        self.queue_start = queue_start
+        self.server_timing = server_timing
 
 
 def _content_size(data: bytes) -> int:
@@ -59,20 +76,30 @@ def _content_size(data: bytes) -> int:
 class ObservedExchange(Exchange):
     """See the module; and :class:`~aiowsgi.server.exchange.Exchange` for the arguments."""
 
-    __slots__ = (
-        "begun_at",
-        "client_address",
-        "ended_at",
-        "environ",
-        "handed_over_at",
-        "outcome",
-        "refusal",
-        "request_id",
-        "response",
-        "scheme",
-        "sent_size",
-        "status_code",
-    )
+    # Beginnings that most of them keep to their end cost nothing as attributes of the class.
+
+    #: When the head had arrived, by the engine's clock; 0.0 until it is submitted.
+    begun_at = 0.0
+    #: When the last of the response was out of the thread's hands; 0.0 until then.
+    handed_over_at = 0.0
+    #: When the response had ended for the client; 0.0 until then.
+    ended_at = 0.0
+    #: Of the answer; 0 where there was none.
+    status_code = 0
+    #: Bytes of content in the answer, as far as it was handed over.
+    sent_size = 0
+    #: What the application said; ``None`` where the server answers by itself.
+    response: ResponseHead | None = None
+    #: Why the server answered by itself.
+    refusal: Refusal | None = None
+    #: The application's environ, where somebody will read it.
+    environ: WSGIEnvironment | None = None
+    #: ``"complete"``; ``"error"``: the application failed, and 500 was answered in its place; ``"truncated"``: it
+    #: failed later; ``"refused"``; ``"disconnected"``: the client went; ``"timed_out"``: it took too long;
+    #: ``"aborted"``: the server ended. Empty until then.
+    outcome = ""
+    #: Empty where nobody wants one.
+    request_id = ""
 
     def __init__(
         self,
@@ -84,33 +111,16 @@ class ObservedExchange(Exchange):
         content: ContentBuffer | ContentStream | None,
         on_ready: Callable[[Exchange], None],
     ) -> None:
-        super().__init__(engine, head, connection, base_environ, disconnection, content, on_ready)
+        Exchange.__init__(self, engine, head, connection, base_environ, disconnection, content, on_ready)
         #: The client's address, empty for a Unix socket's, and scheme; once the application was called, as a trusted
         #: proxy tells them.
         self.client_address = connection.remote_host
         self.scheme = connection.scheme
-        #: When the head had arrived, by the engine's clock; 0.0 until it is submitted.
-        self.begun_at = 0.0 if content is None else content.begun_at
-        #: When the last of the response was out of the thread's hands; 0.0 until then.
-        self.handed_over_at = 0.0
-        #: When the response had ended for the client; 0.0 until then.
-        self.ended_at = 0.0
-        #: Of the answer; 0 where there was none.
-        self.status_code = 0
-        #: Bytes of content in the answer, as far as it was handed over.
-        self.sent_size = 0
-        #: What the application said; ``None`` where the server answers by itself.
-        self.response: ResponseHead | None = None
-        #: Why the server answered by itself.
-        self.refusal: Refusal | None = None
-        #: The application's environ, where somebody will read it.
-        self.environ: WSGIEnvironment | None = None
-        #: ``"complete"``; ``"error"``: the application failed, and 500 was answered in its place; ``"truncated"``: it
-        #: failed later; ``"refused"``; ``"disconnected"``: the client went; ``"timed_out"``: it took too long;
-        #: ``"aborted"``: the server ended. Empty until then.
-        self.outcome = ""
-        ids = engine.observer.ids if engine.observer is not None else None
-        self.request_id = "" if ids is None else ids.of(head, connection)
+        if content is not None:
+            self.begun_at = content.begun_at
+        observer = engine.observer
+        if observer is not None and observer.ids is not None:
+            self.request_id = observer.ids.of(head, connection)
 
     @property
     def received_size(self) -> int:
@@ -175,11 +185,31 @@ class ObservedExchange(Exchange):
             self.scheme = environ["wsgi.url_scheme"]
         if observer.ids is not None:
             observer.ids.tell(self.request_id, environ)
+        if observer.queue_start:
+            self._tell_queue_start(environ, observer.trusted)
         if observer.keeps_environ:
             self.environ = environ
 
+    def _tell_queue_start(self, environ: WSGIEnvironment, trusted: Peers) -> None:
+        """Say when the request arrived, unless a trusted proxy has: there it has waited longer."""
+        if "HTTP_X_QUEUE_START" not in environ or self._connection.remote_host not in trusted:
+            age = self._engine.clock() - (self.begun_at or self.submitted_at)
+            environ["HTTP_X_QUEUE_START"] = f"t={time.time() - age:.6f}"
+
+    def _timed(self, head: ResponseHead) -> ResponseHead:
+        """Add how long it took so far, if the client is to be told."""
+        observer = self._engine.observer
+        if observer is None or not observer.server_timing or head is self.response:
+            return head  # or it was added already: a small file goes on as a whole response
+        app_time = self._engine.clock() - self.started_at
+        line = f"Server-Timing: queue;dur={1000 * self.queue_time:.1f}, app;dur={1000 * app_time:.1f}\r\n"
+        timed = ResponseHead(head.status, head.status_code, head.field_lines + line, head.content_length)
+        timed.has_date, timed.has_server = head.has_date, head.has_server
+        return timed
+
     def send_whole(self, head: ResponseHead, blocks: Sequence[bytes], size: int) -> None:
         """See :meth:`ResponseSink.send_whole`."""
+        head = self._timed(head)
         self.response = head
         self.status_code = head.status_code
         self.sent_size = size if blocks else 0
@@ -188,6 +218,7 @@ class ObservedExchange(Exchange):
 
     def send_file(self, head: ResponseHead, region: FileRegion) -> None:
         """See :meth:`ResponseSink.send_file`."""
+        head = self._timed(head)
         self.response = head
         self.status_code = head.status_code
         self.sent_size = region.size
@@ -196,6 +227,7 @@ class ObservedExchange(Exchange):
 
     def send_head(self, head: ResponseHead) -> None:
         """See :meth:`ResponseSink.send_head`."""
+        head = self._timed(head)
         self.response = head
         self.status_code = head.status_code
         self.sent_size = 0

@@ -11,9 +11,10 @@ from typing import Protocol
 from aiowsgi.http.response import plain_response
 from aiowsgi.semantics import RequestHead
 
-__all__ = ["JSON", "OwnRequest", "Responder"]
+__all__ = ["JSON", "TEXT", "OwnRequest", "Responder"]
 
 JSON = "application/json"
+TEXT = "text/plain; charset=utf-8"
 
 
 class OwnRequest:

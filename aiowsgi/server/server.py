@@ -14,7 +14,7 @@ import select
 import socket
 import ssl
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import anyio
 import anyio.abc
@@ -25,24 +25,28 @@ from aiowsgi.config import Config
 from aiowsgi.configuration.peers import Peers
 from aiowsgi.errors import StartupError
 from aiowsgi.http.parsers import make_head_parser
-from aiowsgi.server.access_log import AccessLog
+from aiowsgi.server.control import ControlResponder
 from aiowsgi.server.engine import Engine
+from aiowsgi.server.exposition import MetricsResponder
 from aiowsgi.server.guard import RequestGuard
 from aiowsgi.server.health import Health
 from aiowsgi.server.listeners import Listener, close_sockets, open_sockets
-from aiowsgi.server.observed import Observer, Taker
+from aiowsgi.server.observation import Observation
 from aiowsgi.server.opening import Opening
 from aiowsgi.server.protocol import Phase, Protocol
-from aiowsgi.server.request_id import RequestIds
+from aiowsgi.server.reports import REPORTS, Answers, report
 from aiowsgi.server.stats import ServerStats, requests_under_way, take_stats, unsent_count
 from aiowsgi.server.tls_context import ContextHook, TLSContexts, tls_contexts
 from aiowsgi.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from wsgiref.types import WSGIApplication
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-__all__ = ["DrainReport", "Server"]
+    from aiowsgi.server.metrics import Metrics
+    from aiowsgi.server.responder import Responder
+
+__all__ = ["CONTROL_MODE", "DrainReport", "Server"]
 
 # Descriptors that are left to the application, the loop, temporary files and logs; a quarter where there are few.
 _DESCRIPTOR_RESERVE = 64
@@ -51,6 +55,10 @@ _MOST_CONNECTIONS = 50_000
 _LAST_SECONDS = 1.0
 # An idle client's next request may be on its way when a drain begins.
 _IDLE_GRACE_SECONDS = 0.1
+
+
+#: The control socket is for its owner alone.
+CONTROL_MODE = 0o600
 
 
 class DrainReport:
@@ -118,7 +126,12 @@ class Server:
         self._pools: list[ThreadPool] = []  # those that end with the server
         self._listeners: list[Listener] = []
         self._max_connections = 0
-        self._access_log: AccessLog | None = None
+        self._observation: Observation | None = None
+        self._responder: Responder | None = None
+        #: Does what is asked for at the control socket, ``"reload"`` or ``"drain"``, and returns what to answer; it is
+        #: set by who owns the process.
+        self.on_order: Callable[[str], dict[str, Any]] | None = None
+        self._side_servers: list[Server] = []  # those that listen for who watches this one
         self._drain: tuple[anyio.CancelScope, asyncio.Future[DrainReport]] | None = None
         self._stopped = anyio.Event()
         self._guard: RequestGuard | None = None
@@ -184,6 +197,12 @@ class Server:
         except BaseException:
             close_sockets(sockets)
             raise
+        try:
+            await self._begin_to_tell()
+        except BaseException:
+            close_sockets(sockets)
+            await self.shutdown(0)
+            raise
         self._begin_listening(sockets, engine)
 
     def listen(self, sockets: Sequence[socket.socket]) -> None:
@@ -204,6 +223,48 @@ class Server:
             )
             self._listeners.append(listener)
             listener.start()
+
+    async def _begin_to_tell(self) -> None:
+        """Listen for those who watch; in a worker its supervisor does, and the worker answers."""
+        if self._shared_sockets is not None:
+            return
+        if self.config.metrics_bind is not None:
+            await self.tell(MetricsResponder(self._ask), Config(bind=(self.config.metrics_bind,), threads=1))
+        if self.config.control is not None:
+            config = Config(bind=(self.config.control,), threads=1, uds_mode=CONTROL_MODE)
+            await self.tell(ControlResponder(self._ask), config)
+
+    async def tell(
+        self, responder: Responder, config: Config, shared_sockets: Sequence[socket.socket] | None = None
+    ) -> None:
+        """Have a responder answer everything at an address, for as long as this server is there.
+
+        Args:
+            responder: what tells.
+            config: says where, unless there are ``shared_sockets``.
+            shared_sockets: as in :class:`Server`.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        side = Server(_answers_by_itself, config, shared_sockets=shared_sockets)
+        side._responder = responder
+        await side.start()
+        self._side_servers.append(side)
+
+    def _ask(self, what: str, answer: Callable[[Answers], object]) -> None:
+        """Ask all processes, of which there is one."""
+        if what in REPORTS:
+            answer({"workers": {"0": report(self, what)}})
+        elif self.on_order is not None:
+            answer(self.on_order(what))
+        else:
+            answer({"error": "this server belongs to a program, which alone can do that"})
+
+    @property
+    def metrics(self) -> Metrics | None:
+        """What was counted, where there is ``metrics_bind``; once the server has started."""
+        return None if self._observation is None else self._observation.metrics
 
     def _open_engine(self) -> Engine:
         config = self.config
@@ -228,7 +289,8 @@ class Server:
             software=f"aiowsgi/{__version__}",
             multiprocess=self._shared_sockets is not None,
         )
-        self._observe(self._engine)
+        self._observation = Observation(self._engine, lambda: 0 if self._guard is None else self._guard.stuck_count)
+        self._engine.responder = self._responder
         if config.health_path is not None or config.ready_path is not None:
             self._engine.responder = Health(self._engine)
         self._max_connections = config.max_connections or _default_max_connections()
@@ -247,19 +309,6 @@ class Server:
             whether new connections see what the files say now; true where there is nothing to read.
         """
         return self._tls is None or self._tls.reload()
-
-    def _observe(self, engine: Engine) -> None:
-        """Have the ends of requests told to those who want to know, if any do."""
-        config = self.config
-        takers: list[Taker] = []
-        reads_environ = False
-        if config.access_log or config.access_logfile is not None:
-            self._access_log = access_log = AccessLog(config, engine.loop)
-            takers.append(access_log.take)
-            reads_environ = access_log.reads_environ
-        if takers or config.request_id_header is not None:
-            ids = RequestIds(config.request_id_header, Peers(config.forwarded_allow_ips))
-            engine.observer = Observer(takers, ids, keeps_environ=reads_environ)
 
     def protocol_factory(self) -> Protocol | Opening:
         """Make the protocol of one connection; for a listener of the program's own.
@@ -365,8 +414,12 @@ class Server:
             for pool in self._pools:
                 pool.close()
             engine.haste.close()
-            if self._access_log is not None:
-                self._access_log.close()
+            # Whoever asks just now is still answered, unless there is no time left.
+            seconds = 0.0 if scope.cancel_called or not graceful else _LAST_SECONDS
+            for side in self._side_servers:
+                await side.shutdown(seconds, leave_backlog=leave_backlog)
+            if self._observation is not None:
+                self._observation.close()
             self._stopped.set()
         return DrainReport(completed, abandoned)
 
@@ -449,6 +502,11 @@ class Server:
 
 def _open(engine: Engine) -> list[Protocol | Opening]:
     return [*engine.connections, *engine.openings]
+
+
+def _answers_by_itself(environ: WSGIEnvironment, start_response: StartResponse) -> NoReturn:
+    """Stand in for the application where a responder answers everything."""
+    raise AssertionError("a responder leaves nothing to an application")
 
 
 def _has_unread_data(connection: Protocol) -> bool:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from aiowsgi.bridge.log_writer import LogFile, LogWriter
 from tests.hosting import PATIENCE, poll
+from tests.process.server_process import environment
 
 
 @pytest.fixture
@@ -165,3 +168,36 @@ def test_writer_that_is_closed_twice_or_unused_is_closed(tmp_path: Path) -> None
     writer = LogWriter(LogFile(str(tmp_path / "log")))
     assert writer.close(PATIENCE)
     assert writer.close(PATIENCE)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_copy_of_the_process_writes_its_own_lines_and_not_those_that_waited(
+    tmp_path: Path, pipe: tuple[int, int]
+) -> None:
+    """In a program of its own, which forks while a line waits and the lock is held."""
+    program = f"""
+import os, sys
+from aiowsgi.bridge.log_writer import LogFile, LogWriter
+writer = LogWriter(LogFile(fd={pipe[1]}))
+writer.put(["x" * 200_000 + "\\n"], 200_001)
+with writer._lock:
+    pid = os.fork()
+if pid == 0:
+    writer._file._fd = os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT)
+    writer.put(["the copy's\\n"], 11)
+    os._exit(0 if writer.close(10) else 1)
+sys.stdout.write(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+sys.stdout.flush()
+os._exit(0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(),
+        pass_fds=[pipe[1]],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert done.stdout == "0"
+    assert (tmp_path / "log").read_text() == "the copy's\n"

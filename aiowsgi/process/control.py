@@ -1,0 +1,123 @@
+"""The commands that look into a server that runs: ``aiowsgi stats`` and ``stacks``; or tell it: ``reload``, ``drain``.
+
+They speak with its control socket (``--control unix:PATH``), be it one process or a supervisor with its workers.
+
+Thread: the main thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from aiowsgi.configuration.addresses import UnixAddress, parse_bind
+from aiowsgi.errors import AiowsgiError
+from aiowsgi.process.ping import UnixConnection
+from aiowsgi.process.statistics import statistics_line, sum_of
+
+__all__ = ["ControlError", "drain", "query", "reload", "stacks", "stats"]
+
+VARIABLE = "AIOWSGI_CONTROL"
+
+_ADDRESS_HELP = f"\\b\nADDRESS is the server's --control, as unix:/run/app.ctl. Default: the variable {VARIABLE}.\n"
+
+Answers = dict[str, Any]
+
+
+class ControlError(AiowsgiError):
+    """The control socket does not answer, or says no."""
+
+
+def query(address: str, path: str, *, order: bool = False, timeout: float = 10.0) -> Answers:
+    """Ask a control socket.
+
+    Args:
+        address: ``unix:PATH``, or a path.
+        path: what is asked for.
+        order: it is something to be done.
+        timeout: seconds for each step.
+
+    Raises:
+        ControlError: there is no answer, or no good one.
+    """
+    where = _socket_path(address)
+    connection = UnixConnection(where, timeout)
+    with contextlib.closing(connection):
+        try:
+            connection.request("POST" if order else "GET", path)
+            response = connection.getresponse()
+            answers: Answers = json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise ControlError(f"{where}: {str(error) or type(error).__name__}") from error
+    if "error" in answers:
+        raise ControlError(f"{where}: {answers['error']}")
+    return answers
+
+
+def _socket_path(address: str) -> str:
+    if not address:
+        raise ControlError(f"name the control socket, as unix:/run/app.ctl, or set {VARIABLE}")
+    try:
+        parsed = parse_bind(address if address.startswith("unix:") else f"unix:{address}")
+    except ValueError as error:
+        raise ControlError(f"{address}: {error}") from error
+    assert isinstance(parsed, UnixAddress)
+    return parsed.path
+
+
+def figures_of(told: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the figures of what a worker has told, without what is no figure."""
+    return {group: values for group, values in told.items() if isinstance(values, dict)}
+
+
+def _command(name: str, help: str) -> Callable[[Callable[..., None]], click.Command]:
+    def decorate(function: Callable[..., None]) -> click.Command:
+        settings = {"help_option_names": ["-h", "--help"]}
+        argument = click.argument("address", default=lambda: os.environ.get(VARIABLE, ""), metavar="[ADDRESS]")
+        return click.command(name, help=f"{help}\n\n{_ADDRESS_HELP}", context_settings=settings)(argument(function))
+
+    return decorate
+
+
+@_command("stats", "Print the figures of a server: connections, requests, threads, waiting times.")
+@click.option("--json", "as_json", is_flag=True, help="All of them, of each worker, as JSON.")
+def stats(address: str, as_json: bool) -> None:
+    """Do what the help says."""
+    answers = query(address, "/stats")
+    if as_json:
+        click.echo(json.dumps(answers, indent=2))
+        return
+    workers = {number: figures_of(told) for number, told in sorted(answers["workers"].items(), key=_by_number)}
+    for number, figures in workers.items():
+        click.echo(f"worker {number}: {statistics_line(figures)}")
+    if len(workers) > 1:
+        click.echo(f"all: {statistics_line(sum_of(workers.values()))}")
+
+
+def _by_number(item: tuple[str, Any]) -> int:
+    return int(item[0])
+
+
+@_command("stacks", "Print what every thread of a server does, and the request that it serves.")
+def stacks(address: str) -> None:
+    """Do what the help says."""
+    for number, told in sorted(query(address, "/stacks")["workers"].items(), key=_by_number):
+        click.echo(f"worker {number}, pid {told['pid']}\n{told['stacks']}\n")
+
+
+@_command("reload", "Have a supervisor replace its workers one by one, as SIGHUP does.")
+def reload(address: str) -> None:
+    """Do what the help says."""
+    click.echo(query(address, "/reload", order=True)["done"])
+
+
+@_command("drain", "Let a server's requests end, and the server with them, as SIGTERM does.")
+def drain(address: str) -> None:
+    """Do what the help says."""
+    click.echo(query(address, "/drain", order=True)["done"])

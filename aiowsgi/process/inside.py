@@ -1,0 +1,86 @@
+"""What a supervisor lets others see of its workers: their metrics, added up, and whatever the control socket is asked.
+
+The supervisor listens, and hands the sockets to every worker: whichever accepts a connection answers it, and asks the
+supervisor for what all of them say. So there is one HTTP server in this package, and none here.
+
+Counters never go back: what a worker has counted stays when it is gone, as it was last told; each tells it at its end.
+
+Thread: the supervisor's.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from aiowsgi.config import Config
+from aiowsgi.configuration.addresses import parse_bind
+from aiowsgi.errors import StartupError
+from aiowsgi.process.privileges import give_files
+from aiowsgi.server.listeners import close_sockets, open_sockets
+from aiowsgi.server.metrics import Snapshot, summed
+from aiowsgi.server.server import CONTROL_MODE
+
+__all__ = ["Inside"]
+
+
+class Inside:
+    """See the module.
+
+    Args:
+        config: ``metrics_bind`` and ``control`` say where to listen.
+
+    Raises:
+        StartupError: an address cannot be listened on; nothing is left open.
+    """
+
+    def __init__(self, config: Config) -> None:
+        #: What listens, by what is told there.
+        self.sockets: dict[str, list[socket.socket]] = {}
+        self._ended = Snapshot()
+        self._told: dict[int, Snapshot] = {}
+        self._slots: set[int] = set()
+        self._restart_count = 0
+        try:
+            if config.metrics_bind is not None:
+                self.sockets["metrics"] = open_sockets([parse_bind(config.metrics_bind)], config.backlog)
+            if config.control is not None:
+                self.sockets["control"] = open_sockets(
+                    [parse_bind(config.control)], config.backlog, uds_mode=CONTROL_MODE
+                )
+                give_files(config, [config.control.removeprefix("unix:")])
+        except OSError as error:
+            self.close()
+            raise StartupError(error.strerror or str(error)) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Listen no more."""
+        for sockets in self.sockets.values():
+            close_sockets(sockets)
+        self.sockets.clear()
+
+    def worker_started(self, slot: int) -> None:
+        """A worker takes a slot, perhaps another one's."""
+        if slot in self._slots:
+            self._restart_count += 1
+        self._slots.add(slot)
+
+    def worker_told(self, number: int, fields: dict[str, Any]) -> None:
+        """A worker has told its metrics; nothing where it has none."""
+        if fields:
+            self._told[number] = Snapshot.from_fields(fields)
+
+    def worker_ended(self, number: int) -> None:
+        """A worker is gone."""
+        told = self._told.pop(number, None)
+        if told is not None:
+            self._ended = summed([self._ended, told.without_gauges()])
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what all workers have told, those that are gone included, as one."""
+        total = summed([self._ended, *self._told.values()])
+        total.counters["worker_restarts"] = self._restart_count
+        return total.as_fields()

@@ -1,0 +1,50 @@
+"""The control socket: what goes on inside, as JSON, and two things to be done.
+
+It speaks HTTP, so that curl will do: ``GET /stats``, ``/top``, ``/stacks``; ``POST /reload``, ``/drain``. Who may open
+the socket may do all of it; the socket's mode says who may.
+
+Thread: event loop.
+"""
+
+from __future__ import annotations
+
+import json
+
+from aiowsgi.server.reports import Answers, Ask
+from aiowsgi.server.responder import OwnRequest
+
+__all__ = ["ControlResponder"]
+
+_READS = {"/stats": "stats", "/top": "top", "/stacks": "stacks"}
+_ORDERS = {"/reload": "reload", "/drain": "drain"}
+
+
+class ControlResponder:
+    """Answers every request of a listener of its own.
+
+    Args:
+        ask: asks all processes.
+    """
+
+    __slots__ = ("_ask",)
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def respond(self, request: OwnRequest) -> bool:
+        """See :class:`~aiowsgi.server.responder.Responder`."""
+        head = request.head
+        what = (_READS if head.method in ("GET", "HEAD") else _ORDERS if head.method == "POST" else {}).get(head.path)
+        if what is None:
+            _answer(request, "404 Not Found", {"error": "GET /stats, /top or /stacks; POST /reload or /drain"})
+        else:
+            self._ask(what, lambda answers: _answer(request, _status(answers), answers))
+        return True
+
+
+def _status(answers: Answers) -> str:
+    return "409 Conflict" if "error" in answers else "200 OK"
+
+
+def _answer(request: OwnRequest, status: str, fields: Answers) -> None:
+    request.answer(status, json.dumps(fields).encode() + b"\n")

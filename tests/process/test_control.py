@@ -1,0 +1,213 @@
+"""The control socket, its commands, and the metrics of several workers."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+
+from aiowsgi.process.control import ControlError, query
+from aiowsgi.process.ping import UnixConnection
+from aiowsgi.process.top import render
+from tests.conftest import running_server
+from tests.hosting import PATIENCE, Gated, hello, poll, request
+from tests.process.server_process import ServerProcess, environment, server_process, wait_until
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "app.py").write_text("from tests.hosting import hello as app\n")
+    return tmp_path
+
+
+def command(folder: Path, *arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "aiowsgi", *arguments],
+        cwd=folder,
+        env=environment(AIOWSGI_CONTROL="unix:ctl", COLUMNS="120", LINES="30"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@contextmanager
+def workers(folder: Path, count: int) -> Iterator[ServerProcess]:
+    arguments = ["app", "-b", "127.0.0.1:0", "--control", "unix:ctl", "--metrics-bind", "unix:metrics"]
+    if count:
+        arguments += ["--workers", str(count)]
+    with server_process(folder, *arguments) as server:
+        yield server
+
+
+def pids(folder: Path) -> set[int]:
+    """Return the workers' processes; none where one that ends was asked."""
+    try:
+        return {told["pid"] for told in query(str(folder / "ctl"), "/stats")["workers"].values()}
+    except ControlError:
+        return set()
+
+
+def scrape(folder: Path) -> Counter[str]:
+    """Return the samples by name and labels; none where a worker that ends was asked."""
+    with contextlib.closing(UnixConnection(str(folder / "metrics"), PATIENCE)) as connection:
+        try:
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+        except (OSError, http.client.HTTPException):
+            return Counter()
+    samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
+    return Counter({sample.name + "".join(sample.labels.values()): sample.value for sample in samples})
+
+
+def send_requests(server: ServerProcess, count: int) -> None:
+    for _ in range(count):
+        with server.connect() as client:
+            assert client.get("/").content == b"hello"
+
+
+def test_single_process_is_looked_into_and_drained(folder: Path) -> None:
+    with workers(folder, 0) as server:
+        send_requests(server, 3)
+        assert stat.S_IMODE((folder / "ctl").stat().st_mode) == 0o600
+        code, output = command(folder, "stats", "--json")
+        assert code == 0
+        (told,) = json.loads(output)["workers"].values()
+        assert (told["pid"], told["requests"]["done"]) == (server.process.pid, 3)
+        assert "thread MainThread" in command(folder, "stacks")[1]
+        code, output = command(folder, "reload")
+        assert (code, "needs a supervisor" in output) == (3, True)
+        assert command(folder, "drain") == (0, "draining\n")
+        assert server.wait() == 0
+    assert not (folder / "ctl").exists()
+    code, output = command(folder, "stats")
+    assert (code, "No such file" in output) == (3, True)
+
+
+def test_metrics_of_workers_are_one_and_never_go_back(folder: Path) -> None:
+    with workers(folder, 2) as server:
+        send_requests(server, 10)
+        before = scrape(folder)
+        assert (before["aiowsgi_requests_total2xx"], before["aiowsgi_workers"]) == (10, 2)
+        assert before["aiowsgi_worker_restarts_total"] == 0
+        os.kill(min(pids(folder)), signal.SIGKILL)
+        wait_until(lambda: len(pids(folder)) == 2 and scrape(folder)["aiowsgi_workers"] == 2, "another worker")
+        wait_until(lambda: scrape(folder)["aiowsgi_worker_restarts_total"] == 1, "the count of it")
+        wait_until(lambda: scrape(folder)["aiowsgi_requests_total2xx"] == 10, "what the dead one has told")
+        send_requests(server, 5)  # not told to anybody before the workers end
+        old = pids(folder)
+        assert query(str(folder / "ctl"), "/reload", order=True) == {"done": "reloading, one worker at a time"}
+        wait_until(lambda: len(pids(folder)) == 2 and not pids(folder) & old, "other workers")
+        wait_until(
+            lambda: scrape(folder)["aiowsgi_requests_total2xx"] == 15, "what the old ones have told at their end"
+        )
+        wait_until(lambda: scrape(folder)["aiowsgi_worker_restarts_total"] == 3, "the count of them")
+        wait_until(lambda: scrape(folder)["aiowsgi_request_duration_seconds_count"] == 15, "their histograms")
+        code, output = command(folder, "top", "--once", "--interval", "0.1")
+        assert (code, "req/s" in output, output.count("/1000")) == (0, True, 2)
+        assert query(str(folder / "ctl"), "/drain", order=True) == {"done": "draining"}
+        assert server.wait() == 0
+
+
+def ask_control(path: Path, method: str, target: str) -> tuple[int, Any]:
+    connection = UnixConnection(str(path), PATIENCE)
+    connection.request(method, target)
+    response = connection.getresponse()
+    answer = response.status, json.loads(response.read())
+    connection.close()
+    return answer
+
+
+def test_control_socket_in_a_program_tells_and_leaves_the_program_alone(tmp_path: Path) -> None:
+    application = Gated()
+    path = tmp_path / "ctl"
+    with (
+        running_server(application, control=f"unix:{path}", threads=1) as server,
+        server.connect() as first,
+        server.connect() as second,
+    ):
+        first.send(request("/a[bold]"))
+        poll(lambda: application.running)
+        second.send(request("/b"))
+        poll(lambda: ask_control(path, "GET", "/stats")[1]["workers"]["0"]["requests"]["waiting"] == 1)
+        (told,) = ask_control(path, "GET", "/top")[1]["workers"].values()
+        assert [(each["method"], each["target"], each["phase"]) for each in told["shown"]] == [
+            ("GET", "/a[bold]", "running"),
+            ("GET", "/b", "waiting"),
+        ]
+        status, stacks = ask_control(path, "GET", "/stacks")
+        assert (status, "'/a[bold]'" in stacks["workers"]["0"]["stacks"]) == (200, True)
+        for method, target in (("POST", "/stats"), ("GET", "/drain"), ("GET", "/"), ("PUT", "/reload")):
+            assert ask_control(path, method, target)[0] == 404
+        assert ask_control(path, "POST", "/drain")[0] == 409
+        application.open()
+        assert first.receive().content == second.receive().content == b"let go"
+    assert not path.exists()
+
+
+def test_socket_that_is_no_control_socket_is_told(tmp_path: Path) -> None:
+    with running_server(hello, bind=[f"unix:{tmp_path}/app"]), pytest.raises(ControlError, match="Expecting value"):
+        query(str(tmp_path / "app"), "/stats")
+    with pytest.raises(ControlError, match="name the control socket"):
+        query("", "/stats")
+
+
+def told(number: int, done: int, clock: float, **requests: Any) -> dict[str, Any]:
+    return {
+        "pid": 1000 + number,
+        "connections": {"idle": 7, "reading": 0, "writing": 1, "closing": 0},
+        "requests": {"waiting": 3, "running": 1, "streaming": 0, "done": done},
+        "threads": {"idle": 0, "running": 2, "stalled": 0, "stuck": number},
+        "queue_wait": {"p50": 0.0005, "p90": 0.1, "p99": 2.5},
+        "clock": clock,
+        "thread_limit": 2,
+        "queue_size": 3,
+        "urls": ["http://127.0.0.1:8000"],
+        "shown": requests.get("shown", []),
+        "hidden": requests.get("hidden", 0),
+    }
+
+
+def shown(width: int, height: int, workers: dict[str, Any], earlier: dict[str, Any]) -> str:
+    console = Console(width=width, height=height, record=True, file=open(os.devnull, "w"))  # noqa: SIM115 - closed below
+    console.print(render(workers, earlier, (width, height)))
+    console.file.close()
+    return console.export_text()
+
+
+def test_top_shows_rates_sums_and_the_oldest_requests() -> None:
+    slow = {"id": "1-1", "method": "GET", "target": "/[red]slow", "age": 4000.0, "phase": "running"}
+    quick = {"id": "0-1", "method": "POST", "target": "/quick", "age": 0.0123, "phase": "waiting"}
+    workers = {"1": told(1, 300, 12.0, shown=[slow], hidden=5), "0": told(0, 110, 12.0, shown=[quick])}
+    earlier = {"0": told(0, 100, 10.0), "1": told(1, 100, 10.0)}
+    text = shown(120, 40, workers, earlier)
+    lines = [line.split() for line in text.splitlines()]
+    assert ["0", "1000", "5", "110", "2/2", "0", "0", "0", "3/3", "0.5", "ms", "2.5", "s", "8", "7"] in lines
+    assert ["all", "105", "410", "4", "0", "0", "1", "6", "16", "14"] in lines
+    assert lines.index(["1", "1:06:40", "running", "GET", "/[red]slow", "1-1"]) < lines.index(
+        ["0", "12.3", "ms", "waiting", "POST", "/quick", "0-1"]
+    )
+    assert "and 5 more" in text
+
+
+def test_top_fits_a_narrow_terminal() -> None:
+    text = shown(80, 24, {"1": told(1, 1, 2.0)}, {})
+    assert "…" not in text
+    assert all(len(line) <= 80 for line in text.splitlines())
