@@ -161,7 +161,7 @@ class Config:
     thread_idle_timeout: float = option(
         60.0, Kind.SECONDS, "A thread without work ends after this time.", group=THREADS, least=0.01)
     queue_size: int = option(
-        1000, Kind.COUNT, "Requests that may wait for a thread; more are answered 503.", group=THREADS, least=1)
+        5000, Kind.COUNT, "Requests that may wait for a thread; more are answered 503.", group=THREADS, least=1)
     queue_timeout: float = option(
         30.0, Kind.SECONDS, "A request that has waited this long for a thread is answered 503.",
         group=THREADS, least=0.01)
@@ -179,7 +179,7 @@ class Config:
         GiB, Kind.SIZE, "Largest request content; larger is 413.", group=REQUESTS, least=0,
         aliases=("max_request_body_size",))
     request_buffer: int = option(
-        512 * KiB, Kind.SIZE, "Request content held in memory; what is beyond goes to a temporary file.",
+        MiB, Kind.SIZE, "Request content held in memory; what is beyond goes to a temporary file.",
         group=REQUESTS, least=0, aliases=("inbuf_overflow",))
     request_buffer_total: int = option(
         256 * MiB, Kind.SIZE, "Request content held in memory over all requests; beyond it all goes to files.",

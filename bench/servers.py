@@ -28,7 +28,7 @@ _KEEP_ALIVE = "75"
 # What Linux allows a listening socket by default (net.core.somaxconn).
 _BACKLOG = "4096"
 # How many requests wait in aiowsgi by default, before more are refused.
-_QUEUE_SIZE = 1000
+_QUEUE_SIZE = 5000
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def companions(name: str, value: Any) -> dict[str, Any]:
 
 def test_config_without_values_is_valid_and_has_the_documented_defaults() -> None:
     config = Config()
-    assert (config.threads, config.thread_limit, config.queue_size) == (8, 72, 1000)
+    assert (config.threads, config.thread_limit, config.queue_size) == (8, 72, 5000)
     assert config.addresses == (TCPAddress("127.0.0.1", 8000),)
     assert (config.loop, config.http, config.server_header) == ("auto", "auto", False)
 

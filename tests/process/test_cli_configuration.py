@@ -144,7 +144,7 @@ def test_print_config_shows_each_value_with_its_origin_and_imports_nothing(
         ("threads", "=", "4", "#", "aiowsgi.toml:3"),
         ("backlog", "=", "9", "#", "AIOWSGI_BACKLOG"),
         ("keep_alive", "=", '"5s"', "#", "--keep-alive"),
-        ("queue_size", "=", "1000", "#", "default"),
+        ("queue_size", "=", "5000", "#", "default"),
     }
 
 
