@@ -509,7 +509,7 @@ def test_markdown_table_has_a_row_for_every_option_under_its_group() -> None:
     rows = [line for line in lines[2:] if line not in groups]
     assert len(rows) == len(OPTIONS)
     assert any(row.startswith("| `-b`, `--bind` | 127.0.0.1:8000 | Address to listen on: ") for row in rows)
-    assert any(row.startswith("| `--request-buffer` | 512K | ") for row in rows)
+    assert any(row.startswith("| `--request-buffer` | 1M | ") for row in rows)
     assert any(row.endswith("One of `auto`, `asyncio`, `uvloop`. |") for row in rows)
 
 
