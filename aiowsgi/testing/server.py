@@ -6,6 +6,7 @@ Thread: the test's.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -70,7 +71,8 @@ class MemoryServer:
         self._kernel_size = kernel_size
         self.engine = Engine(
             self._run,
-            self.config,
+            # How late this loop is says nothing of the interpreter.
+            dataclasses.replace(self.config, switch_interval=0.0),
             loop=cast(asyncio.AbstractEventLoop, self.loop),  # what of it the engine uses
             pool=self.pool,
             io_pool=self.io_pool,
