@@ -47,10 +47,13 @@ _CONTENT_LENGTH = re.compile(rb"[0-9]+")
 _CONTENT_LENGTH_DIGITS = 19
 # RFC 3986 §3.2.2, without userinfo (RFC 9110 §4.2.4) and with the empty host refused.
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]{0,5})?")
+# Names, and hosts, that are remembered. Arbitrary: enough for what all browsers send; few enough for clients that make
+# each as long as limit_request_field_size lets them.
+_KNOWN_COUNT = 256
 _ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=_KNOWN_COUNT)
 def _variable_name(field_name: bytes) -> str:
     """Return the name that a field has in environ; empty for one that must not reach the application.
 
@@ -65,7 +68,7 @@ def _variable_name(field_name: bytes) -> str:
     return "" if "_" in name else variable_name(name)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=_KNOWN_COUNT)
 def is_host(value: str) -> bool:
     """Tell whether a value is a host with or without a port: RFC 9110 section 7.2."""
     match = _HOST.fullmatch(value)

@@ -38,6 +38,7 @@ class FileSender:
         "_piece",
         "_reading",
         "_region",
+        "_released",
         "_wakeup",
         "missing_size",
     )
@@ -51,6 +52,7 @@ class FileSender:
         self._piece = b""
         self._reading = False
         self._closed = False
+        self._released = False
         #: Bytes that have not been given out yet.
         self.missing_size = region.size
 
@@ -67,6 +69,8 @@ class FileSender:
         except OSError:
             self._piece = b""
         finally:
+            if self._closed:
+                self._release()  # not by the loop, which may have ended
             self._wakeup.notify(self)
 
     def wake(self) -> None:
@@ -74,7 +78,7 @@ class FileSender:
         self._reading = False
         piece, self._piece = self._piece, b""
         if self._closed:
-            self._region.close()
+            self._release()
             return
         self._offset += len(piece)
         self.missing_size -= len(piece)
@@ -85,4 +89,10 @@ class FileSender:
         if not self._closed:
             self._closed = True
             if not self._reading:
-                self._region.close()
+                self._release()
+
+    def _release(self) -> None:
+        """Close the descriptor, once: by the job, or by the loop while there is none."""
+        if not self._released:
+            self._released = True
+            self._region.close()

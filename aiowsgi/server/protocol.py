@@ -281,6 +281,8 @@ class Protocol(asyncio.Protocol):
         """Set the deadline for more content, unless something else is due before it."""
         if self._exchange is not None and self._exchange.waiting:
             return  # a thread
+        if isinstance(self._sender, SocketFileSender):
+            return  # it writes past the transport, which is never paused, and looks after its own deadline
         if self.phase is _ANSWERING and self._outlet.paused:
             # The client has to take some of its response first; then _send_on() comes back here.
             if not self._outlet.watched:

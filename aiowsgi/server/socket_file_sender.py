@@ -7,7 +7,7 @@ takes; then the loop waits for room, which it could not do on the transport's ow
 The transport must hold nothing that is unsent, and nobody may write to it meanwhile.
 
 Thread: event loop, but :meth:`SocketFileSender.run`, which is a job of the I/O pool and alone uses the descriptors
-while it runs.
+while it runs. One that was closed meanwhile is released by the job: the loop may have ended.
 
 Source: sendfile(2).
 """
@@ -58,6 +58,7 @@ class SocketFileSender:
         "_on_end",
         "_on_room",
         "_region",
+        "_released",
         "_running",
         "_socket",
         "_wakeup",
@@ -88,6 +89,7 @@ class SocketFileSender:
         self._missing_size = region.size
         self._running = False
         self._closed = False
+        self._released = False
         # What the last job has met.
         self._blocked = False
         self._error: OSError | None = None
@@ -101,21 +103,25 @@ class SocketFileSender:
         """Send what the socket takes. I/O thread."""
         self._blocked = False
         try:
-            self._send(self._missing_size - _JOB_SIZE)
+            self._send()
         except BlockingIOError:
             self._blocked = True
         except OSError as error:
             self._error = error
         finally:
+            if self._closed:
+                self._release()
             self._wakeup.notify(self)
 
-    def _send(self, rest_size: int) -> None:
+    def _send(self) -> None:
         while self._head:
             # MSG_MORE: the head travels with the first of the file.
             size = self._socket.send(self._head, getattr(socket, "MSG_MORE", 0))
             self._head = self._head[size:]
-        while self._missing_size > max(0, rest_size) and not self._closed:
-            size = os.sendfile(self._socket.fileno(), self._region.fd, self._offset, self._missing_size)
+        end = self._offset + min(self._missing_size, _JOB_SIZE)
+        while self._offset < end and not self._closed:
+            # No more than the job's part: a call that is given all goes on as long as its client keeps up.
+            size = os.sendfile(self._socket.fileno(), self._region.fd, self._offset, end - self._offset)
             if not size:
                 raise OSError("the file became shorter while it was being sent")
             self._offset += size
@@ -144,9 +150,12 @@ class SocketFileSender:
         if not self._closed:
             self._closed = True
             if not self._running:
+                self._loop.remove_writer(self._socket.fileno())
                 self._release()
 
     def _release(self) -> None:
-        self._loop.remove_writer(self._socket.fileno())
-        self._socket.close()
-        self._region.close()
+        """Close both descriptors, once: by the job, or by the loop while there is none."""
+        if not self._released:
+            self._released = True
+            self._socket.close()
+            self._region.close()

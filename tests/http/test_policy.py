@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import tracemalloc
 
 import pytest
 
@@ -375,3 +376,16 @@ def test_refusal_detail_repeats_nothing_of_the_request() -> None:
         (refusal,) = new_connection("httptools").receive_data(data)
         assert isinstance(refusal, Refusal)
         assert "secret" not in refusal.detail
+
+
+def test_long_names_and_hosts_of_a_thousand_requests_are_not_all_remembered() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(1_000):
+            data = head(b"%dx" % number + 7_000 * b"y" + b": 1", host=b"%dx" % number + 7_000 * b"y")
+            (request, _) = new_connection("httptools").receive_data(data)
+            assert isinstance(request, RequestHead)
+        kept_size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_size < 8 * 1024 * 1024

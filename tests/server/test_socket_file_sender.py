@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,23 @@ def test_file_larger_than_one_job_leaves_turns_to_others(
         sock.sendall(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         assert b"".join(pieces(sock)).endswith(file.read_bytes()[-1_000_000:])
     assert sum(sent_sizes) == SIZE
+    # A client that is fast enough could keep one call busy with all of a file.
+    assert max(sent_sizes) <= 100_000
+
+
+def test_client_that_dribbles_content_and_takes_no_file_is_reset_after_write_timeout(serve: Serve, file: Path) -> None:
+    server = serve(sending(file), stream_body=True, write_timeout=0.5, body_timeout=60)
+    with connect(server) as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000000\r\n\r\n")
+
+        def dribbled_into_a_reset() -> bool:
+            try:
+                sock.sendall(b"x" * 1000)
+            except ConnectionError:
+                return True
+            return False
+
+        poll(dribbled_into_a_reset)
 
 
 def test_file_that_becomes_shorter_on_its_way_ends_the_connection(
@@ -118,3 +137,32 @@ def test_client_that_goes_midway_leaves_no_descriptor_and_no_error(
     poll(lambda: not server.server.engine.connections)
     poll(lambda: len(os.listdir("/dev/fd")) <= before + 1)  # one is the listing's own
     assert not error_log.records
+
+
+def test_loop_that_ends_while_a_thread_sends_leaves_no_descriptor(
+    serve: Serve, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+    sendfile = os.sendfile
+
+    def held(*arguments: Any) -> int:
+        begun.set()
+        assert ended.wait(20)
+        size: int = sendfile(*arguments)
+        return size
+
+    def descriptors_of_file() -> int:
+        return [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")].count(str(file))
+
+    monkeypatch.setattr(os, "sendfile", held)
+    server = serve(sending(file))
+    with connect(server) as sock:
+        sock.sendall(GET)
+        assert begun.wait(10)
+        server.shutdown(0)
+        server.stop()
+        assert descriptors_of_file() == 1
+        ended.set()
+        poll(lambda: not descriptors_of_file())
+        with contextlib.suppress(ConnectionError):
+            assert sum(map(len, pieces(sock))) < SIZE  # and the connection has ended

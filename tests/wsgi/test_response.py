@@ -8,6 +8,7 @@ import io
 import pytest
 
 from aiowsgi.errors import ApplicationError
+from aiowsgi.wsgi import response as response_module
 from aiowsgi.wsgi.file_wrapper import FileWrapper
 from aiowsgi.wsgi.response import Response
 from tests.wsgi.sink import RecordingSink
@@ -118,6 +119,32 @@ def test_value_loses_the_whitespace_around_it(value, stripped):
     response, sink = started(headers=[("X-Value", value)])
     response.send([])
     assert list(sink.head.fields) == [("X-Value", stripped)]
+
+
+class AnyCase(str):
+    """A text that calls others its equals."""
+
+    def __eq__(self, other):
+        return self.lower() == other.lower()
+
+    def __hash__(self):
+        return hash(self.lower())
+
+
+def test_value_of_a_text_with_an_equality_of_its_own_is_not_sent_for_another():
+    for value in (AnyCase("/One"), "/one", "/ONE"):
+        response, sink = started(headers=[("Location", value)])
+        response.send([])
+        assert list(sink.head.fields) == [("Location", str.__str__(value))]
+
+
+def test_fields_that_are_large_are_not_kept():
+    response_module._check_known_field.cache_clear()
+    for number in range(100):
+        response, sink = started(headers=[("X-Large", f"{number}" + 10_000 * "x"), ("X-Small", "1")])
+        response.send([])
+        assert len(sink.head.fields) == 2
+    assert response_module._check_known_field.cache_info().currsize == 1
 
 
 @pytest.mark.parametrize("code", [*range(9), *range(10, 32), 127])
