@@ -18,7 +18,9 @@ _lock = threading.Lock()
 
 
 class Disconnection:
-    """A flag that is set at most once.
+    """A flag that is set at most once: that of a connection, for all of its requests, one after the other.
+
+    A callback that is not taken back is kept, and called, beyond the end of its request.
 
     Fields guarded by the module's lock: ``_is_set`` (read without it; it only ever becomes true), ``_callbacks``.
     """

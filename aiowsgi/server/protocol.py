@@ -469,7 +469,7 @@ class Protocol(asyncio.Protocol):
 
     def _file_sent(self, error: OSError | None) -> None:
         exchange = cast(Exchange, self._exchange)
-        if isinstance(error, ConnectionError):
+        if isinstance(error, (ConnectionError, TimeoutError)):
             self._transport.abort()  # which tells the rest
             return
         if error is not None:

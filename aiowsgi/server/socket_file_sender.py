@@ -42,7 +42,7 @@ class SocketFileSender:
         on_blocked: called by the loop when the client has to take something before more can be sent.
         on_room: called by the loop when it has.
         on_end: called by the loop once all is sent, with ``None``; or with what went wrong before that, a
-            ``ConnectionError`` where it is the client that has gone.
+            ``ConnectionError`` or ``TimeoutError`` where it is the client that has gone.
     """
 
     __slots__ = (

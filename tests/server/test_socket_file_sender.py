@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -166,3 +167,20 @@ def test_loop_that_ends_while_a_thread_sends_leaves_no_descriptor(
         poll(lambda: not descriptors_of_file())
         with contextlib.suppress(ConnectionError):
             assert sum(map(len, pieces(sock))) < SIZE  # and the connection has ended
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT], ids=errno.errorcode.get)
+def test_client_that_is_found_gone_by_the_thread_leaves_no_error(
+    serve: Serve, file: Path, error_log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def failing(*arguments: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "sendfile", failing)
+    server = serve(sending(file))
+    with connect(server) as sock:
+        sock.sendall(GET)
+        with contextlib.suppress(ConnectionError):
+            assert sum(map(len, pieces(sock))) < SIZE
+    poll(lambda: not server.server.engine.connections)
+    assert not error_log.records
