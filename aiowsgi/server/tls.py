@@ -35,6 +35,9 @@ _JOIN_SIZE = 64 * 1024
 # What is encrypted before the socket has to take some of it; and in one turn of the loop, however fast the client is.
 _BATCH_COUNT = 8
 _TURN_COUNT = 64
+# RFC 8446 §4.6.3: each change of keys may ask for one in return, which no flow control holds back. Arbitrary; twice
+# what a full transport holds of all else.
+_UNSENT_SIZE = 512 * 1024
 
 
 class TLSTransport(asyncio.Transport, asyncio.Protocol):
@@ -186,8 +189,12 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
                 self._end_of_peer()
                 break
             protocol.data_received(data)
-        if not self._end_sent:
+        if not self._end_sent and self._outgoing.pending:
             self._send_outgoing()  # the answer to a change of keys
+            if self._transport.get_write_buffer_size() > _UNSENT_SIZE:
+                peer = self._transport.get_extra_info("peername")
+                _logger.debug("TLS with %s: it asks for one change of keys after another, and takes none", peer)
+                self.abort()
 
     @property
     def _unread(self) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
+import ctypes
 import hashlib
 import itertools
 import json
@@ -10,6 +12,8 @@ import logging
 import os
 import socket
 import ssl
+import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aiowsgi.server import Server
+from aiowsgi.server.tls import TLSTransport
 from tests.certificates import PATIENCE, Certificates, record_client
 from tests.conftest import ServerThread
 from tests.hosting import run_in_loop
@@ -543,3 +548,70 @@ def _descriptor_limit() -> int:
     import resource
 
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+class FullTransport(asyncio.Transport):
+    """A transport whose peer takes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.size = 0
+        self.aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        self.written.append(bytes(data))
+        self.size += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.size
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def _change_keys(client: ssl.SSLObject) -> None:
+    """Have a client change its keys and ask for a change in return, which Python does not offer."""
+    pointer = ctypes.c_void_p.from_address(id(client._sslobj) + 3 * ctypes.sizeof(ctypes.c_void_p))  # type: ignore[attr-defined]
+    library = ctypes.CDLL(_ssl.__file__)
+    assert library.SSL_key_update(pointer, 1) == 1
+    assert library.SSL_do_handshake(pointer) == 1
+
+
+@pytest.mark.skipif(
+    sys.implementation.name != "cpython"
+    or not (3, 11) <= sys.version_info < (3, 14)
+    or bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    or not hasattr(_ssl, "__file__"),
+    reason="reaches into CPython's ssl, whose inside is known of these versions",
+)
+def test_client_that_changes_keys_and_takes_nothing_fills_no_memory(
+    certificates: Certificates, files: dict[str, Any]
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files["ssl_certfile"], files["ssl_keyfile"])
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = certificates.client_context().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    transport = FullTransport()
+
+    async def change_keys() -> int:
+        loop = asyncio.get_running_loop()
+        tls = TLSTransport(transport, context, loop, lambda _: asyncio.Protocol(), lambda _: None)
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        tls.data_received(outgoing.read())
+        incoming.write(b"".join(transport.written))
+        client.do_handshake()
+        tls.data_received(outgoing.read())
+        for count in range(50_000):
+            _change_keys(client)
+            tls.data_received(outgoing.read())
+            if transport.aborted:
+                return count
+        return 0
+
+    assert asyncio.run(change_keys()) > 1_000
+    assert transport.size < 1024 * 1024
