@@ -138,6 +138,8 @@ def _convert(name: str, value: object) -> tuple[Option, Any]:
     try:
         converted = _value(item, name, value)
         problem = item.problem_with(tuple(converted) if isinstance(converted, list) else converted)
+    except AttributeError:
+        problem = "must be text"
     except (ValueError, TypeError, LookupError) as error:
         problem = str(error)
     if problem:

@@ -51,7 +51,8 @@ _NODE = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+))(?::(?P<port>
 _NAMELESS = re.compile(r"(?:unknown|_[A-Za-z0-9._-]+)(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?", re.IGNORECASE)
 # RFC 3986 §3.3: segments that are not empty, so that no prefix can begin another authority: "//elsewhere".
 _PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+)+/?")
-_DOT_SEGMENT = re.compile(r"/\.{1,2}(?:/|$)")
+# Once it is decoded: a segment that is empty or made of dots, or a control character.
+_NOT_IN_PREFIX = re.compile(r"//|/\.{1,2}(?:/|$)|[\x00-\x1f\x7f]")
 # RFC 7239 §4; spaces around the semicolon are common.
 _PAIR = re.compile(rf'[ \t]*([{TOKEN_CHARACTERS}]+)=(?:([{TOKEN_CHARACTERS}]+)|"((?:[^"\\]|\\.)*)")[ \t]*([,;]|$)')
 _ESCAPED = re.compile(r"\\(.)")
@@ -255,9 +256,11 @@ def _apply_host(host: str, port: str | None, environ: Environ) -> None:
 
 def _apply_prefix(prefix: str, environ: Environ) -> None:
     """Mount the application where the proxy says, whether or not it has taken the prefix from the path."""
-    if prefix not in ("", "/") and (not _PREFIX.fullmatch(prefix) or _DOT_SEGMENT.search(prefix)):
+    if prefix not in ("", "/") and not _PREFIX.fullmatch(prefix):
         raise Refusal(400, "a forwarded prefix is malformed")
     script_name = unquote_to_bytes(prefix.rstrip("/")).decode("latin-1")
+    if _NOT_IN_PREFIX.search(script_name):  # what was encoded, for the application that does not see that it was
+        raise Refusal(400, "a forwarded prefix is malformed")
     path = environ["PATH_INFO"]
     environ["SCRIPT_NAME"] = script_name
     environ["PATH_INFO"] = path[len(script_name) :] if f"{path}/".startswith(f"{script_name}/") else path

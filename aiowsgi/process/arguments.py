@@ -48,6 +48,9 @@ OWN_METAVARS = {
 ALIAS = "alias__"
 ELSEWHERE = "elsewhere__"
 
+# Options whose texts hold no comma.
+_LISTS = frozenset({"forwarded_allow_ips", "forwarded_parts", "proxy_allow_from"})
+
 _ALIASES = {alias: item for item in OPTIONS for alias in item.aliases}
 _FOREIGN = {name: item for item in FOREIGN for name in item.names}
 
@@ -80,10 +83,18 @@ def given_flags(parameters: Mapping[str, Any]) -> tuple[list[Given], list[str]]:
             problems.append(f"{_flag(name)}: {_FOREIGN[name].advice}")
         elif name.startswith(ALIAS):
             alias = name.removeprefix(ALIAS)
-            given.append(Given(_ALIASES[alias].name, value, _flag(alias)))
+            name = _ALIASES[alias].name
+            given.append(Given(name, _parts(name, value), _flag(alias)))
         else:
-            given.append(Given(name, value, _flag(name) if value is not False else _flag(f"no_{name}")))
+            given.append(Given(name, _parts(name, value), _flag(name) if value is not False else _flag(f"no_{name}")))
     return given, problems
+
+
+def _parts(name: str, value: Any) -> Any:
+    """Read a flag's lists as variables are read, and as help writes them: with commas."""
+    if name not in _LISTS:
+        return value
+    return tuple(part.strip() for text in value for part in text.split(",") if part.strip())
 
 
 def _flag(name: str) -> str:

@@ -42,6 +42,9 @@ class PidFile:
             self._fd = _open(self._path)
             os.ftruncate(self._fd, 0)
             os.write(self._fd, f"{self._pid}\n".encode())
+            if hasattr(os, "register_at_fork"):
+                # The lock is that of the open file: a copy of this process would hold it on when this one is gone.
+                os.register_at_fork(after_in_child=self.close)
 
     def close(self) -> None:
         """Remove the file, if it is still this process's own. May be called again."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from aiowsgi.config import Config
 from aiowsgi.errors import StartupError
 
-__all__ = ["drop_privileges", "find_group", "find_user", "give_files"]
+__all__ = ["check_privileges", "drop_privileges", "find_group", "find_user", "give_files"]
 
 
 def find_user(text: str) -> tuple[int, int, str]:
@@ -62,6 +62,15 @@ def _wanted(config: Config) -> tuple[int, int, str]:
     if config.group is not None:
         gid = find_group(config.group)
     return uid, gid, name
+
+
+def check_privileges(config: Config) -> None:
+    """Look whether the user and the group that the configuration names exist.
+
+    Raises:
+        StartupError: they do not.
+    """
+    _wanted(config)
 
 
 def drop_privileges(config: Config) -> None:

@@ -81,8 +81,9 @@ def _parse_expression(text: str, expression: str) -> tuple[tuple[str, ...], Call
     """Read what follows the colon: dotted names, and at most one call, at the end."""
     try:
         node = ast.parse(expression, mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise ApplicationImportError(_not_understood(text, expression)) from error
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        # Without its cause, whose trace would be one of this package's own code.
+        raise ApplicationImportError(_not_understood(text, expression)) from None
     call = node if isinstance(node, ast.Call) else None
     attributes = _names(call.func if call else node)
     if attributes is None:
@@ -117,9 +118,9 @@ def _parse_call(text: str, expression: str, call: ast.Call) -> Call:
             if keyword.arg is None:
                 raise ValueError("** is not a literal")
             keywords[keyword.arg] = ast.literal_eval(keyword.value)
-    except (ValueError, TypeError, MemoryError, RecursionError) as error:
+    except (ValueError, TypeError, MemoryError, RecursionError):
         raise ApplicationImportError(
             f"APP {text!r}: the arguments of a factory must be literals: texts, numbers, True, False, None, "
             f"and tuples, lists, dicts and sets of them"
-        ) from error
+        ) from None
     return Call(f"({', '.join(map(ast.unparse, [*call.args, *call.keywords]))})", arguments, keywords)

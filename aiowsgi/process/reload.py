@@ -28,7 +28,7 @@ from aiowsgi.config import Config
 from aiowsgi.errors import AiowsgiError
 from aiowsgi.process.changes import Watched, watch, watcher_name, what_to_watch
 from aiowsgi.process.sockets import ListeningSockets
-from aiowsgi.process.spawn import WorkerProcess, check_platform, spawn_worker
+from aiowsgi.process.spawn import WorkerProcess, check_platform, describe_exit, spawn_worker
 from aiowsgi.process.title import set_title
 from aiowsgi.process.worker import Order
 from aiowsgi.version import __version__
@@ -246,7 +246,7 @@ class _Worker:
         if not pid:
             return
         code = os.waitstatus_to_exitcode(status)
-        self.end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        self.end = describe_exit(code)
         for message in self._process.pipe.receive_all():
             self._take(message)
         with contextlib.suppress(ValueError, OSError):

@@ -482,7 +482,8 @@ class Roster:
             self._fall_silent(worker, now)
 
     def _fall_silent(self, worker: Worker, now: float) -> None:
-        if worker.phase is Phase.STARTING:
+        starting = worker.phase is Phase.STARTING
+        if starting:
             text = f"has not become ready for {START_FACTOR * self.timeout:g} s"
         else:
             text = f"event loop has been silent for {self.timeout:g} s"
@@ -491,7 +492,11 @@ class Roster:
         worker.phase, worker.deadline = Phase.SILENT, now + DUMP_SECONDS
         worker.signals.append(DUMP)
         self._actions.append(SendSignal(worker, DUMP))
-        if slot is not None:
+        if slot is not None and starting and any(other.serving for other in self.slots):
+            if self._reloading and worker.generation == self.generation:
+                self._give_up_reload(worker, f"it {text}")
+            self._back_off(slot, now, at_least=1)
+        elif slot is not None:
             self._crashed(worker, slot, now)
 
     def _kill(self, worker: Worker) -> None:

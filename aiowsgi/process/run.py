@@ -32,11 +32,11 @@ from aiowsgi.process.application import load_application
 from aiowsgi.process.descriptors import raise_descriptor_limit
 from aiowsgi.process.folders import prepare_imports
 from aiowsgi.process.hooks import SERVER_HOOKS, Hooks
-from aiowsgi.process.log import configure_logs, flush_logs
+from aiowsgi.process.log import configure_logs, flush_logs, load_log_config
 from aiowsgi.process.loops import choose_loop
 from aiowsgi.process.notify import Notifier
 from aiowsgi.process.pidfile import PidFile
-from aiowsgi.process.privileges import drop_privileges
+from aiowsgi.process.privileges import check_privileges, drop_privileges
 from aiowsgi.process.reload import Reloader
 from aiowsgi.process.sockets import warn_of_backlog
 from aiowsgi.process.statistics import figures_of, statistics_line
@@ -127,18 +127,24 @@ def check(config: Config) -> None:
 
     Raises:
         ApplicationImportError: the application cannot be had.
+        ConfigError: logging cannot be configured.
         HookError: a hook cannot be had.
-        StartupError: a folder, a certificate, the loop or the parser is not there.
+        StartupError: a folder, a user, a certificate, a log's file, the loop or the parser is not there.
     """
     prepare_imports(config)
     Hooks(config)
+    check_privileges(config)
     assert config.app is not None  # Sources would have missed it
     application = load_application(config.app, factory=config.factory)
+    load_log_config(config)
     _, loop_factory = choose_loop(config.loop)
 
     async def start_without_listening() -> None:
         server = Server(application, config, shared_sockets=[])
-        await server.start()
+        try:
+            await server.start()
+        except OSError as error:
+            raise StartupError(error.strerror or str(error)) from error
         await server.shutdown(0)
 
     anyio.run(start_without_listening, backend_options={"loop_factory": loop_factory})

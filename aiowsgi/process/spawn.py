@@ -27,7 +27,7 @@ from aiowsgi.errors import StartupError
 from aiowsgi.process.messages import MessagePipe, message_pipes
 from aiowsgi.process.worker import HELD_BACK_SIGNALS, Order, run_forked
 
-__all__ = ["WorkerProcess", "check_platform", "fork_worker", "spawn_worker"]
+__all__ = ["WorkerProcess", "check_platform", "describe_exit", "fork_worker", "spawn_worker"]
 
 _PROGRAM = Path(__file__).with_name("spawned.py")
 
@@ -52,6 +52,17 @@ class WorkerProcess:
         self.pipe.close()
         if self._popen is not None:
             self._popen.returncode = exit_code  # or it would warn of a process that nobody waits for
+
+
+def describe_exit(exit_code: int) -> str:
+    """Say how a process has ended; signals of real time have no names."""
+    if exit_code >= 0:
+        return f"exited with code {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    return f"was killed by {name}"
 
 
 def check_platform(*, fork: bool) -> None:

@@ -50,7 +50,7 @@ from aiowsgi.process.roster import (
     Worker,
 )
 from aiowsgi.process.sockets import ListeningSockets
-from aiowsgi.process.spawn import WorkerProcess, check_platform, fork_worker, spawn_worker
+from aiowsgi.process.spawn import WorkerProcess, check_platform, describe_exit, fork_worker, spawn_worker
 from aiowsgi.process.statistics import Census, Figures, statistics_line, sum_of
 from aiowsgi.process.terminal import Terminal
 from aiowsgi.process.title import set_title
@@ -315,7 +315,7 @@ class Supervisor:
         process.ended(exit_code)
         for census in list(self._censuses.values()):
             census.leave_out(number)
-        how = f"(pid {process.pid}) {_describe_exit(exit_code)}"
+        how = f"(pid {process.pid}) {describe_exit(exit_code)}"
         self._roster.ended(number, how, exit_code, time.monotonic())
 
     # What is done.
@@ -485,16 +485,6 @@ class Supervisor:
         for worker_number in serving:
             self._processes[worker_number].pipe.send(kind, census=number, **fields)
         census.tick(time.monotonic())
-
-
-def _describe_exit(exit_code: int) -> str:
-    if exit_code >= 0:
-        return f"exited with code {exit_code}"
-    try:
-        name = signal.Signals(-exit_code).name
-    except ValueError:
-        name = f"signal {-exit_code}"
-    return f"was killed by {name}"
 
 
 def _prepare_forks() -> None:

@@ -109,6 +109,8 @@ def hook(server: object) -> None:
         ({"limit_request_line": 0}, "limit_request_line must be at least 64; 0 is no limit there"),
         ({"keepalive": "soon"}, "keep_alive must be a duration"),
         ({"bind": 8000}, "bind = 8000: "),
+        ({"bind": ["127.0.0.1:80", 8000]}, "bind must be text"),
+        ({"loglevel": 10}, "log_level must be text"),
         ({"print_config": True}, "use --print-config on the command line"),
         ({"paste": "app.ini"}, "paste.deploy.loadapp"),
     ],

@@ -274,6 +274,7 @@ def test_prefix_is_where_the_application_is_mounted(prefix: str, path: str, scri
         ),
         *({"x_forwarded_port": value} for value in ("0", "65536", "-1", "+80", "8 0", "08", "http", "1e3")),
         *({"x_forwarded_prefix": value} for value in ("shop", "//evil.example", "/a//b", "/\\evil", "/a/../b", "/..")),
+        *({"x_forwarded_prefix": value} for value in ("/%2fevil", "/%2e%2E/b", "/b/%2e", "/b%0d%0a", "/%00")),
         *({"x_forwarded_prefix": value} for value in ("/a?b", "/a#b", "/%zz", "/a b", "https://evil", "/./a")),
     ],
     ids=str,

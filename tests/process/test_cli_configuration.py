@@ -118,6 +118,9 @@ def test_check_config_imports_the_application_and_exits_0(capsys: Capture, files
         (["hello", "--threads=0"], "--threads=0: must be at least 1"),
         (["hello", "--ssl-certfile=none.pem"], "ssl_certfile=none.pem: "),
         (["hello", "--worker-init=hello:none"], "hook worker_init=hello:none: there is no 'none'"),
+        (["hello", "--user=no-such-user"], "user=no-such-user: there is no such user"),
+        (["hello", "--log-config=none.toml"], "log_config=none.toml: FileNotFoundError"),
+        (["hello", "--access-logfile=none/log"], "cannot open the access log none/log: No such file or directory"),
         (["hello", "-c", "none.toml"], "none.toml: cannot be read: No such file or directory"),
     ],
 )
@@ -128,6 +131,24 @@ def test_check_config_of_what_is_bad_exits_3(
     code, out, err = outcome(capsys, "--check-config", *arguments)
     assert (code, out) == (3, "")
     assert f"aiowsgi: {message}" in err
+
+
+def test_list_of_a_flag_may_have_commas(capsys: Capture, files: WriteFiles) -> None:
+    files({"hello.py": HELLO})
+    arguments = ["--forwarded-parts=for,proto,host", "--forwarded-allow-ips=10.0.0.1, 10.1.0.0/16", "--environ=A=1,2"]
+    code, out, err = outcome(capsys, "hello", "--print-config", "--proxy-allow-ips=::1,unix", *arguments)
+    assert (code, err) == (0, "")
+    assert 'forwarded_parts = ["for", "proto", "host"] ' in out
+    assert 'forwarded_allow_ips = ["10.0.0.1", "10.1.0.0/16"] ' in out
+    assert 'proxy_allow_from = ["::1", "unix"] ' in out
+    assert 'environ = ["A=1,2"] ' in out
+
+
+def test_application_that_is_misspelled_is_told_without_a_trace(capsys: Capture) -> None:
+    code, _, err = outcome(capsys, "hello:make(")
+    assert (code, err.count("\n"), "Traceback" in err) == (3, 1, False)
+    code, _, err = outcome(capsys, "hello:make(x)")
+    assert (code, err.count("\n"), "Traceback" in err) == (3, 1, False)
 
 
 def test_print_config_shows_each_value_with_its_origin_and_imports_nothing(

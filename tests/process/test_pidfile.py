@@ -63,3 +63,31 @@ def test_file_that_cannot_be_written_is_a_startup_error(tmp_path: Path) -> None:
 
 def test_no_path_is_no_file() -> None:
     PidFile(None).close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_copy_of_a_process_that_was_killed_does_not_hold_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    reader, writer = os.pipe()
+    copied_reader, copied_writer = os.pipe()
+    server = os.fork()
+    if server == 0:
+        os.close(writer)
+        PidFile(str(path))
+        if os.fork() == 0:
+            os.write(copied_writer, b"1")
+            os.read(reader, 1)  # until the test is done
+        else:
+            os.read(copied_reader, 1)
+        os._exit(0)
+    os.close(copied_reader)
+    os.close(copied_writer)
+    os.close(reader)
+    os.waitpid(server, 0)
+    try:
+        file = PidFile(str(path))
+        assert path.read_text() == f"{os.getpid()}\n"
+        file.close()
+    finally:
+        os.close(writer)

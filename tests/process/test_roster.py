@@ -195,6 +195,24 @@ def test_reload_whose_first_worker_cannot_start_keeps_the_old_ones_and_the_old_c
     assert old[0].phase is Phase.LEAVING
 
 
+def test_reload_whose_first_worker_hangs_is_given_up_too() -> None:
+    stage = Stage(2)
+    old = stage.started()
+    stage.actions()
+    stage.roster.reload(stage.now)
+    (new,) = stage.spawned()
+    for _ in range(20):
+        stage.wait(15)
+        for worker in old:
+            stage.say(worker, "heartbeat")
+    actions = stage.actions()
+    assert SendSignal(new, signal.SIGUSR1) in actions
+    assert of_kind(actions, KeepConfiguration)
+    assert of_kind(actions, Settled) == [Settled(reload_failed=True)]
+    assert of_kind(actions, Spawn) == []
+    assert [worker.phase for worker in old] == [Phase.SERVING, Phase.SERVING]
+
+
 def test_reload_during_a_reload_begins_anew() -> None:
     stage = Stage(2)
     old = stage.started()
