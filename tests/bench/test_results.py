@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -119,7 +120,8 @@ def test_cell_with_an_error_under_load_is_void_with_its_reason(tmp_path: Path, p
 
 def test_server_that_cannot_do_a_scenario_has_its_reason_and_is_not_tried(tmp_path: Path, measured: list):
     results = empty()
-    plan = Plan(load_scenarios(["idle", "embedding"]), [SERVERS["wsgiref"], SERVERS["waitress"]], 1, 1, False)
+    waitress = dataclasses.replace(SERVERS["waitress"], distributions=())  # whether it is installed or not
+    plan = Plan(load_scenarios(["idle", "embedding"]), [SERVERS["wsgiref"], waitress], 1, 1, False)
     run = Run(plan, results, tmp_path / "results.json", Watcher())
     run.exclude()
     assert results.cell("idle", "wsgiref").reason == "closes after each response"
@@ -132,8 +134,6 @@ def test_server_that_cannot_do_a_scenario_has_its_reason_and_is_not_tried(tmp_pa
 
 
 def test_server_that_is_not_installed_has_the_command_that_installs_it(tmp_path: Path, measured: list):
-    import dataclasses
-
     missing = dataclasses.replace(SERVERS["bjoern"], distributions=("no-such-server",))
     results = empty()
     run = Run(Plan(load_scenarios(["hello"]), [missing], 1, 1, False), results, tmp_path / "results.json", Watcher())
