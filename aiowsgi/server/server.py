@@ -343,6 +343,11 @@ class Server:
         self._started_engine().keeps_connections = False
         idle = [connection for connection in self._started_engine().connections if connection.idle]
         idle.sort(key=lambda connection: connection.deadline)
+        # Who was refused and does not leave has little more time: slow clients would have a place for longer so.
+        late = self._started_engine().loop.time() + _LAST_SECONDS
+        for connection in self._started_engine().connections:
+            if connection.phase is Phase.LINGERING and connection.deadline > late:
+                connection.drain()
         # In batches, so that a flood of connections does not look at all of them for each.
         most_count = max(1, self._max_connections // 100)
         closed_count = 0

@@ -253,6 +253,19 @@ def test_burst_of_connections_never_exceeds_the_limit_and_all_are_answered(serve
     assert most == 5
 
 
+def test_clients_that_were_refused_and_do_not_leave_make_room_soon(serve: Serve, held: Held) -> None:
+    server = serve(held, max_connections=4)
+    with ExitStack() as stack:
+        for _ in range(12):
+            stack.enter_context(server.connect()).send(b"no request\r\n\r\n")
+        began_at = time.monotonic()
+        client = stack.enter_context(server.connect())
+        client.send(GET)
+        assert client.receive().status_code == 200
+        # Three times four of them, each for the five seconds that are left to them where there is room.
+        assert time.monotonic() - began_at < 10
+
+
 def test_connection_whose_next_request_has_arrived_is_not_closed_as_idle(serve: Serve, held: Held) -> None:
     server = serve(held, max_connections=3)
     ready = threading.Event()
