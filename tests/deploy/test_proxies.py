@@ -28,6 +28,8 @@ FORGED = [
     "X_Forwarded_For: 10.0.0.1",
 ]
 
+BEHIND_HAPROXY = ["--proxy-protocol=v2", "--ready-path=/ready"]
+
 
 def environ_of(client: RawClient, *fields: str, target: str = "/path?query") -> dict[str, str]:
     response = client.get(target, *fields)
@@ -118,7 +120,7 @@ def test_nginx_over_a_unix_socket(tmp_path: Path) -> None:
 @needs("haproxy")
 def test_haproxy_with_proxy_protocol(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        servers = [stack.enter_context(application(tmp_path, "--port=0", "--proxy-protocol=v2")) for _ in range(2)]
+        servers = [stack.enter_context(application(tmp_path, "--port=0", *BEHIND_HAPROXY)) for _ in range(2)]
         daemon = stack.enter_context(haproxy(tmp_path, [f"127.0.0.1:{port_of(server)}" for server in servers]))
         with daemon.connect() as client:
             port = str(client.socket.getsockname()[1])
@@ -128,6 +130,8 @@ def test_haproxy_with_proxy_protocol(tmp_path: Path) -> None:
             assert not [name for name in environ if "FORWARDED" in name or "REAL_IP" in name]
         check_upload(daemon)
         check_stream(daemon, tmp_path)
+        with daemon.connect() as client:
+            assert client.get("/ready").status_code == 403
         # Nothing that the checks do is worth a line.
         assert all(server.log.count("\n") == 1 for server in servers)
 
@@ -138,7 +142,7 @@ def test_haproxy_that_ends_tls_makes_it_https(tmp_path: Path) -> None:
     files = certificates.write("server")
     both = tmp_path / "both.pem"
     both.write_bytes(Path(files["ssl_certfile"]).read_bytes() + Path(files["ssl_keyfile"]).read_bytes())
-    with application(tmp_path, "--port=0", "--proxy-protocol=v2") as server:
+    with application(tmp_path, "--port=0", *BEHIND_HAPROXY) as server:
         upstream = f"127.0.0.1:{port_of(server)}"
         with (
             haproxy(tmp_path, [upstream, upstream], both) as daemon,
@@ -195,7 +199,7 @@ def test_rolling_restart_behind_haproxy_loses_no_request(tmp_path: Path) -> None
     with ExitStack() as stack:
 
         def start(port: int = 0) -> ServerProcess:
-            return stack.enter_context(application(tmp_path, f"--port={port}", "--proxy-protocol=v2"))
+            return stack.enter_context(application(tmp_path, f"--port={port}", "--drain-delay=600ms", *BEHIND_HAPROXY))
 
         servers = [start(), start()]
         ports = [port_of(server) for server in servers]
@@ -211,6 +215,30 @@ def test_rolling_restart_behind_haproxy_loses_no_request(tmp_path: Path) -> None
                 servers[number] = start(ports[number])
                 load.wait_for(servers[number].process.pid)
         assert load.failures == []
+
+
+@needs("haproxy")
+def test_haproxy_sends_nothing_to_a_server_that_drains(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        arguments = ["--port=0", "--drain-delay=60s", *BEHIND_HAPROXY]
+        leaving, staying = [stack.enter_context(application(tmp_path, *arguments)) for _ in range(2)]
+        daemon = stack.enter_context(
+            haproxy(tmp_path, [f"127.0.0.1:{port_of(leaving)}", f"127.0.0.1:{port_of(staying)}"])
+        )
+
+        def pids() -> set[str]:
+            found = set()
+            for _ in range(6):
+                with daemon.connect() as client:
+                    found.add(environ_of(client)["pid"])
+            return found
+
+        wait_until(lambda: len(pids()) == 2, "both servers")
+        leaving.signal(signal.SIGTERM)
+        wait_until(lambda: pids() == {staying.process.pid}, "one server only")
+        assert leaving.process.poll() is None  # it still listens: the check told, no refusal
+        leaving.signal(signal.SIGTERM)
+        leaving.wait()
 
 
 @needs("apache2")
