@@ -95,7 +95,7 @@ class Haste:
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, late: float) -> None:
-        """The loop came to its work this many seconds late, and more than :data:`SLIGHTLY_LATE_SECONDS`."""
+        """The loop was held up for this many seconds, and more than :data:`SLIGHTLY_LATE_SECONDS`."""
         self._late = True
         if self._timer is None and self._seconds and late > _HELD_UP_SECONDS:
             switch_interval.ask(self._seconds)
@@ -106,10 +106,14 @@ class Haste:
             self._late = False
             self._timer = self._loop.call_later(_CALM_SECONDS, self._look)
         else:
-            self.close()
+            self._give_back()
 
     def close(self) -> None:
-        """Want it no more."""
+        """Want it never again: what threads still do after the end of a server may come late."""
+        self._give_back()
+        self._seconds = 0.0
+
+    def _give_back(self) -> None:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()

@@ -50,7 +50,8 @@ class Wakeup:
     Args:
         loop: the event loop.
         clock: for any thread.
-        on_late: called by the loop with the seconds by which it came late, if they are enough to tell.
+        on_late: called by the loop with the seconds for which it was held up, if they are enough to tell: by which it
+            came late, without those that it was itself at work. A turn that reads from a thousand sockets is long.
 
     Shared between threads, without a lock:
 
@@ -62,7 +63,17 @@ class Wakeup:
       sets it *after* ``_pending``; the loop clears it and *then* looks at ``_pending``, so that one of both sees it.
     """
 
-    __slots__ = ("_clock", "_context", "_loop", "_on_late", "_pending", "_ready", "_turn_ended", "awaited_since")
+    __slots__ = (
+        "_clock",
+        "_context",
+        "_loop",
+        "_on_late",
+        "_pending",
+        "_ready",
+        "_thread_time",
+        "_turn_ended",
+        "awaited_since",
+    )
 
     def __init__(
         self,
@@ -73,6 +84,8 @@ class Wakeup:
         self._loop = loop
         self._clock = clock
         self._on_late = on_late
+        # Of the loop's thread, when it last came here.
+        self._thread_time = 0.0
         # Not the notifier's, which is its request's: what the loop does is for everybody.
         self._context = contextvars.Context()
         self._ready: deque[Ready] = deque()
@@ -118,8 +131,12 @@ class Wakeup:
         self._pending = False
         since = self.awaited_since
         late = self._clock() - since if since else 0.0
-        if late > SLIGHTLY_LATE_SECONDS and _HAS_LOCK and self._on_late is not None:
-            self._on_late(late)
+        if self._on_late is not None:
+            thread_time = time.thread_time()
+            held_up = late - (thread_time - self._thread_time)
+            self._thread_time = thread_time
+            if held_up > SLIGHTLY_LATE_SECONDS and _HAS_LOCK:
+                self._on_late(held_up)
         if late > _LATE_SECONDS:
             # What else this turn of the loop has to do, such as to read from its sockets, is late as well.
             self._loop.call_soon(self._end_turn)

@@ -105,6 +105,8 @@ def test_haste_of_a_loop_that_was_held_up_lasts_until_it_is_calm() -> None:
     haste.close()
     haste.close()
     assert sys.getswitchinterval() == found
+    haste.note(1.0)
+    assert sys.getswitchinterval() == found
 
 
 def test_haste_with_no_interval_asks_for_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -216,3 +217,20 @@ def unlimited_waiting() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wakeup_module, "_GIVE_WAY_SECONDS", 60.0)
         yield
+
+
+@pytest.mark.parametrize(("worked", "told"), [(0.0, [0.02]), (0.015, [0.005]), (0.02, [])])
+def test_loop_is_held_up_for_the_time_that_it_was_not_itself_at_work(
+    monkeypatch: pytest.MonkeyPatch, worked: float, told: list[float]
+) -> None:
+    used = 0.0
+    monkeypatch.setattr(time, "thread_time", lambda: used)
+    loop = VirtualLoop()
+    held_up: list[float] = []
+    now = loop.time()
+    wakeup = Wakeup(loop, lambda: now, held_up.append)
+    wakeup.notify(Note([], 1))
+    now += 0.02
+    used += worked
+    loop.run_ready()
+    assert held_up == pytest.approx(told)
