@@ -40,6 +40,7 @@ class ServerThread:
         self._started = threading.Event()
         self._error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._shut_down = False
         self._thread = threading.Thread(target=self._run, name="server under test")
 
     def _run(self) -> None:
@@ -75,11 +76,13 @@ class ServerThread:
 
     def shutdown(self, graceful: float = 5.0) -> Any:
         assert self._loop is not None
+        self._shut_down = True
         return asyncio.run_coroutine_threadsafe(self.server.shutdown(graceful), self._loop).result(graceful + 10)
 
     def stop(self) -> None:
         if self._thread.is_alive():
-            self.shutdown()
+            if not self._shut_down:  # else its loop is about to end, and takes no more calls
+                self.shutdown()
             self._thread.join(10)
         assert not self._thread.is_alive()
         if self._error is not None:
