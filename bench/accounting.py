@@ -126,10 +126,10 @@ class Memory:
 
 def processes(session: int) -> Iterator[Stat]:
     """Yield the living processes of a session."""
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
+    for name in os.listdir("/proc"):
+        if name.isdigit():
             try:
-                stat = parse_stat(Path(entry.path, "stat").read_text())
+                stat = parse_stat(Path("/proc", name, "stat").read_text())
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if stat.session == session and stat.state != "Z":

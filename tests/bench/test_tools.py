@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -77,13 +79,20 @@ def test_status_lacking_a_field_is_refused_by_name():
         parse_fields(text, "VmHWM")
 
 
-def test_snapshot_and_memory_of_this_session_find_this_process():
-    session = os.getsid(0)
-    before = snapshot(session)
-    sum(range(3_000_000))
-    after = snapshot(session)
-    assert after.cpu >= before.cpu > 0
-    assert after.threads >= 1
-    assert (os.getpid(), os.getpid()) in after.switches
-    found = memory(session)
+def test_snapshot_and_memory_of_a_session_are_those_of_its_process():
+    # A session of its own, as the servers that are measured have: others may hold processes that are not to be read.
+    program = "print(sum(range(3_000_000)), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        counters = snapshot(process.pid)
+        found = memory(process.pid)
+        process.communicate(b"\n")
+    assert counters.cpu > 0
+    assert (counters.processes, counters.threads) == (1, 1)
+    assert set(counters.switches) == {(process.pid, process.pid)}
     assert 1_000_000 < found.proportional <= found.resident <= found.peak
+    assert process.returncode == 0
+    assert snapshot(process.pid).processes == 0

@@ -291,6 +291,13 @@ def test_changed_application_is_reloaded(folder: Path) -> None:
         (pid,) = server.wait_for_workers()
         source = folder / "app.py"
         source.write_text(source.read_text().replace('VERSION = "1"', 'VERSION = "2"'))
+
+        def noticed() -> bool:
+            # gunicorn compares with what its first look has found, and nothing tells when that was.
+            os.utime(source)
+            return "Worker reloading" in server.log
+
+        wait_until(noticed, "gunicorn's notice of the change")
         assert server.wait_for_workers(2)[0] == pid
         with server.connect() as client:
             assert client.get("/").content.endswith(b" 2")
