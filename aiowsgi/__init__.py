@@ -2,13 +2,14 @@
 
 from aiowsgi.asgi import ASGIAdapter
 from aiowsgi.bridge.pool import ThreadPool
-from aiowsgi.channel import Channel, ChannelStats, Event, Subscription
+from aiowsgi.channel import BrokerStats, Channel, ChannelStats, Event, Subscription
 from aiowsgi.config import Config
 from aiowsgi.embedding import SimpleServer, make_server, run_in_thread, serve
 from aiowsgi.errors import (
     AiowsgiError,
     ApplicationError,
     ApplicationImportError,
+    BrokerUnavailable,
     ClientDisconnected,
     ConfigError,
     StartupError,
@@ -25,6 +26,8 @@ __all__ = [
     "AiowsgiError",
     "ApplicationError",
     "ApplicationImportError",
+    "BrokerStats",
+    "BrokerUnavailable",
     "Channel",
     "ChannelStats",
     "ClientDisconnected",

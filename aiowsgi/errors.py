@@ -10,6 +10,7 @@ Thread: any.
     │   ├── ApplicationImportError       the application named on the command line cannot be had
     │   └── HookError                    a hook of the configuration cannot be had, or failed where it must not
     ├── ApplicationError                 an application broke a clause of PEP 3333 or RFC 9110
+    ├── BrokerUnavailable (OSError)      a channel's broker did not take an event
     └── ClientDisconnected (OSError)     the client went away while its response or content was under way
 """
 
@@ -21,6 +22,7 @@ __all__ = [
     "AiowsgiError",
     "ApplicationError",
     "ApplicationImportError",
+    "BrokerUnavailable",
     "ClientDisconnected",
     "ConfigError",
     "HookError",
@@ -75,6 +77,21 @@ class ApplicationError(AiowsgiError):
     def __init__(self, message: str, clause: str) -> None:
         self.clause = clause
         super().__init__(f"{message} ({clause})")
+
+
+class BrokerUnavailable(AiowsgiError, ConnectionError):
+    """A channel's broker did not take an event in time, or has refused it.
+
+    An ``OSError``, because that is what programs expect of a service that is not there.
+
+    Args:
+        message: which broker, and why; without its password.
+        maybe_sent: the event was on its way, and no answer came: subscribers may get it all the same.
+    """
+
+    def __init__(self, message: str, *, maybe_sent: bool = False) -> None:
+        super().__init__(message)
+        self.maybe_sent = maybe_sent
 
 
 class ClientDisconnected(AiowsgiError, ConnectionError):

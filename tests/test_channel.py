@@ -138,11 +138,11 @@ async def test_channel_forgets_those_who_wait_no_more() -> None:
     channel = Channel()
     readings = [asyncio.ensure_future(anext(channel.subscribe())) for _ in range(10)]
     await asyncio.sleep(0)
-    assert len(channel._log._waiters) == 1
+    assert len(channel._home.log._waiters) == 1
     for reading in readings:
         reading.cancel()
     await asyncio.wait(readings)
-    assert channel._log._waiters == {}
+    assert channel._home.log._waiters == {}
 
 
 def test_channel_survives_a_loop_that_was_closed_under_a_subscriber(caplog: pytest.LogCaptureFixture) -> None:
@@ -315,7 +315,7 @@ def test_channel_keeps_no_more_events_than_history_and_limit() -> None:
     channel = Channel(history=5, limit=7)
     idle = [channel.subscribe() for _ in range(3)]
     send_numbers(channel, range(1000))
-    assert len(channel._log._items) == 12
+    assert len(channel._home.log._items) == 12
     assert [read(subscription) for subscription in idle] == [texts(range(993, 1000))] * 3
 
 
@@ -632,7 +632,7 @@ async def test_sse_without_keep_alive_only_waits() -> None:
     await anext(stream)
     reading = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0)
-    assert all(waiters._timer is None for waiters in channel._log._waiters.values())
+    assert all(waiters._timer is None for waiters in channel._home.log._waiters.values())
     channel.close()
     with pytest.raises(StopAsyncIteration):
         await reading
@@ -699,7 +699,7 @@ def test_subscription_that_was_never_read_leaves_nothing_behind() -> None:
     subscriptions = [channel.subscribe() for _ in range(1000)]
     assert channel.stats().subscribers == 0
     del subscriptions
-    assert channel._log._waiters == {}
+    assert channel._home.log._waiters == {}
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
@@ -730,4 +730,4 @@ def test_clients_that_come_and_go_leave_no_subscriber_behind(loop_name: str) -> 
             wait_until(lambda: channel.stats().subscribers == 0, "all are gone")
         engine = server.server.engine
         wait_until(lambda: not server.call(lambda: engine.closing_tasks), "the tasks end")
-    assert channel._log._waiters == {}
+    assert channel._home.log._waiters == {}

@@ -29,6 +29,7 @@ _LAYERS = {
     "http": PARTS,
     "wsgi": PARTS,
     "bridge": PARTS,
+    "channels": SERVER,
     "server": SERVER,
     "process": PROCESS,
 }

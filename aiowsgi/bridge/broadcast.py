@@ -74,6 +74,13 @@ class Broadcast(Generic[Item]):
         for each in waiters:
             each.wake_soon()
 
+    def wake(self) -> None:
+        """Have all who wait look again, at no new item. Any thread."""
+        with self._lock:
+            waiters = self._take_waiters()
+        for each in waiters:
+            each.wake_soon()
+
     def _take_waiters(self) -> tuple[_Waiters, ...]:
         if not self._waiters:
             return ()
@@ -116,7 +123,7 @@ class Broadcast(Generic[Item]):
             timeout: seconds, met late by up to a quarter of a second; ``None`` waits without end.
 
         Returns:
-            Whether that was so in time.
+            Whether that was so in time, or :meth:`wake` was called.
         """
         loop = asyncio.get_running_loop()
         with self._lock:

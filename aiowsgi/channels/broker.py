@@ -1,0 +1,161 @@
+"""A broker as this process uses it: one for each URL, whatever the number of channels.
+
+Threads send over a few connections of their own; each event loop with subscribers has one :class:`Link`. All of it
+belongs to the process that has opened it: one that was forked begins anew.
+
+Thread: any, but for what says otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from aiowsgi.bridge.tally import Tally
+from aiowsgi.channels.address import BrokerAddress
+from aiowsgi.channels.stats import BrokerStats
+
+if TYPE_CHECKING:
+    from aiowsgi.channels.driver import Connector, Sender
+    from aiowsgi.channels.link import Link
+
+__all__ = ["Broker", "broker_of", "brokers"]
+
+# Seconds for an answer to a command of a subscription.
+_COMMAND_SECONDS = 3.0
+# Seconds for which a thread that would subscribe does not ask again, once it has asked in vain.
+_DOUBT_SECONDS = 1.0
+
+_brokers: weakref.WeakValueDictionary[str, Broker] = weakref.WeakValueDictionary()
+
+
+def broker_of(url: str) -> Broker:
+    """Return the broker at a URL.
+
+    Raises:
+        ValueError: it is no URL of one, or redis-py is not installed; the message has no secrets.
+    """
+    broker = _brokers.get(url)
+    if broker is None:
+        broker = _brokers.setdefault(url, Broker(BrokerAddress.parse(url)))
+    return broker
+
+
+def brokers() -> list[Broker]:
+    """Return those that channels of this process have."""
+    return list(_brokers.values())
+
+
+class Broker:
+    """See the module.
+
+    Args:
+        address: where it is.
+    """
+
+    def __init__(self, address: BrokerAddress) -> None:
+        try:
+            from aiowsgi.channels.driver import Connector
+        except ImportError:
+            raise ValueError("redis-py is not installed; the extra aiowsgi[redis] has it") from None
+        self.label = address.label
+        self.connector: Connector = Connector(address, _COMMAND_SECONDS)
+        self.tally = Tally()
+        # By process, and the seconds that they have.
+        self._senders: dict[tuple[int, float], Sender] = {}
+        # By process and loop; each is added and removed by its own.
+        self._links: dict[tuple[int, int], Link] = {}
+        self._doubted_until = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Broker {self.label}>"
+
+    def sender(self, timeout: float) -> Sender:
+        """Return what sends from threads of this process, within so many seconds."""
+        from aiowsgi.channels.driver import Sender
+
+        key = (os.getpid(), timeout)
+        sender = self._senders.get(key)
+        if sender is None:
+            sender = self._senders.setdefault(key, Sender(self.connector, timeout))
+        return sender
+
+    def link(self) -> Link:
+        """Return the running loop's way to it. Event loop."""
+        from aiowsgi.channels.link import Link
+
+        loop = asyncio.get_running_loop()
+        key = (os.getpid(), id(loop))
+        link = self._links.get(key)
+        # Another loop may have got the address of one that was closed without ending its tasks.
+        if link is None or link.loop is not loop:
+            link = self._links[key] = Link(self, loop)
+        return link
+
+    def forget(self, link: Link) -> None:
+        """The link has ended. Event loop."""
+        key = (os.getpid(), id(link.loop))
+        if self._links.get(key) is link:
+            del self._links[key]
+
+    def links(self) -> list[Link]:
+        """Return the links of this process."""
+        pid = os.getpid()
+        return [link for (owner, _), link in list(self._links.items()) if owner == pid]
+
+    def last_id(self, key: str, timeout: float) -> str | None:
+        """Ask for the id of the last event of a stream; ``None`` if that cannot be told now. Not in an event loop."""
+        from aiowsgi.channels.driver import Away, Refused
+
+        now = time.monotonic()
+        if now < self._doubted_until or any(link.state == "away" for link in self.links()):
+            return None
+        try:
+            return self.sender(timeout).last_id(key)
+        except (Away, Refused):
+            self._doubted_until = now + _DOUBT_SECONDS
+            return None
+
+    def took(self, count: int, delay: float) -> None:
+        """Count events that a link has read."""
+        self.tally.add(read=count)
+
+    def wake_subscribers(self) -> None:
+        """Have all subscribers look again."""
+        for link in self.links():
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                link.loop.call_soon_threadsafe(link.wake_subscribers)
+
+    def stats(self) -> BrokerStats:
+        """Return a snapshot."""
+        links = self.links()
+        states = {link.state for link in links}
+        away = [link for link in links if link.state == "away"]
+        reading = [link for link in links if link.state != "idle"]
+        tally = self.tally
+        return BrokerStats(
+            state="away" if away else "reading" if "reading" in states else "idle",
+            silence=max((link.loop.time() - link.answered_at for link in reading), default=0.0),
+            delay=max((link.delay for link in links), default=0.0),
+            reason=away[0].reason if away else "",
+            read=tally["read"],
+            resets=tally["resets"],
+            send_failures=tally["send_failures"],
+            connections=sum(link.connection_count for link in links),
+        )
+
+    async def check(self, timeout: float) -> Any:
+        """Make sure that it is there and takes user and password. Event loop.
+
+        Raises:
+            Away: it does not.
+        """
+        wire = await self.connector.connect(timeout)
+        try:
+            await wire.ask("PING")
+        finally:
+            await wire.close()

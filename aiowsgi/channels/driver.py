@@ -1,0 +1,363 @@
+"""redis-py, as far as channels need it: connections, and the few commands that are sent over them.
+
+The only module that imports it. Commands are sent and answers read one by one over RESP2, below redis-py's clients:
+these repeat what may have been done already, and read some answers differently from one version to the next.
+
+Thread: event loop; :class:`Sender` any.
+
+Source: https://redis.io/docs/latest/commands/ XADD, XINFO STREAM, XRANGE, XREAD, XREVRANGE.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+import redis.asyncio as redis_asyncio
+import redis.asyncio.sentinel as redis_asyncio_sentinel
+import redis.sentinel as redis_sentinel
+from redis import exceptions
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.connection import parse_url as parse_url_sync
+from redis.retry import Retry
+
+from aiowsgi.channels.address import BrokerAddress
+from aiowsgi.channels.event import Event, is_event_name
+
+__all__ = ["Away", "Connector", "Page", "Refused", "Sender", "Wire", "entry_words", "read_entry"]
+
+# Answers of a server that is starting, loading, or no master (any more): to be asked again, perhaps elsewhere.
+_AWAY_CODES = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED", "BUSY")
+
+
+class Away(Exception):
+    """The broker cannot be reached, or does not serve.
+
+    Args:
+        reason: for people, without secrets.
+        credentials: it is there, and takes neither the user nor the password.
+        sent: the command may have been carried out.
+    """
+
+    def __init__(self, reason: str, *, credentials: bool = False, sent: bool = False) -> None:
+        super().__init__(reason)
+        self.credentials = credentials
+        self.sent = sent
+
+
+class Refused(Exception):
+    """The broker is there, and has refused a command: no stream is at the key, or this user may not read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Events after an id, as they were at one moment.
+
+    Args:
+        continuous: nothing is missing between the id and the first of these.
+        events: the oldest ones.
+        last_id: of the last event that the stream ever got.
+        whole: nothing has ever been trimmed of the stream.
+    """
+
+    continuous: bool
+    events: list[Event]
+    last_id: str
+    whole: bool
+
+
+class Connector:
+    """Makes connections to one address.
+
+    Args:
+        address: of the broker.
+        timeout: seconds for each answer, unless said otherwise.
+
+    Raises:
+        ValueError: an option of the address is unknown.
+    """
+
+    def __init__(self, address: BrokerAddress, timeout: float) -> None:
+        self.address = address
+        self._timeout = timeout
+        # Nothing is opened by that; what the query says is looked at.
+        try:
+            self._pool(timeout).make_connection()
+            Sender(self, timeout)
+        except (TypeError, ValueError, AttributeError, exceptions.RedisError) as error:
+            raise ValueError(address.without_secrets(f"{error}")) from None
+
+    def _options(self, timeout: float, parsed: dict[str, Any]) -> dict[str, Any]:
+        options = parsed | {
+            "protocol": 2,
+            "decode_responses": False,
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+        }
+        if not issubclass(parsed.get("connection_class", object), _UNIX):
+            options["socket_keepalive"] = True
+        return options
+
+    def _sentinel_options(self, timeout: float) -> tuple[dict[str, Any], dict[str, Any]]:
+        address = self.address
+        options = {name: value for name, value in address.options.items() if not name.startswith("sentinel_")}
+        options.pop("db", None)
+        own = {
+            name.removeprefix("sentinel_"): value
+            for name, value in address.options.items()
+            if name.startswith("sentinel_")
+        }
+        master = self._options(timeout, {**options, "db": address.db, "ssl": address.tls})
+        master |= {"username": address.username or None, "password": address.password or None}
+        return master, {**own, "protocol": 2, "socket_timeout": timeout, "socket_connect_timeout": timeout}
+
+    def _pool(self, timeout: float) -> Any:
+        address = self.address
+        retry = AsyncRetry(NoBackoff(), 0)
+        if address.sentinels:
+            master, own = self._sentinel_options(timeout)
+            sentinel = redis_asyncio_sentinel.Sentinel(address.sentinels, sentinel_kwargs={**own, "retry": retry})
+            return redis_asyncio_sentinel.SentinelConnectionPool(address.service, sentinel, retry=retry, **master)
+        options = self._options(timeout, dict(parse_url(address.url)))
+        return redis_asyncio.ConnectionPool(retry=retry, **options)
+
+    def sync_pool(self, timeout: float, count: int) -> Any:
+        """Return redis-py's pool for threads."""
+        address = self.address
+        retry = Retry(NoBackoff(), 0)
+        if address.sentinels:
+            master, own = self._sentinel_options(timeout)
+            sentinel = redis_sentinel.Sentinel(address.sentinels, sentinel_kwargs={**own, "retry": retry})
+            return redis_sentinel.SentinelConnectionPool(
+                address.service, sentinel, retry=retry, max_connections=count, **master
+            )
+        options = self._options(timeout, dict(parse_url_sync(address.url)))
+        return redis.BlockingConnectionPool(retry=retry, max_connections=count, timeout=timeout, **options)
+
+    async def connect(self, timeout: float | None = None) -> Wire:
+        """Open a connection.
+
+        Raises:
+            Away: that cannot be done.
+        """
+        pool = self._pool(self._timeout if timeout is None else timeout)
+        wire = Wire(self, pool.make_connection(), pool)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await wire.connection.connect()
+        except BaseException as error:
+            await wire.close()
+            if isinstance(error, Exception):
+                raise self.translated(error) from None
+            raise
+        return wire
+
+    def translated(self, error: Exception, *, sent: bool = False) -> Away | Refused:
+        """Return what an exception of redis-py's means; with its text, but for secrets."""
+        text = self.address.without_secrets(str(error)).strip() or type(error).__name__
+        if isinstance(error, (Away, Refused)):
+            return error
+        if isinstance(error, TimeoutError):
+            text = "it does not answer"
+        if isinstance(error, exceptions.AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS")):
+            return Away(f"it refuses the user and password: {text}", credentials=True)
+        code = getattr(error, "status_code", None) or text.partition(" ")[0]
+        refused = isinstance(error, exceptions.ResponseError) and not isinstance(error, exceptions.ReadOnlyError)
+        if refused and code not in _AWAY_CODES:
+            return Refused(text)
+        return Away(text, sent=sent and not isinstance(error, exceptions.ResponseError))
+
+
+_UNIX = (redis.UnixDomainSocketConnection, redis_asyncio.UnixDomainSocketConnection)
+
+
+class Sender:
+    """Sends commands from any thread, and waits for the answers, in some three parts of a deadline.
+
+    Args:
+        connector: knows the way.
+        timeout: seconds in all: for a free connection, for opening it, for the answer.
+        count: of connections at most.
+    """
+
+    def __init__(self, connector: Connector, timeout: float, count: int = 16) -> None:
+        self._connector = connector
+        self._pool = connector.sync_pool(timeout / 3, count)
+
+    def ask(self, *words: bytes | str | int) -> Any:
+        """Send one command; return its answer.
+
+        Raises:
+            Away: there is none in time; ``sent`` tells whether it may have been carried out.
+            Refused: it is an error.
+        """
+        connection = None
+        sent = False
+        try:
+            # One that Redis has closed meanwhile is opened anew.
+            connection = self._pool.get_connection()
+            sent = True
+            connection.send_command(*words)
+            return connection.read_response()
+        except (exceptions.RedisError, OSError) as error:
+            raise self._connector.translated(error, sent=sent) from None
+        finally:
+            if connection is not None:
+                self._pool.release(connection)
+
+    def last_id(self, key: str) -> str:
+        """Return the id of the last event that a stream ever got.
+
+        Raises:
+            Away, Refused: as :meth:`ask`.
+        """
+        try:
+            info = self.ask("XINFO", "STREAM", key)
+        except Refused as error:
+            if "no such key" in str(error):
+                return "0-0"
+            raise
+        return _read_info(self._connector, info)[0]
+
+
+class Wire:
+    """One connection, for one user at a time. Whatever goes wrong closes it.
+
+    Args:
+        connector: has made it.
+        connection: redis-py's.
+        pool: that it was made by.
+    """
+
+    def __init__(self, connector: Connector, connection: Any, pool: Any) -> None:
+        self._connector = connector
+        self.connection = connection
+        self._pool = pool
+
+    async def ask(self, *words: bytes | str | int) -> Any:
+        """Send one command; return its answer.
+
+        Raises:
+            Away: there is none.
+            Refused: it is an error.
+        """
+        await self.send(*words)
+        return await self.receive()
+
+    async def send(self, *words: bytes | str | int) -> None:
+        """Send one command."""
+        try:
+            await self.connection.send_command(*words, check_health=False)
+        except (exceptions.RedisError, OSError) as error:
+            raise self._connector.translated(error, sent=True) from None
+
+    async def receive(self) -> Any:
+        """Return the answer to one command."""
+        try:
+            return await self.connection.read_response()
+        except (exceptions.RedisError, OSError) as error:
+            raise self._connector.translated(error, sent=True) from None
+
+    async def ask_at_once(self, *commands: Sequence[bytes | str | int]) -> list[Any]:
+        """Send commands as one transaction; return an answer or an exception for each."""
+        connection = self.connection
+        words = [("MULTI",), *commands, ("EXEC",)]
+        failure: Exception | None = None
+        answer: Any = None
+        try:
+            await connection.send_packed_command(connection.pack_commands(words), check_health=False)
+            for _ in words:
+                try:
+                    answer = await connection.read_response()
+                except exceptions.ResponseError as error:
+                    failure = failure or error  # the others are still to be read
+            if failure is not None:
+                raise failure
+        except (exceptions.RedisError, OSError) as error:
+            raise self._connector.translated(error) from None
+        return list(answer)
+
+    async def page_after(self, key: str, id: str, count: int) -> Page:
+        """Read events after an id, and tell whether none is missing.
+
+        That is proved by the event itself, which is there still, or by its being the last that the stream got. Of a
+        stream from which nothing was ever trimmed the beginning, ``0-0``, is known as well (Redis 7 tells that).
+        """
+        found, info = await self.ask_at_once(
+            ("XRANGE", key, id, "+", "COUNT", count + 1),
+            ("XINFO", "STREAM", key),
+        )
+        last_id, whole = _read_info(self._connector, info)
+        entries = self._entries(found)
+        if entries and entries[0].id == id:
+            return Page(True, entries[1:], last_id, whole)
+        continuous = id == last_id or (id == "0-0" and whole)
+        return Page(continuous, entries[:count] if continuous else [], last_id, whole)
+
+    async def last_events(self, key: str, count: int) -> Page:
+        """Read the newest events, oldest first."""
+        found, info = await self.ask_at_once(("XREVRANGE", key, "+", "-", "COUNT", count), ("XINFO", "STREAM", key))
+        last_id, whole = _read_info(self._connector, info)
+        events = self._entries(found)[::-1]
+        return Page(whole and len(events) < count, events, last_id, whole)
+
+    def _entries(self, found: Any) -> list[Event]:
+        if isinstance(found, Exception):
+            raise self._connector.translated(found)
+        return [read_entry(entry) for entry in found]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing has gone wrong with it."""
+        return bool(self.connection.is_connected)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Tell whether it can be used again: Redis has not closed it meanwhile."""
+        stream: asyncio.StreamReader | None = getattr(self.connection, "_reader", None)
+        return self.is_open and stream is not None and not stream.at_eof()
+
+    async def close(self) -> None:
+        """Close it, and what it has opened to find the way."""
+        # A socket that cannot be closed in order is closed all the same.
+        with contextlib.suppress(Exception):
+            await self.connection.disconnect(nowait=True)
+        manager = getattr(self._pool, "sentinel_manager", None)
+        for sentinel in manager.sentinels if manager is not None else ():
+            with contextlib.suppress(Exception):
+                await sentinel.connection_pool.disconnect()
+
+
+def _read_info(connector: Connector, info: Any) -> tuple[str, bool]:
+    """Return a stream's last id, and whether nothing was ever trimmed of it."""
+    if isinstance(info, Exception):
+        if "no such key" in str(info):
+            return "0-0", True
+        raise connector.translated(info)
+    fields = dict(zip(info[::2], info[1::2], strict=True))
+    return fields[b"last-generated-id"].decode(), fields.get(b"entries-added") == fields[b"length"]
+
+
+def read_entry(entry: Any) -> Event:
+    """Make an event of a stream's entry: whatever the one who has added it wrote."""
+    id, words = entry
+    fields = dict(zip(words[::2], words[1::2], strict=False)) if words else {}
+    name: str | None = None
+    if b"event" in fields:
+        with contextlib.suppress(UnicodeDecodeError):
+            name = fields[b"event"].decode()
+        if not name or not is_event_name(name):
+            name = None
+    return Event(fields.get(b"data", b""), id.decode(), name)
+
+
+def entry_words(key: str, history: int, data: bytes, event: str | None) -> tuple[bytes | str | int, ...]:
+    """Return the command that adds an event to a stream."""
+    named = () if event is None else ("event", event)
+    return ("XADD", key, "MAXLEN", "~", history, "*", "data", data, *named)

@@ -1,0 +1,111 @@
+"""What an event loop has read of one stream: its last events, for all subscribers of that loop.
+
+Thread: event loop.
+"""
+
+from __future__ import annotations
+
+from aiowsgi.bridge.broadcast import Broadcast
+from aiowsgi.channels.event import RESET, Event
+
+__all__ = ["BEGINNING", "Feed", "order"]
+
+#: The id before the first of any stream.
+BEGINNING = "0-0"
+
+
+def order(id: str) -> tuple[int, int]:
+    """Return what ids of a stream are ordered by."""
+    milliseconds, _, number = id.partition("-")
+    return int(milliseconds), int(number)
+
+
+class Feed:
+    """A window on a stream: as many of its last events as a subscriber may be behind, without a gap.
+
+    A gap in what was read, because Redis came back without its data, is an event named ``reset`` in its place.
+
+    Args:
+        key: of the stream.
+        capacity: events that are kept.
+        history: events that the stream has at least, where it has got so many.
+    """
+
+    def __init__(self, key: str, capacity: int, history: int) -> None:
+        self.key = key
+        self.capacity = capacity
+        self.history = history
+        self.log: Broadcast[Event] = Broadcast(capacity)
+        #: The last event that was read; the next that is appended comes after it.
+        self.tail = BEGINNING
+        #: Whether it has been read from Redis at all.
+        self.primed = False
+        #: Whether the present connection reads it.
+        self.ready = False
+        #: When to look again, if Redis has refused it.
+        self.retry_at = 0.0
+        self.fault = ""
+        self.subscriber_count = 0
+        # What comes before the first event since the last gap, and the number of that event.
+        self._base = BEGINNING
+        self._base_number = 1
+        # The stream's beginning is known: nothing is missing between that and the first event.
+        self._from_the_beginning = False
+
+    def prime(self, events: list[Event], last_id: str, from_the_beginning: bool) -> None:
+        """Begin with the newest events of the stream."""
+        self.primed = True
+        self._from_the_beginning = from_the_beginning
+        self._base_number = self.log.end
+        self.extend(events)
+        # The newest entry may have been deleted by hand; what comes next is after its id all the same.
+        self.tail = last_id
+
+    def extend(self, events: list[Event]) -> None:
+        """Append what follows."""
+        for event in events:
+            self.log.append(lambda _, event=event: event)  # type: ignore[misc] # bound at once
+            self.tail = event.id
+
+    def reset(self, last_id: str) -> None:
+        """Tell all that there is a gap, and go on after an id."""
+        self.log.append(lambda _: Event(b"", last_id, RESET))
+        self.tail = last_id
+        self._from_the_beginning = False
+        self._base_number = self.log.end
+
+    def number_after(self, id: str, *, known: bool) -> int | None:
+        """Find the place after an id.
+
+        Args:
+            id: of an event.
+            known: the id is of this stream, and nothing after it has been trimmed at the time.
+
+        Returns:
+            The number of the next event; ``None`` if the window does not tell.
+        """
+        log = self.log
+        low = max(self._base_number, log.end - self.capacity)
+        if id == self.tail:
+            return log.end
+        if id == BEGINNING and self._from_the_beginning and low == self._base_number:
+            return low
+        high = log.end
+        if low == high:
+            # Later than all that was read here: those in between are on their way, and will be passed over.
+            return high if known and order(id) >= order(self.tail) else None
+        wanted = order(id)
+        first = low
+        while low < high:
+            middle = (low + high) // 2
+            event = log.get(middle)
+            assert event is not None  # nobody else appends
+            if order(event.id) <= wanted:
+                low = middle + 1
+            else:
+                high = middle
+        if low == first:
+            return None
+        before = log.get(low - 1)
+        assert before is not None
+        return low if known or before.id == id else None

@@ -1,0 +1,410 @@
+"""One event loop's way to one broker: a connection that reads, and a few for commands.
+
+It reads every stream with a subscriber here. The connection waits in one XREAD for whatever comes in any of its
+streams. XREAD leaves nothing behind in Redis: a reply that is lost on its way, with its connection, is read again after
+the last id that has arrived. So the reader may be interrupted at any time; a stream that is to be read as well has it
+woken by CLIENT UNBLOCK, or, where that is not allowed or comes too early, by giving the connection up.
+
+After each connecting, every stream has to prove that nothing is missing since its last event
+(:meth:`~aiowsgi.channels.driver.Wire.page_after`); one that cannot, tells its subscribers.
+
+Thread: event loop, but for what says otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from aiowsgi.channels.driver import Away, Refused, Wire, read_entry
+from aiowsgi.channels.event import Event
+from aiowsgi.channels.feed import Feed, order
+
+if TYPE_CHECKING:
+    from aiowsgi.channels.broker import Broker
+
+__all__ = ["Link"]
+
+_logger = logging.getLogger("aiowsgi.error")
+
+# Seconds that a read waits for events: Redis is heard of at least so often.
+_BLOCK_SECONDS = 3.0
+# Seconds in which any answer comes, beyond the time that was asked for.
+_ANSWER_SECONDS = 3.0
+# Events of one stream in one reply.
+_READ_COUNT = 500
+# Attempts to wake the reader before its connection is given up.
+_UNBLOCK_COUNT = 3
+# Connections for commands.
+_COMMAND_COUNT = 4
+# Seconds for which connections for commands are kept when nobody is subscribed.
+_LINGER_SECONDS = 1.0
+# Seconds between two looks at a stream that Redis refuses to read.
+_FAULT_SECONDS = 5.0
+# Seconds of the first pause, and of the longest; each is drawn between a half and the whole.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+
+
+class Interrupted(Exception):
+    """The reading connection was given up on purpose."""
+
+
+class Link:
+    """See the module. It lives while there are subscribers, and for a moment longer.
+
+    Args:
+        broker: to be reached.
+        loop: that reads.
+    """
+
+    def __init__(self, broker: Broker, loop: asyncio.AbstractEventLoop) -> None:
+        self._broker = broker
+        self.loop = loop
+        self.state = "idle"
+        self.reason = ""
+        #: When Redis last answered, and how long the last event that was read has taken; in seconds.
+        self.answered_at = loop.time()
+        self.delay = 0.0
+        self._feeds: dict[str, Feed] = {}
+        self._changed = asyncio.Event()
+        self._deserted = asyncio.Event()
+        self._commands = _Commands(broker)
+        self._reader: Wire | None = None
+        self._reader_id = 0
+        self._pinned = False
+        # Of the read under way: whether Redis holds it, whether it lacks a stream, and what ends it.
+        self._turn = 0
+        self._blocked = False
+        self._stale = False
+        self._interrupted = False
+        self._patience: asyncio.Timeout | None = None
+        self._unblocking: asyncio.Task[None] | None = None
+        # In no context of anybody's request.
+        self._task = loop.create_task(self._run(), name=f"aiowsgi {broker!r}", context=contextvars.Context())
+
+    @property
+    def connection_count(self) -> int:
+        """Connections that are open. Any thread."""
+        return (self._reader is not None) + self._commands.count
+
+    # For subscriptions.
+
+    def follow(self, key: str, capacity: int, history: int) -> Feed:
+        """Have a stream read, until as many :meth:`leave` it as have asked for it."""
+        feed = self._feeds.get(key)
+        if feed is None:
+            feed = self._feeds[key] = Feed(key, capacity, history)
+            self._wake()
+        feed.history = min(feed.history, history)
+        feed.subscriber_count += 1
+        return feed
+
+    def leave(self, feed: Feed) -> None:
+        """Read it no more, for one who has asked."""
+        feed.subscriber_count -= 1
+        if not feed.subscriber_count:
+            del self._feeds[feed.key]
+            if not self._feeds and not self._pinned:
+                self._interrupt()
+
+    def pin(self) -> None:
+        """Stay connected from now on, whoever is subscribed; for who asks whether the broker is there."""
+        self._pinned = True
+        self._changed.set()
+        self._deserted.clear()
+
+    def unpin(self) -> None:
+        """End :meth:`pin`."""
+        self._pinned = False
+        if not self._feeds:
+            self._interrupt()
+
+    def wake_subscribers(self) -> None:
+        """Have all look again."""
+        for feed in self._feeds.values():
+            feed.log.wake()
+
+    async def ask(self, *words: bytes | str | int) -> Any:
+        """Send one command; see :meth:`Wire.ask`."""
+        async with self._commands.wire() as wire:
+            return await wire.ask(*words)
+
+    @contextlib.asynccontextmanager
+    async def wire(self) -> AsyncIterator[Wire]:
+        """Lend a connection for commands.
+
+        Raises:
+            Away: there is none.
+        """
+        async with self._commands.wire() as wire:
+            yield wire
+
+    # Reading.
+
+    async def _run(self) -> None:
+        pause = _FIRST_PAUSE
+        try:
+            while await self._wanted() and not self._task.cancelling():
+                try:
+                    await self._follow()
+                except Interrupted:
+                    continue
+                except (Away, Refused) as error:
+                    # What was there for a while has gone just now: to look for it at once costs nothing.
+                    pause = _FIRST_PAUSE if self.state == "reading" else min(2 * pause, _LONGEST_PAUSE)
+                    self._went_away(error)
+                    await _wait(self._deserted, pause * random.uniform(0.5, 1.0))
+        finally:
+            self._broker.forget(self)
+            for feed in self._feeds.values():
+                feed.ready = False
+                feed.log.wake()
+            if self._unblocking is not None:
+                self._unblocking.cancel()
+            await self._commands.close()
+
+    async def _wanted(self) -> bool:
+        """Wait a moment for somebody who is interested."""
+        while not (self._feeds or self._pinned):
+            self.state = "idle"
+            used_count = self._commands.used_count
+            self._changed.clear()
+            await _wait(self._changed, _LINGER_SECONDS)
+            if not (self._feeds or self._pinned or self._commands.busy) and self._commands.used_count == used_count:
+                return False
+        return True
+
+    async def _follow(self) -> None:
+        """Connect and read until that fails, or nobody is interested."""
+        try:
+            self._reader = reader = await self._broker.connector.connect(_BLOCK_SECONDS + _ANSWER_SECONDS)
+            with contextlib.suppress(Refused):  # this user may not; the connection is given up instead
+                self._reader_id = await reader.ask("CLIENT", "ID")
+            # The same of the loop's end: it is asked for once.
+            while (self._feeds or self._pinned) and not self._task.cancelling():
+                if await self._make_ready(reader):
+                    await self._read(reader)
+                else:
+                    await self._await_feed(reader)
+        finally:
+            opened, self._reader = self._reader, None
+            self._reader_id = 0
+            for feed in self._feeds.values():
+                feed.ready = False
+            if opened is not None:
+                await opened.close()
+
+    async def _make_ready(self, reader: Wire) -> bool:
+        """Have each stream prove that nothing is missing, and tell whether there is any to be read."""
+        again = True
+        while again:
+            again = False
+            for feed in list(self._feeds.values()):
+                if feed.ready or self.loop.time() < feed.retry_at:
+                    continue
+                again = True
+                try:
+                    await (self._catch_up(reader, feed) if feed.primed else self._prime(reader, feed))
+                except Refused as error:
+                    feed.retry_at = self.loop.time() + _FAULT_SECONDS
+                    if feed.fault != str(error):
+                        feed.fault = str(error)
+                        _logger.error("channel %s: %s refuses to read it: %s", feed.key, self._broker.label, error)
+                else:
+                    feed.ready, feed.fault = True, ""
+                    feed.log.wake()
+        self._answered()
+        return any(feed.ready for feed in self._feeds.values())
+
+    async def _prime(self, reader: Wire, feed: Feed) -> None:
+        page = await reader.last_events(feed.key, feed.capacity)
+        feed.prime(page.events, page.last_id, page.continuous)
+
+    async def _catch_up(self, reader: Wire, feed: Feed) -> None:
+        """Append what has come since the last event, or tell that something is missing."""
+        while True:
+            page = await reader.page_after(feed.key, feed.tail, _READ_COUNT)
+            if not page.continuous:
+                self._broker.tally.add(resets=1)
+                _logger.warning(
+                    "channel %s: %s does not have all events since %s: subscribers are told",
+                    feed.key,
+                    self._broker.label,
+                    feed.tail,
+                )
+                feed.reset(page.last_id)
+                return
+            self._append(feed, page.events)
+            if len(page.events) < _READ_COUNT:
+                return
+
+    def _append(self, feed: Feed, events: list[Event]) -> None:
+        if events:
+            feed.extend(events)
+            self.delay = max(0.0, time.time() - order(feed.tail)[0] / 1000)
+            self._broker.took(len(events), self.delay)
+
+    async def _await_feed(self, reader: Wire) -> None:
+        """Nothing can be read: see to it that Redis is still there, and wait for a change."""
+        self._changed.clear()
+        await reader.ask("PING")
+        self._answered()
+        await _wait(self._changed, _BLOCK_SECONDS)
+
+    async def _read(self, reader: Wire) -> None:
+        ready = [feed for feed in self._feeds.values() if feed.ready]
+        self._turn += 1
+        self._stale = False
+        self._blocked = True
+        try:
+            async with asyncio.timeout(None) as self._patience:
+                await reader.send(
+                    *("XREAD", "COUNT", _READ_COUNT, "BLOCK", round(_BLOCK_SECONDS * 1000), "STREAMS"),
+                    *(feed.key for feed in ready),
+                    *(feed.tail for feed in ready),
+                )
+                # asyncio.wait_for, through which redis-py sends, may swallow a cancellation (gh-86296, until 3.12).
+                if self._interrupted:
+                    raise Interrupted
+                answer = await reader.receive()
+        except TimeoutError:
+            raise Interrupted from None
+        except Refused:
+            # One of the streams: each is asked alone which.
+            for feed in ready:
+                feed.ready = False
+            return
+        finally:
+            self._blocked = self._interrupted = False
+            self._patience = None
+        self._answered()
+        for key, entries in answer or ():
+            await self._take(reader, key.decode(), entries)
+
+    async def _take(self, reader: Wire, key: str, entries: Sequence[Any]) -> None:
+        feed = self._feeds.get(key)
+        if feed is None or not feed.ready:
+            return  # nobody is subscribed any more, or only since just now
+        if len(entries) < min(_READ_COUNT, feed.history):
+            self._append(feed, [read_entry(entry) for entry in entries])
+            return
+        # So many may be all that is left of more: only a page tells.
+        try:
+            await self._catch_up(reader, feed)
+        except Refused:
+            feed.ready = False
+
+    def _answered(self) -> None:
+        self.answered_at = self.loop.time()
+        if self.state != "reading":
+            if self.state == "away":
+                _logger.info("%s is back", self._broker.label)
+            self.state, self.reason = "reading", ""
+
+    def _went_away(self, error: Exception) -> None:
+        text = str(error)
+        if self.state != "away" or self.reason != text:
+            _logger.error("%s is away: %s; subscribers wait", self._broker.label, text)
+        if self.state == "reading":
+            self._broker.tally.add(losses=1)
+        self.state, self.reason = "away", text
+
+    # Waking the reader.
+
+    def _wake(self) -> None:
+        """Have the reader look at the streams again."""
+        self._changed.set()
+        self._deserted.clear()
+        self._stale = True
+        if self._blocked and self._unblocking is None:
+            self._unblocking = self.loop.create_task(self._unblock(), context=contextvars.Context())
+
+    async def _unblock(self) -> None:
+        try:
+            turn, count = self._turn, 0
+            while self._blocked and self._stale:
+                if turn != self._turn:
+                    turn, count = self._turn, 0
+                count += 1
+                if count > _UNBLOCK_COUNT or not self._reader_id:
+                    self._interrupt()
+                elif await self.ask("CLIENT", "UNBLOCK", self._reader_id):
+                    return
+                # Else Redis does not hold it: the command is still on its way there, or the reply on its way here.
+        except (Away, Refused):
+            self._interrupt()
+        finally:
+            self._unblocking = None
+
+    def _interrupt(self) -> None:
+        """Give the reading connection up, if it waits."""
+        self._stale = False
+        if self._patience is not None and not self._interrupted:
+            self._interrupted = True
+            self._patience.reschedule(self.loop.time())
+        if not (self._feeds or self._pinned):
+            self._changed.set()
+            self._deserted.set()
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+class _Commands:
+    """A few connections for commands, opened as they are needed."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._places = asyncio.Semaphore(_COMMAND_COUNT)
+        self._free: deque[Wire] = deque()
+        self._closed = False
+        self.used_count = 0
+        self.lent_count = 0
+
+    @property
+    def count(self) -> int:
+        return len(self._free) + self.lent_count
+
+    @property
+    def busy(self) -> bool:
+        return self.lent_count > 0
+
+    @contextlib.asynccontextmanager
+    async def wire(self) -> AsyncIterator[Wire]:
+        async with self._places:
+            self.used_count += 1
+            self.lent_count += 1
+            wire = None
+            try:
+                wire = await self._open()
+                yield wire
+            finally:
+                self.lent_count -= 1
+                if wire is not None:
+                    if wire.is_open and not self._closed:
+                        self._free.append(wire)
+                    else:
+                        await wire.close()
+
+    async def _open(self) -> Wire:
+        while self._free:
+            wire = self._free.pop()
+            if wire.is_fresh:
+                return wire
+            await wire.close()
+        return await self._broker.connector.connect()
+
+    async def close(self) -> None:
+        self._closed = True
+        while self._free:
+            await self._free.pop().close()

@@ -1,0 +1,353 @@
+"""The home of a channel in a broker: a Redis Stream that every worker of every machine reads and adds to.
+
+The stream of the channel ``orders`` is at the key ``aiowsgi:channel:orders``. An event is an entry with the field
+``data`` and, if it has a name, ``event``; its id is the entry's. Whoever adds one is a sender, in any language::
+
+    redis-cli XADD aiowsgi:channel:orders MAXLEN '~' 10000 '*' data 42 event paid
+
+An entry without ``data`` is an event without data; an ``event`` that is not UTF-8, or not one line, is none; other
+fields are nobody's business. Whoever adds has to trim as well, to no less than the channel's ``history``: what was
+trimmed between two looks of a worker is missed by it.
+
+Thread: any, but for :class:`RemoteSubscription`, which belongs to the event loop that reads it.
+
+Source: https://redis.io/docs/latest/develop/data-types/streams/.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import re
+from collections import deque
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
+
+from aiowsgi.bridge.tally import Tally
+from aiowsgi.channels.broker import Broker, broker_of
+from aiowsgi.channels.event import RESET, Event
+from aiowsgi.channels.feed import BEGINNING, Feed, order
+from aiowsgi.channels.stats import ChannelStats
+from aiowsgi.channels.subscription import Subscription
+from aiowsgi.errors import BrokerUnavailable
+
+if TYPE_CHECKING:
+    from aiowsgi.channels.driver import Page
+    from aiowsgi.channels.link import Link
+    from aiowsgi.channels.settings import ChannelSettings
+
+__all__ = ["KEY_PREFIX", "RemoteHome", "RemoteSubscription"]
+
+#: What comes before a channel's name in its stream's key.
+KEY_PREFIX = "aiowsgi:channel:"
+
+# Events that a subscription reads of its own at a time: it holds no more than these.
+_PAGE_COUNT = 100
+# Seconds until a subscription that could not be served asks again.
+_RETRY_SECONDS = 1.0
+# Seconds for which a thread that subscribes waits for the channel's last id.
+_LAST_ID_SECONDS = 1.0
+
+# Bounded: it is a client's text. Both parts have 64 bits in Redis.
+_ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})", re.ASCII)
+
+
+def is_id(text: str) -> bool:
+    """Tell whether a text is an id as Redis writes it."""
+    match = _ID.fullmatch(text)
+    return match is not None and all(int(part) < 2**64 for part in match.groups())
+
+
+class RemoteHome:
+    """One channel in a broker.
+
+    Args:
+        settings: of the channel.
+        url: of the broker.
+
+    Raises:
+        ValueError: of the URL; see :func:`broker_of`.
+    """
+
+    def __init__(self, settings: ChannelSettings, url: str) -> None:
+        self.settings = settings
+        self.key = KEY_PREFIX + settings.name
+        self.broker: Broker = broker_of(url)
+        self.tally = Tally()
+        self.closed = False
+        # Of what this process has sent: subscriptions read up to it when the channel is closed.
+        self._last_sent = BEGINNING
+
+    def send(self, data: bytes, event: str | None) -> str:
+        """Add an event to the stream; see :meth:`aiowsgi.Channel.send`."""
+        from aiowsgi.channels.driver import Away, Refused, entry_words
+
+        if _in_event_loop():
+            raise RuntimeError("send() would hold the event loop until the broker answers: await channel.asend() there")
+        self._check_open()
+        try:
+            answer = self.broker.sender(self.settings.send_timeout).ask(
+                *entry_words(self.key, self.settings.history, data, event)
+            )
+        except (Away, Refused) as error:
+            raise self._unavailable(error) from None
+        return self._sent(answer)
+
+    async def asend(self, data: bytes, event: str | None) -> str:
+        """Add an event to the stream; see :meth:`aiowsgi.Channel.asend`."""
+        from aiowsgi.channels.driver import Away, Refused, entry_words
+
+        self._check_open()
+        words = entry_words(self.key, self.settings.history, data, event)
+        try:
+            async with asyncio.timeout(self.settings.send_timeout):
+                return self._sent(await self.broker.link().ask(*words))
+        except TimeoutError:
+            raise self._unavailable(Away("it does not answer", sent=True)) from None
+        except (Away, Refused) as error:
+            raise self._unavailable(error) from None
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise RuntimeError("closed")
+
+    def _sent(self, answer: bytes) -> str:
+        id = answer.decode()
+        self._last_sent = max(self._last_sent, id, key=order)
+        self.tally.add(sent=1)
+        return id
+
+    def _unavailable(self, error: Exception) -> BrokerUnavailable:
+        self.broker.tally.add(send_failures=1)
+        return BrokerUnavailable(f"{self.broker.label}: {error}", maybe_sent=getattr(error, "sent", False))
+
+    def close(self) -> None:
+        """Send no more from here; subscriptions here end."""
+        self.closed = True
+        self.broker.wake_subscribers()
+
+    def is_over(self, feed: Feed) -> bool:
+        """Tell whether a subscription that has read all of a feed has read what it was promised."""
+        return self.closed and (not feed.ready or order(feed.tail) >= order(self._last_sent))
+
+    def subscribe(self, last_event_id: str | None) -> RemoteSubscription:
+        """Make a subscription; see :meth:`aiowsgi.Channel.subscribe`."""
+        if last_event_id:
+            return RemoteSubscription(self, last_event_id if is_id(last_event_id) else None, known=False)
+        if _in_event_loop():
+            return RemoteSubscription(self, None, known=True)
+        id = self.broker.last_id(self.key, min(_LAST_ID_SECONDS, self.settings.send_timeout))
+        # Where that cannot be told, there is no telling either what will have been missed.
+        return RemoteSubscription(self, id, known=id is not None)
+
+    def stats(self) -> ChannelStats:
+        """Return a snapshot."""
+        tally = self.tally
+        return ChannelStats(
+            tally["sent"], tally["subscribers"], tally["dropped"], tally["disconnected"], self.broker.stats()
+        )
+
+
+class RemoteSubscription(Subscription):
+    """A place in a stream: a place in the loop's :class:`Feed`, as long as that tells, else an id in the stream.
+
+    One that is too slow for the feed, or comes back with an older id, reads the stream by itself, a page at a time,
+    until it has caught up. What it has still to read is in Redis and not here.
+
+    Args:
+        home: whose events.
+        after: the event before the first to read. ``None``: ``known`` has it begin with what is sent once it
+            reads; else it begins with a reset.
+        known: ``after`` was told by Redis, and by no client.
+    """
+
+    __slots__ = (
+        "_after",
+        "_ended",
+        "_feed",
+        "_first",
+        "_home",
+        "_known",
+        "_left_at",
+        "_link",
+        "_number",
+        "_page",
+        "_skip",
+        "_task",
+    )
+
+    def __init__(self, home: RemoteHome, after: str | None, *, known: bool) -> None:
+        self._ended = False
+        self._home = home
+        self._after = after
+        self._known = known
+        self._link: Link | None = None
+        self._feed: Feed | None = None
+        # The place in the feed; None while that does not tell.
+        self._number: int | None = None
+        # Events up to that are passed over: it has them.
+        self._skip: tuple[int, int] | None = None
+        # Where it fell out of the feed, being too slow.
+        self._left_at: int | None = None
+        self._first: Event | None = None
+        self._page: deque[Event] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self.dropped = 0
+
+    def take(self) -> Event | None:
+        """See :class:`Subscription`."""
+        if self._ended:
+            raise StopAsyncIteration
+        feed = self._feed or self._begin()
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        if self._page:
+            event = self._page.popleft()
+            self._after = event.id
+            return event
+        if self._number is not None or self._place(feed):
+            found = self._take_from(feed)
+            if found is not None:
+                return found
+        if self._home.is_over(feed) and (self._number == feed.log.end or not feed.ready):
+            self._end()
+            raise StopAsyncIteration
+        return None
+
+    def _take_from(self, feed: Feed) -> Event | None:
+        log = feed.log
+        while (number := self._number) is not None:
+            if log.end - number > min(self._home.settings.limit, feed.capacity):
+                self._left_at, self._number = number, None
+                break
+            event = log.get(number)
+            if event is None:
+                break
+            self._number = number + 1
+            if self._skip is not None:
+                if event.event != RESET and order(event.id) <= self._skip:
+                    continue
+                self._skip = None
+            self._after = event.id
+            return event
+        return None
+
+    def _begin(self) -> Feed:
+        self._link = self._home.broker.link()
+        settings = self._home.settings
+        feed = self._feed = self._link.follow(self._home.key, settings.limit, settings.history)
+        self._home.tally.add(subscribers=1)
+        return feed
+
+    def _place(self, feed: Feed) -> bool:
+        """Go on in the feed, if that tells."""
+        if not feed.ready or self._after is None or self._page or self._first is not None:
+            return False
+        number = feed.number_after(self._after, known=self._known)
+        if number is None or feed.log.end - number > min(self._home.settings.limit, feed.capacity):
+            return False
+        self._number = number
+        self._skip = order(self._after)
+        self._known = True
+        self._left_at = None
+        return True
+
+    def wait(self, timeout: float | None = None) -> Awaitable[bool]:
+        """See :class:`Subscription`."""
+        feed = self._feed or self._begin()
+        if self._number is not None:
+            return feed.log.wait(self._number, timeout)
+        return self._wait_for_place(feed, timeout)
+
+    async def _wait_for_place(self, feed: Feed, timeout: float | None) -> bool:
+        if self._first is not None or self._page or self._place(feed):
+            return True
+        if self._task is None:
+            if not feed.ready:
+                return await feed.log.wait(feed.log.end, timeout)
+            self._task = asyncio.get_running_loop().create_task(self._fetch(feed), context=contextvars.Context())
+        done, _ = await asyncio.wait([self._task], timeout=timeout)
+        return bool(done)
+
+    async def _fetch(self, feed: Feed) -> None:
+        """Read what comes next from the stream itself; for one who is in no hurry to be told that it failed."""
+        from aiowsgi.channels.driver import Away, Refused
+
+        assert self._link is not None
+        try:
+            async with self._link.wire() as wire:
+                page = await wire.page_after(feed.key, self._after or BEGINNING, _PAGE_COUNT)
+        except (Away, Refused):
+            await feed.log.wait(feed.log.end, _RETRY_SECONDS)
+        else:
+            self._take_page(feed, page)
+        finally:
+            self._task = None
+
+    def _take_page(self, feed: Feed, page: Page) -> None:
+        if self._after is None and self._known:  # from now on
+            self._after = page.last_id
+        elif self._after is not None and page.continuous:
+            self._known = True
+            self._page.extend(page.events)
+            if not page.events:
+                # At the end of the stream, which the feed has not seen yet.
+                self._after = page.last_id
+        else:
+            self._miss(feed, page)
+
+    def _miss(self, feed: Feed, page: Page) -> None:
+        """What comes next has been trimmed, or never was there."""
+        tally = self._home.tally
+        if self._left_at is not None:
+            if self._home.settings.policy == "disconnect":
+                tally.add(disconnected=1)
+                self._end()
+                return
+            lost = max(1, feed.log.end - self._left_at)
+            self.dropped += lost
+            tally.add(dropped=lost)
+            self._left_at = None
+        self._home.broker.tally.add(resets=1)
+        self._first = Event(b"", page.last_id, RESET)
+        self._after = page.last_id
+        self._known = True
+
+    @property
+    def behind(self) -> bool:
+        """See :class:`Subscription`."""
+        if self._first is not None or self._page:
+            return True
+        return self._number is not None and self._feed is not None and self._number < self._feed.log.end
+
+    async def aclose(self) -> None:
+        """See :class:`Subscription`."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._page.clear()
+        if self._task is not None:
+            self._task.cancel()
+        if self._link is not None and self._feed is not None:
+            self._link.leave(self._feed)
+            self._home.tally.add(subscribers=-1)
+
+    def __del__(self) -> None:
+        # One that nobody has closed, as after a ``break`` out of ``async for``; in whatever thread that is noticed.
+        if not self._ended and self._link is not None and self._feed is not None:
+            self._home.tally.add(subscribers=-1)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._link.loop.call_soon_threadsafe(self._link.leave, self._feed)
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
