@@ -59,7 +59,8 @@ class ASGIAdapter:
         pool: runs it, instead of a pool of its own; shared with others, and theirs to close.
         options: of :class:`~aiowsgi.config.Config`, as far as they have a meaning here: ``max_threads``,
             ``thread_idle_timeout``, ``queue_size``, ``queue_timeout``, ``limit_request_body``, ``request_buffer``,
-            ``request_buffer_total``, ``response_buffer`` and ``switch_interval``.
+            ``request_buffer_total``, ``response_buffer``, ``switch_interval``, and, for what is parked when the
+            program ends, ``graceful_timeout`` and ``drain_rate``.
 
     Raises:
         ConfigError: an option's value is not allowed.
@@ -114,12 +115,13 @@ class ASGIAdapter:
     async def aclose(self) -> None:
         """Take no more requests, wait for those that are being answered, and end the threads. Idempotent.
 
-        What is parked ends, as at the drain of a server.
+        What is parked ends in turns, as at the drain of a server.
         """
         self._closed = True
         engine = self._engine
         if engine is not None and engine.loop is asyncio.get_running_loop():
             engine.draining = True
+            engine.dispersal.begin(self.config.graceful_timeout)
             engine.on_change(self._changed.set)
             for exchange in self._exchanges:
                 exchange.drain()
@@ -127,6 +129,7 @@ class ASGIAdapter:
                 self._changed.clear()
                 await self._changed.wait()
         if engine is not None:
+            engine.dispersal.close()
             engine.haste.close()
             self._engine = None
         for pool in {self.pool, self._io_pool} - {self._shared_pool}:

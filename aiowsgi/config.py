@@ -213,6 +213,9 @@ class Config:
     graceful_timeout: float = option(
         25.0, Kind.SECONDS, "How long running requests may take to end at shutdown.", group=TIMEOUTS, least=0,
         aliases=("timeout_graceful_shutdown",))
+    drain_rate: int = option(
+        500, Kind.COUNT, "Parked streams that a worker ends per second at shutdown, or more so as to be done in time; "
+        "0 ends all at once.", group=TIMEOUTS, least=0)
     slow_request: float = option(
         0.0, Kind.SECONDS, "The stack of a request that has run for so long is logged, once; 0 turns it off.",
         group=TIMEOUTS, least=0)

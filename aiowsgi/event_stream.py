@@ -20,6 +20,8 @@ __all__ = ["EventStream", "sse"]
 # The standard recommends a comment "every 15 seconds or so": proxies give up on a connection that is silent.
 _KEEP_ALIVE_SECONDS = 15.0
 _COMMENT = b":\n\n"
+# Where nothing is said, after a farewell. Browsers wait for 3 s or 5 s; what is drawn comes on top of this.
+_RETURN_SECONDS = 1.0
 # Events that have come together are sent together, up to this much. Arbitrary; what the transport holds.
 _JOIN_SIZE = 64 * 1024
 
@@ -44,7 +46,8 @@ def sse(
     Args:
         channel: whose events.
         environ: of the request; only ``HTTP_LAST_EVENT_ID`` is read.
-        retry: seconds after which a browser that has lost the connection comes back; ``None`` leaves it to the browser.
+        retry: seconds after which a browser that has lost the connection comes back; ``None`` leaves it to the browser,
+            which keeps what the end of a stream by a drain has told it, 1 to 3 s as a rule.
         keep_alive: seconds of silence after which a comment is sent, by which a client that has gone is noticed too;
             ``None`` for never.
 
@@ -52,7 +55,7 @@ def sse(
         An asynchronous iterable of blocks, for :func:`aiowsgi.park`.
     """
     opening = _COMMENT if retry is None else b"retry: %d\n\n" % round(retry * 1000)
-    return EventStream(channel.subscribe(environ.get("HTTP_LAST_EVENT_ID")), opening, keep_alive)
+    return EventStream(channel.subscribe(environ.get("HTTP_LAST_EVENT_ID")), opening, keep_alive, retry)
 
 
 class EventStream(AsyncIterator[bytes]):
@@ -62,14 +65,18 @@ class EventStream(AsyncIterator[bytes]):
         subscription: is read, and closed with this.
         opening: the first block. There is one, so that the head leaves at once on every server.
         keep_alive: see :func:`sse`.
+        retry: see :func:`sse`.
     """
 
-    __slots__ = ("_keep_alive", "_opening", "_subscription")
+    __slots__ = ("_keep_alive", "_opening", "_retry", "_subscription")
 
-    def __init__(self, subscription: Subscription, opening: bytes, keep_alive: float | None) -> None:
+    def __init__(
+        self, subscription: Subscription, opening: bytes, keep_alive: float | None, retry: float | None = None
+    ) -> None:
         self._subscription = subscription
         self._opening = opening
         self._keep_alive = keep_alive
+        self._retry = retry
 
     async def __anext__(self) -> bytes:
         if self._opening:
@@ -98,6 +105,15 @@ class EventStream(AsyncIterator[bytes]):
             frames.append(event.frame())
             size += len(frames[-1])
         return b"".join(frames)
+
+    def farewell(self, absence: float) -> bytes:
+        """Return the last block, where a drain ends the stream: how long the browser stays away.
+
+        Args:
+            absence: seconds on top of ``retry``, drawn for this client.
+        """
+        seconds = (_RETURN_SECONDS if self._retry is None else self._retry) + absence
+        return b"retry: %d\n\n" % round(seconds * 1000)
 
     async def aclose(self) -> None:
         """End the subscription."""

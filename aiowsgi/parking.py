@@ -100,14 +100,20 @@ def park(
     Middleware sees an empty body. A Content-Length that it adds for that is dropped. What would compress the body is
     kept from it: ``Accept-Encoding`` is taken out of ``environ``.
 
+    An iterable may have a method ``farewell(absence: float) -> bytes``. It is called in the event loop when a drain
+    ends the response, and returns a last block, or ``b""``; it must not wait. ``absence`` is how many seconds longer
+    than it would the client had better stay away, drawn for it alone, so that not all come back at once:
+    ``aiowsgi.sse`` makes a ``retry:`` of it.
+
     Args:
         environ: of the request.
         iterable: yields blocks of ``bytes``; it runs in the server's event loop, in a context without the request's
             context variables, and must never block: a call that does is logged with its line. Its ``aclose()`` is
             called once, when it has ended, the client has gone or the server drains, or if it is never begun.
-        finish: what happens when the server drains. False, for a stream of events: the response ends at once, between
-            two blocks, as if the iterable had ended. True, for content that is worth nothing by halves: it may go on
-            to its end within ``graceful_timeout``, and is cut off visibly after that.
+        finish: what happens when the server drains. False, for a stream of events: the response ends between two
+            blocks, as if the iterable had ended, when its turn comes (``drain_rate`` of them in a second); until then
+            it goes on. True, for content that is worth nothing by halves: it may go on to its end within
+            ``graceful_timeout``, and is cut off visibly after that.
         content_coding: the Content-Encoding that the blocks have, ``"gzip"`` for instance, and the response says.
 
     Returns:

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from random import Random
 from typing import TYPE_CHECKING
 
 from aiowsgi.bridge.pool import Pool
@@ -24,6 +25,7 @@ from aiowsgi.http.parsers import HeadParser
 from aiowsgi.http.policy import RequestPolicy
 from aiowsgi.server.content import MemoryBudget
 from aiowsgi.server.deadlines import Deadlines
+from aiowsgi.server.dispersal import Dispersal
 from aiowsgi.server.watch import DisconnectWatch
 from aiowsgi.wsgi.environ import base_environ
 
@@ -58,6 +60,7 @@ class Engine:
         software: ``SERVER_SOFTWARE`` and the Server field: ``"aiowsgi/1.0"``.
         multiprocess: other processes run the same application: ``wsgi.multiprocess``.
         clock: for what threads measure; ``loop.time()`` is not for them, uvloop's stands still while it waits.
+        random: draws when a drain ends what is parked.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Engine:
         software: str,
         multiprocess: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        random: Random | None = None,
     ) -> None:
         self.application = application
         self.config = config
@@ -85,6 +89,8 @@ class Engine:
         self.wakeup = Wakeup(loop, clock, self.haste.note)
         self.deadlines = Deadlines(loop)
         self.watch = DisconnectWatch(loop)
+        #: Ends what is parked, in a drain.
+        self.dispersal = Dispersal(loop, config.drain_rate, random or Random())
         self.content_budget = MemoryBudget(config.request_buffer_total)
         self.server_field = f"Server: {software.partition('/')[0]}\r\n" if config.server_header else ""
         #: What proxies may say of their clients; ``None`` for nothing.

@@ -188,9 +188,9 @@ class MessageExchange(Exchange):
             self.drain()
 
     def drain(self) -> None:
-        """The program ends: end what is parked."""
+        """The program ends: end what is parked, when its turn comes."""
         if self._parked_response is not None and not self.finishes:
-            self._parked_response.end()
+            self._engine.dispersal.add(self._parked_response)
 
     async def _watch(self, receive: Receive) -> None:
         if (await receive())["type"] == "http.disconnect":

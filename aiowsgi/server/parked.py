@@ -89,11 +89,35 @@ class ParkedResponse:
                 self._resumed.set_result(None)
             self._resumed = None
 
-    def end(self) -> None:
-        """End the response here and now, as if the iterable had ended."""
+    @property
+    def over(self) -> bool:
+        """Whether the response has ended."""
+        return self._over
+
+    def end(self, absence: float) -> None:
+        """End the response here and now, as if the iterable had ended, with the farewell that it has, if any.
+
+        Args:
+            absence: seconds that the client had better stay away for longer than it would.
+        """
         if not self._over:
+            self._say_farewell(absence)
             self._settle(None)
             self._interrupt()
+
+    def _say_farewell(self, absence: float) -> None:
+        farewell = getattr(self._iterable, "farewell", None)
+        if farewell is None:
+            return
+        try:
+            block = farewell(absence)
+            if not isinstance(block, bytes):
+                raise TypeError(f"farewell() returned {type(block).__name__}, not bytes")
+        except Exception as error:
+            _logger.error("%r was parked, and has no farewell: %r", self._iterable, error, exc_info=error)
+        else:
+            if block:
+                self._on_block(block)
 
     def cancel(self) -> None:
         """The client is gone."""

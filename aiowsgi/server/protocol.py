@@ -537,8 +537,8 @@ class Protocol(asyncio.Protocol):
 
         parked = self._parked = ParkedResponse(self._engine, iterable, send, end)
         if self._engine.draining and not exchange.finishes:
-            parked.end()
-        elif self._outlet.paused:
+            self._engine.dispersal.add(parked)
+        if self._outlet.paused:
             parked.pause()
             self._watch_writing()
         else:
@@ -670,7 +670,7 @@ class Protocol(asyncio.Protocol):
             self._transport.close()
         elif self._parked is not None:
             if not (self._exchange is not None and self._exchange.finishes):
-                self._parked.end()
+                self._engine.dispersal.add(self._parked)
         elif self.phase is _LINGERING and self._outlet.flushed:
             self._set_deadline(_DRAIN_LINGER_SECONDS)
 

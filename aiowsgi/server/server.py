@@ -398,11 +398,13 @@ class Server:
                 completed_before = engine.completed_count - unsent_count(engine)
                 engine.draining = True
                 engine.keeps_connections = False
+                engine.dispersal.begin(graceful)
                 with anyio.move_on_after(graceful):
                     await self._end_requests(graceful, leave_backlog)
         finally:
             engine.draining = True
             engine.keeps_connections = False
+            engine.dispersal.close()
             await self._end_arrivals()
             cut_off_count = unsent_count(engine)
             completed = max(0, engine.completed_count - completed_before - cut_off_count)

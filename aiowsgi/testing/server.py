@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -79,6 +80,7 @@ class MemoryServer:
             parser=make_head_parser(self.config.http),
             software=f"aiowsgi/{__version__}",
             clock=self.loop.time,
+            random=Random(0),
         )
 
     def make_loop(self) -> VirtualLoop:
@@ -127,6 +129,7 @@ class MemoryServer:
         """
         self.engine.draining = True
         self.engine.keeps_connections = False
+        self.engine.dispersal.begin(self.config.graceful_timeout)
         self.loop.call_later(idle_grace, self._close_idle)
 
     def _close_idle(self) -> None:

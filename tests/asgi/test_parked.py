@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,6 +201,27 @@ async def test_aclose_ends_what_is_parked_between_two_blocks(adapt: Adapt) -> No
     assert await conversation.content() == b""
     await conversation.ended()
     assert stream.closed_count == 1
+
+
+async def test_aclose_ends_a_crowd_in_turns_and_each_with_a_farewell(adapt: Adapt) -> None:
+    channel = aiowsgi.Channel()
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/event-stream")])
+        return aiowsgi.park(environ, aiowsgi.sse(channel, environ))
+
+    adapter = adapt(application, drain_rate=40)
+    conversations = [Conversation(adapter, http_scope()) for _ in range(20)]
+    for conversation in conversations:
+        await conversation.start()
+        assert (await conversation.sent())["body"] == b":\n\n"
+    begun = time.monotonic()
+    async with asyncio.timeout(PATIENCE):
+        await adapter.aclose()
+    assert time.monotonic() - begun > 0.4
+    farewells = {await conversation.content() for conversation in conversations}
+    assert len(farewells) > 15
+    assert all(re.fullmatch(rb"retry: \d+\n\n", farewell) for farewell in farewells)
 
 
 async def test_aclose_waits_for_a_parked_stream_that_finishes(adapt: Adapt) -> None:
