@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -26,6 +25,7 @@ from aiowsgi.config import Config
 from aiowsgi.http.events import Refusal
 from aiowsgi.http.parsers import make_head_parser
 from aiowsgi.http.policy import name_fields
+from aiowsgi.http.response import reason_phrase
 from aiowsgi.semantics import ConnectionInfo, RequestHead
 from aiowsgi.server.content import MemoryBudget
 from aiowsgi.server.engine import Engine
@@ -174,7 +174,7 @@ class ASGIAdapter:
 
 async def _refuse(method: str, refusal: Refusal, send: Send) -> None:
     """Answer with a small text page without internals."""
-    content = f"{refusal.status_code} {HTTPStatus(refusal.status_code).phrase}: {refusal.detail}\n".encode()
+    content = f"{refusal.status_code} {reason_phrase(refusal.status_code)}: {refusal.detail}\n".encode()
     fields = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(content))]
     if refusal.status_code == 503:
         fields.append((b"retry-after", b"1"))

@@ -25,6 +25,7 @@ __all__ = [
     "date_field",
     "frame_response",
     "plain_response",
+    "reason_phrase",
     "refusal_response",
     "serialize_head",
 ]
@@ -32,6 +33,9 @@ __all__ = [
 #: RFC 9110 §15.2.1.
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
+
+# RFC 9110 §15.5.14 and §15.5.15: what older standard libraries still call by RFC 2616's names.
+_NEWER_PHRASES = {413: "Content Too Large", 414: "URI Too Long"}
 
 # Below this size a chunk is cheaper joined with its framing than sent as three pieces. Arbitrary within a factor of 4.
 _JOIN_SIZE = 16 * 1024
@@ -126,6 +130,11 @@ def chunk_pieces(block: bytes) -> Sequence[bytes]:
     return (b"%x\r\n" % len(block), block, b"\r\n")
 
 
+def reason_phrase(status_code: int) -> str:
+    """Return RFC 9110's words for a status code; those of the standard library differ before Python 3.13."""
+    return _NEWER_PHRASES.get(status_code) or HTTPStatus(status_code).phrase
+
+
 def refusal_response(refusal: Refusal, method: str | None, server: str, *, retry_after: int | None = None) -> bytes:
     """Return the gateway's own answer to a request: a small text page without internals.
 
@@ -137,7 +146,7 @@ def refusal_response(refusal: Refusal, method: str | None, server: str, *, retry
         server: the Server field line with its line end, or nothing.
         retry_after: seconds, for 503.
     """
-    phrase = HTTPStatus(refusal.status_code).phrase
+    phrase = reason_phrase(refusal.status_code)
     content = f"{refusal.status_code} {phrase}: {refusal.detail}\n" if refusal.detail else f"{phrase}\n"
     retry = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
     head = (

@@ -94,9 +94,11 @@ Answerer = Callable[[int], tuple[float, bytes]]
 async def server(answer: Answerer) -> AsyncIterator[int]:
     """Answer the nth request with bytes, after seconds; empty bytes close the connection."""
     count = 0
+    handlers: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal count
+        handlers.add(asyncio.current_task())
         try:
             while await reader.readuntil(b"\r\n\r\n"):
                 delay, data = answer(count)
@@ -112,6 +114,8 @@ async def server(answer: Answerer) -> AsyncIterator[int]:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
         yield listening.sockets[0].getsockname()[1]
+        for handler in handlers:
+            handler.cancel()  # from Python 3.12.1 on, the end of the server waits for them
 
 
 async def test_open_loop_counts_from_when_a_request_was_due():
