@@ -39,7 +39,8 @@ class SwitchInterval:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Collecting garbage under the lock may end a Haste, which gives back.
+        self._lock = threading.RLock()
         self._wanted: list[float] = []
         self._found = 0.0
         self._set = 0.0
@@ -93,6 +94,10 @@ class Haste:
         self._late = False
         # While there is one, the interval has been asked for.
         self._timer: asyncio.TimerHandle | None = None
+
+    def __del__(self) -> None:
+        """Give it back at least now: an adapter in a program without a lifespan is never told of its end."""
+        self._give_back()
 
     def note(self, late: float) -> None:
         """The loop was held up for this many seconds, and more than :data:`SLIGHTLY_LATE_SECONDS`."""

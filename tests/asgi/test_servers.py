@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import socket
 import threading
@@ -72,6 +73,8 @@ def serve() -> Iterator[Serve]:
             return stack.enter_context(UvicornThread(application, **options))
 
         yield start
+    # What is mounted in a program is not told of its end, and gives back the switch interval when it goes.
+    gc.collect()
 
 
 parsers = pytest.mark.parametrize("http", ["h11", "httptools"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 
@@ -106,6 +107,13 @@ def test_haste_of_a_loop_that_was_held_up_lasts_until_it_is_calm() -> None:
     haste.close()
     assert sys.getswitchinterval() == found
     haste.note(1.0)
+    assert sys.getswitchinterval() == found
+
+
+def test_haste_whose_loop_and_owner_are_gone_gives_back() -> None:
+    found = sys.getswitchinterval()
+    Haste(VirtualLoop(), 0.0002).note(1.0)
+    gc.collect()  # the loop's timer and the haste hold one another
     assert sys.getswitchinterval() == found
 
 
