@@ -29,9 +29,9 @@ KUBERNETES = "1.33"
 CHECKOUT = EXAMPLES.parents[1]
 
 
-def instructions() -> list[tuple[str, str]]:
-    """Return the Dockerfile's instructions with what follows their names."""
-    text = (EXAMPLES / "Dockerfile").read_text().replace("\\\n", " ")
+def instructions(path: Path = EXAMPLES / "Dockerfile") -> list[tuple[str, str]]:
+    """Return a Dockerfile's instructions with what follows their names."""
+    text = path.read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [(name, value.strip()) for name, _, value in (line.partition(" ") for line in lines)]
 
