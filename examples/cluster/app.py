@@ -69,6 +69,7 @@ def say() -> tuple[str, int] | tuple[str, int, dict[str, str]]:
     token = request.form.get("token", "")[:64]
     try:
         event_id = board.send(json.dumps({"text": text, "token": token, **WORKER}), event="said")
-    except aiowsgi.BrokerUnavailable:
-        return "Redis does not answer, and the message may be lost: send it again.\n", 503, {"Retry-After": "1"}
+    except aiowsgi.BrokerUnavailable as error:
+        kept = "may not have been kept" if error.maybe_sent else "was not kept"
+        return f"Redis does not answer. The message {kept}: send it again.\n", 503, {"Retry-After": "1"}
     return event_id + "\n", 201

@@ -92,7 +92,7 @@ def outsider(cluster: Cluster, published: Published) -> Callable[[str], Awaitabl
     async def add(token: str) -> str:
         published.tries[token] += 1
         data = json.dumps({"text": "from outside", "token": token, "instance": "redis-cli"})
-        command = [str(find("redis-cli")), "-s", str(cluster.redis_socket), "XADD", KEY, "*"]
+        command = [str(find("redis-cli")), "-s", str(cluster.redis_socket), "XADD", KEY, "MAXLEN", "~", "2000", "*"]
         process = await asyncio.create_subprocess_exec(
             *command, "event", "said", "data", data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )

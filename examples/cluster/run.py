@@ -23,7 +23,7 @@ from typing import Any, TextIO
 HERE = Path(__file__).resolve().parent
 INSTANCES = ("web1", "web2", "web3")
 #: Of the channel's stream in Redis.
-KEY = "aiowsgi:board"
+KEY = "aiowsgi:channel:board"
 #: Programs, with the packages of Debian that have them.
 PROGRAMS = {"redis-server": "redis-server", "redis-cli": "redis-tools", "haproxy": "haproxy"}
 # What requests and streams may take to end, when a worker is replaced or all ends.
@@ -314,8 +314,8 @@ async def main() -> None:
 
     async with Cluster(int(os.environ.get("PORT", "0")), say=say) as cluster:
         say(f"board at {cluster.url}")
-        message = """'{"text": "hello", "instance": "cron"}'"""
-        say(f"publish from elsewhere: redis-cli -s {cluster.redis_socket} XADD {KEY} '*' event said data {message}")
+        add = f"""XADD {KEY} MAXLEN '~' 2000 '*' event said data '{{"text": "hello", "instance": "cron"}}'"""
+        say(f"publish from elsewhere: redis-cli -s {cluster.redis_socket} {add}")
         waits = [asyncio.create_task(stopped.wait()), asyncio.create_task(cluster.failure())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
