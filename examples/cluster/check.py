@@ -206,7 +206,7 @@ class Check:
             "redis-cli": outsider(cluster, published)
         }
         published.told[await sending["redis-cli"]("first")] = "first"
-        await self._all_have(published.told)
+        await until(self._all_have, "all clients to have the first message", 30)
         end = asyncio.Event()
         publishing = [group.create_task(publish(name, send, published, end)) for name, send in sending.items()]
         await asyncio.sleep(1)
@@ -220,16 +220,13 @@ class Check:
             self._tell(f"{name} has new workers")
         end.set()
         await asyncio.wait(publishing)
-        await self._all_have(published.told)
+        with contextlib.suppress(ClusterError):  # who has not is among the problems
+            await until(self._all_have, "all clients to have the last message", 30)
         self._tell("all clients have the last message")
 
-    async def _all_have(self, told: dict[str, str]) -> None:
-        async def have() -> bool:
-            last = max(told, key=place)
-            return all(client.events and place(client.events[-1].id) >= place(last) for client in self.clients)
-
-        with contextlib.suppress(ClusterError):  # who does not is among the problems
-            await until(have, "all clients to have the last message", 30)
+    async def _all_have(self) -> bool:
+        last = max(self.published.told, key=place)
+        return all(client.events and place(client.events[-1].id) >= place(last) for client in self.clients)
 
     def _problems(self, stream: list[Event]) -> list[str]:
         published = self.published
@@ -290,10 +287,10 @@ if __name__ == "__main__":
     with tempfile.TemporaryFile("w+") as log:
         try:
             problems = asyncio.run(main(log))
-        except ClusterError as error:
-            problems = [f"check.py: {error}"]
-        except KeyboardInterrupt:
-            sys.exit("interrupted")
+        except* ClusterError as group:
+            problems = [f"check.py: {error}" for error in group.exceptions]
+        except* KeyboardInterrupt:
+            problems = ["check.py: interrupted"]
         if problems:
             log.seek(0)
             sys.stderr.write("".join(log.readlines()[-200:]))
