@@ -15,6 +15,10 @@ import time
 __all__ = ["Notifier"]
 
 
+# Seconds. Who speaks stands still for so long, at most, while the service manager does.
+_PATIENCE = 1.0
+
+
 class Notifier:
     """Sends states to the socket that ``NOTIFY_SOCKET`` names; to nobody without one.
 
@@ -47,16 +51,17 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """Say something for people."""
-        self._send(f"STATUS={text}")
+        self._send(f"STATUS={text}", must_arrive=False)
 
     def watchdog(self) -> None:
         """Give a sign of life."""
-        self._send("WATCHDOG=1")
+        self._send("WATCHDOG=1", must_arrive=False)
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str, must_arrive: bool = True) -> None:
         if not self._address:
             return
         # Whether anybody listens is systemd's business: a service that serves does not fail over it.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)
+            # A manager that is behind has up to ten messages waiting; what it must not miss is worth a moment.
+            sock.settimeout(_PATIENCE if must_arrive else 0.0)
             sock.sendto("\n".join(lines).encode(), self._address)

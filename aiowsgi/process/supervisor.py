@@ -110,7 +110,7 @@ class Supervisor:
         self._inside: Inside | None = None
         self._censuses: dict[int, Census] = {}
         self._census_count = 0
-        self._watchdog_at = time.monotonic() if notifier.watchdog_interval else NEVER
+        self._watchdog_at = NEVER  # until it is ready: nobody counts before
         self._started = False
         self._details: Message = {}
         self._completed_count = 0
@@ -410,6 +410,8 @@ class Supervisor:
         elif not action.reload_failed:
             logger.info("%s", self._status("all workers serve"))
         self._notifier.ready(self._status("reload failed" if action.reload_failed else "serving"))
+        if self._notifier.watchdog_interval:
+            self._watchdog_at = min(self._watchdog_at, time.monotonic())
 
     def _status(self, what: str) -> str:
         count = self._roster.count

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +130,21 @@ def test_notifier_without_a_manager_says_nothing(monkeypatch: pytest.MonkeyPatch
     notifier = Notifier()
     notifier.ready("serving")
     assert notifier.watchdog_interval == 0.0
+
+
+def test_notifier_whose_manager_is_behind_drops_signs_of_life_only(
+    systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", systemd.path)
+    notifier = Notifier()
+    for _ in range(5000):  # more than a kernel lets wait: 10 by default, 512 under systemd
+        notifier.watchdog()
+    thread = threading.Thread(target=notifier.ready, args=("serving",))
+    thread.start()
+    systemd.wait_for("READY=1")
+    thread.join(PATIENCE)
+    assert systemd.states[:10] == ["WATCHDOG=1"] * 10
+    assert len(systemd.states) < 5000
 
 
 def test_notifier_whose_manager_is_gone_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
