@@ -1,4 +1,4 @@
-"""The commands: ``python -m bench list|verify|run|report|claims|compare|smoke``.
+"""The commands: ``python -m bench list|verify|run|report|claims|compare|capacity|smoke``.
 
 Thread: the main thread.
 """
@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import click
 
+from bench.capacity.command import capacity
 from bench.claims import load_claims
 from bench.environment import capture
 from bench.errors import BenchError, CellVoid
@@ -76,6 +77,9 @@ def _chosen_scenarios(text: str | None) -> list[Scenario]:
 
 _servers_option = click.option("--servers", metavar="NAME,...", help="Only these servers.")
 _scenarios_option = click.option("--scenarios", metavar="NAME,...", help="Only these scenarios.")
+
+
+command.add_command(capacity)
 
 
 @command.command("list")

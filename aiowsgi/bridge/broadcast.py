@@ -135,13 +135,18 @@ class Broadcast(Generic[Item]):
         # Whoever appends from now on finds the waiters, and wakes them in a later turn of this loop.
         future = waiters.add(timeout)
         try:
-            return await future
-        finally:
-            if waiters.discard(future):
-                self._forget(waiters)
+            woken = await future
+        except BaseException:
+            self._leave(waiters, future)
+            raise
+        if not woken:
+            self._leave(waiters, future)
+        return woken  # together with all others, whose place has been forgotten
 
-    def _forget(self, waiters: _Waiters) -> None:
-        """Nobody waits there any more. Event loop."""
+    def _leave(self, waiters: _Waiters, future: asyncio.Future[bool]) -> None:
+        """One waits no more; forget the place if it was the last. Event loop."""
+        if not waiters.discard(future):
+            return
         with self._lock:
             if self._waiters.get(waiters.loop) is waiters:
                 del self._waiters[waiters.loop]

@@ -517,25 +517,9 @@ class Protocol(asyncio.Protocol):
     def _park(self, exchange: Exchange, iterable: AsyncIterable[bytes]) -> None:
         """The application's part is over; the loop goes on with the rest of its response."""
         exchange.leave_pipe()
-
-        def send(block: bytes) -> None:
-            if self._transport.is_closing():
-                return  # connection_lost() is on its way
-            self._outlet.write(exchange.frame_block(block))
-            if self._outlet.paused:
-                parked.pause()
-                self._watch_writing()
-
-        def end(error: BaseException | None) -> None:
-            self._parked = None
-            if error is None:
-                self._outlet.write(exchange.end_pieces)
-            else:
-                exchange.failed = True
-                _logger.error("%r failed while parked: %r", exchange, error, exc_info=error)
-            self._finish_response(exchange)
-
-        parked = self._parked = ParkedResponse(self._engine, iterable, send, end)
+        exchange.lighten()
+        self._base_environ = None
+        parked = self._parked = ParkedResponse(self._engine, iterable, self._send_parked, self._end_parked)
         if self._engine.draining and not exchange.finishes:
             self._engine.dispersal.add(parked)
         if self._outlet.paused:
@@ -543,6 +527,28 @@ class Protocol(asyncio.Protocol):
             self._watch_writing()
         else:
             self._engine.deadlines.set(self, NEVER)
+
+    # Methods, since two closures for each parked client are 0.3 KB more.
+
+    def _send_parked(self, block: bytes) -> None:
+        exchange, parked = self._exchange, self._parked
+        if exchange is None or parked is None or self._transport.is_closing():
+            return  # connection_lost() is on its way
+        self._outlet.write(exchange.frame_block(block))
+        if self._outlet.paused:
+            parked.pause()
+            self._watch_writing()
+
+    def _end_parked(self, error: BaseException | None) -> None:
+        exchange, self._parked = self._exchange, None
+        if exchange is None:
+            return  # it was broken off, and connection_lost() is on its way
+        if error is None:
+            self._outlet.write(exchange.end_pieces)
+        else:
+            exchange.failed = True
+            _logger.error("%r failed while parked: %r", exchange, error, exc_info=error)
+        self._finish_response(exchange)
 
     def _finish_response(self, exchange: Exchange) -> None:
         self._exchange = None

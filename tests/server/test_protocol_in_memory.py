@@ -832,6 +832,17 @@ def test_parked_response_goes_on_without_a_thread() -> None:
         assert len(client.get().content) == 1_000_000
 
 
+def test_parked_response_lets_go_of_the_fields_of_its_request() -> None:
+    with MemoryServer(parked_application(10, 100_000, [])) as server:
+        client = SteppedClient(server)
+        client.send(b"GET / HTTP/1.1\r\nHost: test\r\nCookie: " + b"x" * 4000 + b"\r\n\r\n")
+        server.settle()
+        (connection,) = server.engine.connections
+        assert connection.parked
+        assert connection.exchange is not None
+        assert connection.exchange.head.variables == {}
+
+
 @pytest.mark.parametrize("wait", range(12))
 def test_parked_response_whose_client_goes_is_closed(wait: int) -> None:
     closed: list[bool] = []

@@ -1,0 +1,1 @@
+"""How many machines, how much memory and which settings a number of clients needs: from measured figures."""
