@@ -279,6 +279,9 @@ class Config:
     ready_path: str | None = option(
         None, Kind.TEXT, "Path that says whether a request sent now is welcome, without a thread.",
         group=HEALTH, default_text="none")
+    ready_broker: bool = option(
+        False, Kind.FLAG, "Not ready while a broker of the application's channels is away.",
+        group=HEALTH)
     drain_delay: float = option(
         0.0, Kind.SECONDS, "At shutdown, not ready and still serving for this long, so that no balancer is surprised.",
         group=HEALTH, least=0)

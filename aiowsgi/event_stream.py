@@ -54,8 +54,14 @@ def sse(
     Returns:
         An asynchronous iterable of blocks, for :func:`aiowsgi.park`.
     """
-    opening = _COMMENT if retry is None else b"retry: %d\n\n" % round(retry * 1000)
-    return EventStream(channel.subscribe(environ.get("HTTP_LAST_EVENT_ID")), opening, keep_alive, retry)
+    last_event_id = environ.get("HTTP_LAST_EVENT_ID")
+    subscription = channel.subscribe(last_event_id)
+    opening = b"" if retry is None else b"retry: %d\n" % round(retry * 1000)
+    place = None if last_event_id else subscription.place
+    if place is not None:
+        # A browser that loses the connection before its first event has an id to come back with as well.
+        opening = b"id: %b\n%b" % (place.encode(), opening)
+    return EventStream(subscription, (opening or b":\n") + b"\n", keep_alive, retry)
 
 
 class EventStream(AsyncIterator[bytes]):

@@ -21,7 +21,7 @@ class Tally:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
-    def add(self, **counts: int) -> None:
+    def add(self, counts: dict[str, int]) -> None:
         """Add to some. Any thread."""
         with self._lock:
             for name, count in counts.items():

@@ -13,11 +13,12 @@ import contextlib
 import os
 import time
 import weakref
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 from aiowsgi.bridge.tally import Tally
 from aiowsgi.channels.address import BrokerAddress
-from aiowsgi.channels.stats import BrokerStats
+from aiowsgi.channels.stats import DELAY_BUCKETS, BrokerStats
 
 if TYPE_CHECKING:
     from aiowsgi.channels.driver import Connector, Sender
@@ -67,6 +68,8 @@ class Broker:
         self.tally = Tally()
         # By process, and the seconds that they have.
         self._senders: dict[tuple[int, float], Sender] = {}
+        # When no channel is left that needs it.
+        weakref.finalize(self, _close, self._senders)
         # By process and loop; each is added and removed by its own.
         self._links: dict[tuple[int, int], Link] = {}
         self._doubted_until = 0.0
@@ -121,8 +124,9 @@ class Broker:
             return None
 
     def took(self, count: int, delay: float) -> None:
-        """Count events that a link has read."""
-        self.tally.add(read=count)
+        """Count events that a link has read, and how long the last of them has taken."""
+        bucket = bisect_left(DELAY_BUCKETS, delay)
+        self.tally.add({"read": count, f"delay {bucket}": 1, "delay microseconds": round(delay * 1e6)})
 
     def wake_subscribers(self) -> None:
         """Have all subscribers look again."""
@@ -159,3 +163,10 @@ class Broker:
             await wire.ask("PING")
         finally:
             await wire.close()
+
+
+def _close(senders: dict[tuple[int, float], Sender]) -> None:
+    pid = os.getpid()
+    for (owner, _), sender in senders.items():
+        if owner == pid:
+            sender.close()

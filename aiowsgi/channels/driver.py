@@ -30,7 +30,7 @@ from redis.retry import Retry
 from aiowsgi.channels.address import BrokerAddress
 from aiowsgi.channels.event import Event, is_event_name
 
-__all__ = ["Away", "Connector", "Page", "Refused", "Sender", "Wire", "entry_words", "read_entry"]
+__all__ = ["Away", "Connector", "Page", "Refused", "Sender", "StreamInfo", "Wire", "entry_words", "read_entry"]
 
 # Answers of a server that is starting, loading, or no master (any more): to be asked again, perhaps elsewhere.
 _AWAY_CODES = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED", "BUSY")
@@ -56,20 +56,38 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """A stream at one moment.
+
+    Args:
+        last_id: of the last event that it ever got.
+        length: events that it has.
+        added: events that it ever got; ``None`` before Redis 7, which does not tell.
+    """
+
+    last_id: str
+    length: int
+    added: int | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing has ever been trimmed of it, as far as that is known."""
+        return self.added == self.length
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Events after an id, as they were at one moment.
 
     Args:
-        continuous: nothing is missing between the id and the first of these.
+        continuous: nothing is missing between the id, or the beginning, and the first of these.
         events: the oldest ones.
-        last_id: of the last event that the stream ever got.
-        whole: nothing has ever been trimmed of the stream.
+        stream: as a whole.
     """
 
     continuous: bool
     events: list[Event]
-    last_id: str
-    whole: bool
+    stream: StreamInfo
 
 
 class Connector:
@@ -160,10 +178,12 @@ class Connector:
 
     def translated(self, error: Exception, *, sent: bool = False) -> Away | Refused:
         """Return what an exception of redis-py's means; with its text, but for secrets."""
-        text = self.address.without_secrets(str(error)).strip() or type(error).__name__
         if isinstance(error, (Away, Refused)):
             return error
-        if isinstance(error, TimeoutError):
+        while isinstance(error.__cause__, exceptions.RedisError):  # some connections wrap what Redis says
+            error = error.__cause__
+        text = self.address.without_secrets(str(error)).strip() or type(error).__name__
+        if isinstance(error, (TimeoutError, exceptions.TimeoutError)):
             text = "it does not answer"
         if isinstance(error, exceptions.AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS")):
             return Away(f"it refuses the user and password: {text}", credentials=True)
@@ -211,6 +231,13 @@ class Sender:
             if connection is not None:
                 self._pool.release(connection)
 
+    def close(self) -> None:
+        """Close what is open."""
+        self._pool.disconnect()
+        manager = getattr(self._pool, "sentinel_manager", None)
+        for sentinel in manager.sentinels if manager is not None else ():
+            sentinel.connection_pool.disconnect()
+
     def last_id(self, key: str) -> str:
         """Return the id of the last event that a stream ever got.
 
@@ -223,7 +250,7 @@ class Sender:
             if "no such key" in str(error):
                 return "0-0"
             raise
-        return _read_info(self._connector, info)[0]
+        return _read_info(self._connector, info).last_id
 
 
 class Wire:
@@ -283,29 +310,38 @@ class Wire:
             raise self._connector.translated(error) from None
         return list(answer)
 
-    async def page_after(self, key: str, id: str, count: int) -> Page:
+    async def page_after(self, key: str, id: str, count: int, added: int | None = None) -> Page:
         """Read events after an id, and tell whether none is missing.
 
         That is proved by the event itself, which is there still, or by its being the last that the stream got. Of a
-        stream from which nothing was ever trimmed the beginning, ``0-0``, is known as well (Redis 7 tells that).
+        stream from which nothing was ever trimmed the beginning, ``0-0``, is known as well; and one that has got as
+        many events since the id as it has now has them all. These two need Redis 7, which counts them.
+
+        Args:
+            key: of the stream.
+            id: of an event.
+            count: events at most.
+            added: events that the stream had ever got with that one, if that is known.
         """
         found, info = await self.ask_at_once(
             ("XRANGE", key, id, "+", "COUNT", count + 1),
             ("XINFO", "STREAM", key),
         )
-        last_id, whole = _read_info(self._connector, info)
+        stream = _read_info(self._connector, info)
         entries = self._entries(found)
         if entries and entries[0].id == id:
-            return Page(True, entries[1:], last_id, whole)
-        continuous = id == last_id or (id == "0-0" and whole)
-        return Page(continuous, entries[:count] if continuous else [], last_id, whole)
+            return Page(True, entries[1:], stream)
+        continuous = id == stream.last_id or (id == "0-0" and stream.whole)
+        if not continuous and added is not None and stream.added is not None and entries:
+            continuous = stream.added - added == stream.length
+        return Page(continuous, entries[:count] if continuous else [], stream)
 
     async def last_events(self, key: str, count: int) -> Page:
         """Read the newest events, oldest first."""
         found, info = await self.ask_at_once(("XREVRANGE", key, "+", "-", "COUNT", count), ("XINFO", "STREAM", key))
-        last_id, whole = _read_info(self._connector, info)
+        stream = _read_info(self._connector, info)
         events = self._entries(found)[::-1]
-        return Page(whole and len(events) < count, events, last_id, whole)
+        return Page(stream.whole and len(events) == stream.length, events, stream)
 
     def _entries(self, found: Any) -> list[Event]:
         if isinstance(found, Exception):
@@ -334,14 +370,14 @@ class Wire:
                 await sentinel.connection_pool.disconnect()
 
 
-def _read_info(connector: Connector, info: Any) -> tuple[str, bool]:
-    """Return a stream's last id, and whether nothing was ever trimmed of it."""
+def _read_info(connector: Connector, info: Any) -> StreamInfo:
+    """Return what XINFO STREAM tells; of a key that is not there, that nothing was ever added."""
     if isinstance(info, Exception):
         if "no such key" in str(info):
-            return "0-0", True
+            return StreamInfo("0-0", 0, 0)
         raise connector.translated(info)
     fields = dict(zip(info[::2], info[1::2], strict=True))
-    return fields[b"last-generated-id"].decode(), fields.get(b"entries-added") == fields[b"length"]
+    return StreamInfo(fields[b"last-generated-id"].decode(), fields[b"length"], fields.get(b"entries-added"))
 
 
 def read_entry(entry: Any) -> Event:

@@ -5,8 +5,13 @@ Thread: event loop.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from aiowsgi.bridge.broadcast import Broadcast
 from aiowsgi.channels.event import RESET, Event
+
+if TYPE_CHECKING:
+    from aiowsgi.channels.driver import Page, StreamInfo
 
 __all__ = ["BEGINNING", "Feed", "order"]
 
@@ -38,6 +43,8 @@ class Feed:
         self.log: Broadcast[Event] = Broadcast(capacity)
         #: The last event that was read; the next that is appended comes after it.
         self.tail = BEGINNING
+        #: Events that the stream had ever got with that one, if Redis tells.
+        self.added: int | None = None
         #: Whether it has been read from Redis at all.
         self.primed = False
         #: Whether the present connection reads it.
@@ -45,32 +52,37 @@ class Feed:
         #: When to look again, if Redis has refused it.
         self.retry_at = 0.0
         self.fault = ""
+        #: Times that Redis could not be asked for it.
+        self.failure_count = 0
         self.subscriber_count = 0
-        # What comes before the first event since the last gap, and the number of that event.
-        self._base = BEGINNING
+        # The number of the first event since the last gap.
         self._base_number = 1
         # The stream's beginning is known: nothing is missing between that and the first event.
         self._from_the_beginning = False
 
-    def prime(self, events: list[Event], last_id: str, from_the_beginning: bool) -> None:
+    def prime(self, page: Page) -> None:
         """Begin with the newest events of the stream."""
         self.primed = True
-        self._from_the_beginning = from_the_beginning
+        self._from_the_beginning = page.continuous
         self._base_number = self.log.end
-        self.extend(events)
+        self.extend(page.events)
+        self.added = page.stream.added
         # The newest entry may have been deleted by hand; what comes next is after its id all the same.
-        self.tail = last_id
+        self.tail = page.stream.last_id
 
     def extend(self, events: list[Event]) -> None:
         """Append what follows."""
         for event in events:
             self.log.append(lambda _, event=event: event)  # type: ignore[misc] # bound at once
             self.tail = event.id
+        if self.added is not None:
+            self.added += len(events)
 
-    def reset(self, last_id: str) -> None:
-        """Tell all that there is a gap, and go on after an id."""
-        self.log.append(lambda _: Event(b"", last_id, RESET))
-        self.tail = last_id
+    def reset(self, stream: StreamInfo) -> None:
+        """Tell all that there is a gap, and go on at the stream's end."""
+        self.log.append(lambda _: Event(b"", stream.last_id, RESET))
+        self.tail = stream.last_id
+        self.added = stream.added
         self._from_the_beginning = False
         self._base_number = self.log.end
 

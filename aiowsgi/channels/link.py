@@ -151,7 +151,7 @@ class Link:
     async def _run(self) -> None:
         pause = _FIRST_PAUSE
         try:
-            while await self._wanted() and not self._task.cancelling():
+            while not self._task.cancelling() and await self._wanted():
                 try:
                     await self._follow()
                 except Interrupted:
@@ -214,6 +214,7 @@ class Link:
                     await (self._catch_up(reader, feed) if feed.primed else self._prime(reader, feed))
                 except Refused as error:
                     feed.retry_at = self.loop.time() + _FAULT_SECONDS
+                    feed.failure_count += 1
                     if feed.fault != str(error):
                         feed.fault = str(error)
                         _logger.error("channel %s: %s refuses to read it: %s", feed.key, self._broker.label, error)
@@ -224,22 +225,21 @@ class Link:
         return any(feed.ready for feed in self._feeds.values())
 
     async def _prime(self, reader: Wire, feed: Feed) -> None:
-        page = await reader.last_events(feed.key, feed.capacity)
-        feed.prime(page.events, page.last_id, page.continuous)
+        feed.prime(await reader.last_events(feed.key, feed.capacity))
 
     async def _catch_up(self, reader: Wire, feed: Feed) -> None:
         """Append what has come since the last event, or tell that something is missing."""
         while True:
-            page = await reader.page_after(feed.key, feed.tail, _READ_COUNT)
+            page = await reader.page_after(feed.key, feed.tail, _READ_COUNT, feed.added)
             if not page.continuous:
-                self._broker.tally.add(resets=1)
+                self._broker.tally.add({"resets": 1})
                 _logger.warning(
                     "channel %s: %s does not have all events since %s: subscribers are told",
                     feed.key,
                     self._broker.label,
                     feed.tail,
                 )
-                feed.reset(page.last_id)
+                feed.reset(page.stream)
                 return
             self._append(feed, page.events)
             if len(page.events) < _READ_COUNT:
@@ -313,8 +313,13 @@ class Link:
         if self.state != "away" or self.reason != text:
             _logger.error("%s is away: %s; subscribers wait", self._broker.label, text)
         if self.state == "reading":
-            self._broker.tally.add(losses=1)
+            self._broker.tally.add({"losses": 1})
+        for feed in self._feeds.values():
+            feed.failure_count += 1
+        first = self.state != "away"
         self.state, self.reason = "away", text
+        if first:
+            self.wake_subscribers()  # those of a channel that was closed wait no longer
 
     # Waking the reader.
 

@@ -65,13 +65,17 @@ class LocalHome:
             return LocalSubscription(self, end)
         number = self._number_of(last_event_id)
         if number is None or not end - 1 - self.settings.history <= number < end:
-            return LocalSubscription(self, end, Event(b"", f"{self._origin()}-{end - 1}", RESET))
+            return LocalSubscription(self, end, Event(b"", self.id_of(end - 1), RESET))
         return LocalSubscription(self, number + 1)
 
     def stats(self) -> ChannelStats:
         """Return a snapshot."""
         subscribers, dropped, disconnected = self.log.counts
         return ChannelStats(self.log.end - 1, subscribers, dropped, disconnected)
+
+    def id_of(self, number: int) -> str:
+        """Return the id of an event, by its number."""
+        return f"{self._origin()}-{number}"
 
     def _origin(self) -> str:
         pid = os.getpid()
@@ -94,9 +98,10 @@ class LocalSubscription(Subscription):
         first: comes before it.
     """
 
-    __slots__ = ("_ended", "_first", "_live_at", "_log", "_number", "_reading", "_settings")
+    __slots__ = ("_ended", "_first", "_home", "_live_at", "_log", "_number", "_reading", "_settings")
 
     def __init__(self, home: LocalHome, number: int, first: Event | None = None) -> None:
+        self._home = home
         self._settings = home.settings
         self._log = home.log
         self._number = number
@@ -155,6 +160,11 @@ class LocalSubscription(Subscription):
     def behind(self) -> bool:
         """See :class:`Subscription`."""
         return self._number < self._log.end
+
+    @property
+    def place(self) -> str | None:
+        """See :class:`Subscription`."""
+        return None if self._first is not None else self._home.id_of(self._number - 1)
 
     async def aclose(self) -> None:
         """See :class:`Subscription`."""

@@ -115,11 +115,16 @@ class RemoteHome:
     def _sent(self, answer: bytes) -> str:
         id = answer.decode()
         self._last_sent = max(self._last_sent, id, key=order)
-        self.tally.add(sent=1)
+        self.count("sent")
         return id
 
+    def count(self, name: str, count: int = 1) -> None:
+        """Count something of this channel, and of its broker."""
+        self.tally.add({name: count})
+        self.broker.tally.add({name: count})
+
     def _unavailable(self, error: Exception) -> BrokerUnavailable:
-        self.broker.tally.add(send_failures=1)
+        self.count("send_failures")
         return BrokerUnavailable(f"{self.broker.label}: {error}", maybe_sent=getattr(error, "sent", False))
 
     def close(self) -> None:
@@ -127,9 +132,9 @@ class RemoteHome:
         self.closed = True
         self.broker.wake_subscribers()
 
-    def is_over(self, feed: Feed) -> bool:
-        """Tell whether a subscription that has read all of a feed has read what it was promised."""
-        return self.closed and (not feed.ready or order(feed.tail) >= order(self._last_sent))
+    def has_sent_no_later_than(self, id: str) -> bool:
+        """Tell whether no event of this process comes after an id."""
+        return order(self._last_sent) <= order(id)
 
     def subscribe(self, last_event_id: str | None) -> RemoteSubscription:
         """Make a subscription; see :meth:`aiowsgi.Channel.subscribe`."""
@@ -165,6 +170,7 @@ class RemoteSubscription(Subscription):
     __slots__ = (
         "_after",
         "_ended",
+        "_failure_count",
         "_feed",
         "_first",
         "_home",
@@ -190,6 +196,8 @@ class RemoteSubscription(Subscription):
         self._skip: tuple[int, int] | None = None
         # Where it fell out of the feed, being too slow.
         self._left_at: int | None = None
+        # Of the feed, when it began: whether "now" is later than it was asked for.
+        self._failure_count = 0
         self._first: Event | None = None
         self._page: deque[Event] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -211,10 +219,19 @@ class RemoteSubscription(Subscription):
             found = self._take_from(feed)
             if found is not None:
                 return found
-        if self._home.is_over(feed) and (self._number == feed.log.end or not feed.ready):
+        if self._home.closed and self._has_all(feed):
             self._end()
             raise StopAsyncIteration
         return None
+
+    def _has_all(self, feed: Feed) -> bool:
+        """Tell whether it has what was sent before the channel was closed; or cannot have it now."""
+        assert self._link is not None
+        if self._link.state == "away":
+            return True
+        if self._number is not None:
+            return self._number == feed.log.end and self._home.has_sent_no_later_than(feed.tail)
+        return self._after is not None and self._known and self._home.has_sent_no_later_than(self._after)
 
     def _take_from(self, feed: Feed) -> Event | None:
         log = feed.log
@@ -238,7 +255,8 @@ class RemoteSubscription(Subscription):
         self._link = self._home.broker.link()
         settings = self._home.settings
         feed = self._feed = self._link.follow(self._home.key, settings.limit, settings.history)
-        self._home.tally.add(subscribers=1)
+        self._failure_count = -1 if self._link.state == "away" else feed.failure_count
+        self._home.count("subscribers")
         return feed
 
     def _place(self, feed: Feed) -> bool:
@@ -278,7 +296,8 @@ class RemoteSubscription(Subscription):
         assert self._link is not None
         try:
             async with self._link.wire() as wire:
-                page = await wire.page_after(feed.key, self._after or BEGINNING, _PAGE_COUNT)
+                count = 1 if self._after is None else _PAGE_COUNT
+                page = await wire.page_after(feed.key, self._after or BEGINNING, count)
         except (Away, Refused):
             await feed.log.wait(feed.log.end, _RETRY_SECONDS)
         else:
@@ -287,32 +306,32 @@ class RemoteSubscription(Subscription):
             self._task = None
 
     def _take_page(self, feed: Feed, page: Page) -> None:
-        if self._after is None and self._known:  # from now on
-            self._after = page.last_id
+        if self._after is None and self._known and feed.failure_count == self._failure_count:  # from now on
+            self._after = page.stream.last_id
         elif self._after is not None and page.continuous:
             self._known = True
             self._page.extend(page.events)
             if not page.events:
                 # At the end of the stream, which the feed has not seen yet.
-                self._after = page.last_id
+                self._after = page.stream.last_id
         else:
             self._miss(feed, page)
 
     def _miss(self, feed: Feed, page: Page) -> None:
         """What comes next has been trimmed, or never was there."""
-        tally = self._home.tally
-        if self._left_at is not None:
+        if self._known and self._after is not None:  # it was there, and is too slow
             if self._home.settings.policy == "disconnect":
-                tally.add(disconnected=1)
+                self._home.count("disconnected")
                 self._end()
                 return
-            lost = max(1, feed.log.end - self._left_at)
+            # How many they are, none tells of one that has never been in the feed.
+            lost = 1 if self._left_at is None else max(1, feed.log.end - self._left_at)
             self.dropped += lost
-            tally.add(dropped=lost)
+            self._home.count("dropped", lost)
             self._left_at = None
-        self._home.broker.tally.add(resets=1)
-        self._first = Event(b"", page.last_id, RESET)
-        self._after = page.last_id
+        self._home.count("resets")
+        self._first = Event(b"", page.stream.last_id, RESET)
+        self._after = page.stream.last_id
         self._known = True
 
     @property
@@ -321,6 +340,11 @@ class RemoteSubscription(Subscription):
         if self._first is not None or self._page:
             return True
         return self._number is not None and self._feed is not None and self._number < self._feed.log.end
+
+    @property
+    def place(self) -> str | None:
+        """See :class:`Subscription`."""
+        return self._after if self._known and self._first is None else None
 
     async def aclose(self) -> None:
         """See :class:`Subscription`."""
@@ -335,12 +359,12 @@ class RemoteSubscription(Subscription):
             self._task.cancel()
         if self._link is not None and self._feed is not None:
             self._link.leave(self._feed)
-            self._home.tally.add(subscribers=-1)
+            self._home.count("subscribers", -1)
 
     def __del__(self) -> None:
         # One that nobody has closed, as after a ``break`` out of ``async for``; in whatever thread that is noticed.
         if not self._ended and self._link is not None and self._feed is not None:
-            self._home.tally.add(subscribers=-1)
+            self._home.count("subscribers", -1)
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._link.loop.call_soon_threadsafe(self._link.leave, self._feed)
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BrokerStats", "ChannelStats"]
+__all__ = ["DELAY_BUCKETS", "BrokerStats", "ChannelStats"]
+
+#: Upper bounds in seconds, for how long events take from a broker to a process that reads them.
+DELAY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
 @dataclass(frozen=True, slots=True)

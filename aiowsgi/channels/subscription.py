@@ -48,6 +48,11 @@ class Subscription(AsyncIterator[Event]):
     def behind(self) -> bool:
         """Whether there are events to read."""
 
+    @property
+    @abstractmethod
+    def place(self) -> str | None:
+        """The id to come back with if nothing is read; ``None`` where that is not known (yet)."""
+
     @abstractmethod
     async def aclose(self) -> None:
         """Read no more; by whoever reads."""

@@ -30,9 +30,10 @@ from aiowsgi.server.watch import DisconnectWatch
 from aiowsgi.wsgi.environ import base_environ
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from wsgiref.types import WSGIApplication
 
+    from aiowsgi.channels.link import Link
     from aiowsgi.server.exchange import Exchange
     from aiowsgi.server.observed import Observer
     from aiowsgi.server.opening import Opening
@@ -126,6 +127,8 @@ class Engine:
         self.leaving = False
         #: No new requests are wanted.
         self.draining = False
+        #: Ways to brokers without which no requests are wanted.
+        self.broker_links: Sequence[Link] = ()
         #: Answers requests of the server's own, where there are any.
         self.responder: Responder | None = None
         #: Connections that there were.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from aiowsgi.channels.stats import DELAY_BUCKETS
 from aiowsgi.errors import StartupError
 from aiowsgi.server.metrics import DURATION_BUCKETS, LAG_BUCKETS, Snapshot, summed
 from aiowsgi.server.reports import Answers, Ask
@@ -32,6 +33,8 @@ _COUNTERS = {
     "request_content_bytes": "Content received, in bytes.",
     "response_content_bytes": "Content sent, in bytes.",
     "thread_seconds": "Seconds that threads have spent on requests.",
+    "broker_events": "What became of channels' events at their brokers: sent from here, read here, dropped for slow"
+    " subscribers; resets, and lost connections; and attempts to send that failed.",
     "worker_restarts": "Workers that were started in the place of another.",
     "log_lines_dropped": "Lines of the access log that could not be written.",
 }
@@ -41,6 +44,9 @@ _GAUGES = {
     "threads": "Threads for applications, by what they do.",
     "queue_length": "Requests that wait for a thread.",
     "workers": "Processes that serve.",
+    "broker_links": "Event loops' ways to brokers of channels, by how they are.",
+    "broker_silence_seconds": "Seconds since brokers last answered, over all that are read; some 3 at most for each.",
+    "channel_subscribers": "Subscriptions to channels with a broker.",
 }
 _HISTOGRAMS: dict[str, tuple[str, Sequence[float]]] = {
     "request_duration_seconds": (
@@ -49,6 +55,10 @@ _HISTOGRAMS: dict[str, tuple[str, Sequence[float]]] = {
     ),
     "request_queue_seconds": ("Seconds that requests waited for a thread.", DURATION_BUCKETS),
     "event_loop_lag_seconds": ("Seconds by which the event loop was late, looked at four times a second.", LAG_BUCKETS),
+    "broker_delay_seconds": (
+        "Seconds from a broker's taking an event to its being read, by both clocks.",
+        DELAY_BUCKETS,
+    ),
 }
 
 

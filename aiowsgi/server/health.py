@@ -19,12 +19,13 @@ from aiowsgi.server.responder import OwnRequest
 if TYPE_CHECKING:
     from aiowsgi.server.engine import Engine
 
-__all__ = ["DRAINING", "QUEUE_FULL", "STARTING", "THREADS_STUCK", "Health"]
+__all__ = ["BROKER_AWAY", "DRAINING", "QUEUE_FULL", "STARTING", "THREADS_STUCK", "Health"]
 
 STARTING = "starting"
 DRAINING = "draining"
 QUEUE_FULL = "queue_full"
 THREADS_STUCK = "threads_stuck"
+BROKER_AWAY = "broker_away"
 
 
 class Health:
@@ -49,6 +50,7 @@ class Health:
             DRAINING: engine.leaving or engine.draining,
             QUEUE_FULL: engine.queue_full,
             THREADS_STUCK: self._threads_stuck(),
+            BROKER_AWAY: any(link.state != "reading" for link in engine.broker_links),
         }
         return [reason for reason, holds in conditions.items() if holds]
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from aiowsgi.server.brokers import broker_counters, broker_gauges, broker_histograms
 from aiowsgi.server.stats import take_stats
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class Metrics:
             "request_content_bytes": self._received_size,
             "response_content_bytes": self._sent_size,
             "thread_seconds": self._thread_seconds,
+            **broker_counters(),
         }
         gauges: dict[str, float] = {
             **{f"connections state={name}": getattr(stats.connections, name) for name in _CONNECTION_STATES},
@@ -156,11 +158,13 @@ class Metrics:
             **{f"threads state={name}": getattr(stats.threads, name) for name in _THREAD_STATES},
             "queue_length": stats.requests.waiting,
             "workers": 1,
+            **broker_gauges(),
         }
         histograms: dict[str, list[float]] = {
             "request_duration_seconds": [*self._duration.counts, self._duration.total],
             "request_queue_seconds": [*self._queue_time.counts, self._queue_time.total],
             "event_loop_lag_seconds": [*self._lag.counts, self._lag.total],
+            **broker_histograms(),
         }
         return Snapshot(counters, histograms, gauges)
 

@@ -25,6 +25,7 @@ from aiowsgi.config import Config
 from aiowsgi.configuration.peers import Peers
 from aiowsgi.errors import StartupError
 from aiowsgi.http.parsers import make_head_parser
+from aiowsgi.server.brokers import check_brokers, hold_links
 from aiowsgi.server.control import ControlResponder
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.exposition import MetricsResponder
@@ -181,7 +182,8 @@ class Server:
 
         Raises:
             OSError: an address cannot be listened on; the message names it.
-            StartupError: the parser is not there, a certificate is of no use, or the server was started before.
+            StartupError: the parser is not there, a certificate is of no use, a channel's broker refuses its user and
+                password, or the server was started before.
         """
         if self._engine is not None:
             raise StartupError("a server can be started only once")
@@ -198,6 +200,8 @@ class Server:
             close_sockets(sockets)
             raise
         try:
+            if self._responder is None:
+                await self._begin_with_brokers(engine)
             await self._begin_to_tell()
         except BaseException:
             close_sockets(sockets)
@@ -223,6 +227,12 @@ class Server:
             )
             self._listeners.append(listener)
             listener.start()
+
+    async def _begin_with_brokers(self, engine: Engine) -> None:
+        """Look whether the brokers of the application's channels are there."""
+        await check_brokers()
+        if self.config.ready_broker:
+            engine.broker_links = hold_links()
 
     async def _begin_to_tell(self) -> None:
         """Listen for those who watch; in a worker its supervisor does, and the worker answers."""
@@ -418,6 +428,8 @@ class Server:
             engine.watch.close()
             if self._guard is not None:
                 self._guard.close()
+            for link in engine.broker_links:
+                link.unpin()
             for pool in self._pools:
                 pool.close()
             engine.haste.close()
