@@ -174,6 +174,8 @@ class Connector:
             if isinstance(error, Exception):
                 raise self.translated(error) from None
             raise
+        finally:
+            await _leave_sentinels(pool)
         return wire
 
     def translated(self, error: Exception, *, sent: bool = False) -> Away | Refused:
@@ -360,14 +362,18 @@ class Wire:
         return self.is_open and stream is not None and not stream.at_eof()
 
     async def close(self) -> None:
-        """Close it, and what it has opened to find the way."""
+        """Close it."""
         # A socket that cannot be closed in order is closed all the same.
         with contextlib.suppress(Exception):
             await self.connection.disconnect(nowait=True)
-        manager = getattr(self._pool, "sentinel_manager", None)
-        for sentinel in manager.sentinels if manager is not None else ():
-            with contextlib.suppress(Exception):
-                await sentinel.connection_pool.disconnect()
+
+
+async def _leave_sentinels(pool: Any) -> None:
+    """Close what a pool has opened to find the way."""
+    manager = getattr(pool, "sentinel_manager", None)
+    for sentinel in manager.sentinels if manager is not None else ():
+        with contextlib.suppress(Exception):
+            await sentinel.aclose()
 
 
 def _read_info(connector: Connector, info: Any) -> StreamInfo:

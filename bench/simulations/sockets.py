@@ -108,7 +108,7 @@ class _Crowd:
         """Open so many more; return bytes of the server and seconds of its processor time for each."""
         before, size = process.snapshot(), process.memory().proportional
         # The first block of a stream, or the content.
-        mark = b":\n\n" if self._parked else b"Hello, world!"
+        mark = b"\n\n" if self._parked else b"Hello, world!"
         for done in range(0, count, _BATCH_COUNT):
             new = [self._open() for _ in range(min(_BATCH_COUNT, count - done))]
             self._await(mark, {sock.fileno() for sock in new})
