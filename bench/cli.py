@@ -174,10 +174,15 @@ def run(
 
 @command.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True))
-def report(folder: Path) -> None:
+@click.option("--readme", is_flag=True, help="Print what the README shows of it instead.")
+def report(folder: Path, readme: bool) -> None:
     """Write report.md and report.html of a run's folder anew."""
     from bench import runs
+    from bench.report.readme import render
 
+    if readme:
+        click.echo(render(runs.read(folder)), nl=False)
+        return
     runs.write_reports(runs.read(folder), folder if folder.is_dir() else folder.parent)
 
 

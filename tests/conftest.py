@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,10 @@ from tests.raw import RawClient
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
+
+# A shell that runs the tests in the background has them ignore interrupts, and whatever they start as well.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A loaded machine takes its time for an example; what hangs is ended by pytest-timeout.
 settings.register_profile("without a deadline", deadline=None)

@@ -16,6 +16,7 @@ import aiowsgi
 from aiowsgi.asgi import ASGIAdapter
 from tests.asgi.conversation import PATIENCE, Conversation, answer, http_scope, until
 from tests.asgi.test_servers import UvicornThread
+from tests.redis_process import needs_redis, redis_process
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -264,3 +265,26 @@ def test_parked_events_under_uvicorn_reach_every_client_on_one_thread() -> None:
         for client in clients:
             assert client.read_chunk() == b""
             client.close()
+
+
+@needs_redis
+async def test_channel_of_a_broker_reaches_a_client_of_the_program(adapt: Adapt) -> None:
+    with redis_process() as redis:
+        orders = aiowsgi.Channel("orders", broker=redis.url)
+
+        def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            start_response("200 OK", [("Content-Type", "text/event-stream")])
+            return aiowsgi.park(environ, aiowsgi.sse(orders, environ))
+
+        conversation = Conversation(adapt(application), http_scope())
+        await conversation.start()
+        # The thread has asked Redis for the channel's place: what is sent from now on is the client's.
+        assert (await conversation.sent())["body"] == b"id: 0-0\n\n"
+        event_id = await asyncio.to_thread(orders.send, "42", "paid")
+        content = b""
+        while b"data: " not in content:
+            content += (await conversation.sent())["body"]
+        assert content.endswith(f"id: {event_id}\nevent: paid\ndata: 42\n\n".encode())
+        conversation.disconnect()
+        await conversation.ended()
+        await until(lambda: redis.client_count() <= 2)  # those of threads: what reads is closed

@@ -50,11 +50,13 @@ def test_worker_speaks_tls_over_reload_and_drain(folder: Path, certificates: Cer
         server.signal(signal.SIGHUP)
         server.wait_for_workers(2)
         wait_until(lambda: not is_alive(old[0]), "the end of the old worker")
-        with connect(server, certificates) as client:
+        with connect(server, certificates) as client, connect(server, certificates) as idle:
+            assert idle.get("/environ").status_code == 200
             client.send(GET_HOLD)
             wait_for_file(folder, "running")
             server.signal(signal.SIGTERM)
-            server.wait_for_log("Handling signal: term")
+            # That is how the worker shows that it has been told too: the master says so before it does.
+            assert idle.at_end()
             (folder / "go").touch()
             response = client.receive()
             assert (response.content, response.value("Connection")) == (b"done", "close")

@@ -146,7 +146,7 @@ def test_endless_responses_that_nobody_reads_stay_within_their_buffers(tmp_path:
 def test_content_in_tiny_chunks_takes_no_more_memory_than_its_size(tmp_path: Path, loop: str) -> None:
     """Counted by its size it would stay far below request_buffer, whatever the objects around it take."""
     with measured_process(tmp_path, loop) as (server, measured), ExitStack() as stack:
-        clients = [stack.enter_context(server.connect()) for _ in range(5)]
+        clients = [stack.enter_context(server.connect()) for _ in range(15)]
         for client in clients:
             client.send(b"POST /upload HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
             client.send(b"2\r\nxy\r\n" * 60_000)
@@ -154,7 +154,8 @@ def test_content_in_tiny_chunks_takes_no_more_memory_than_its_size(tmp_path: Pat
             client.send(b"0\r\n\r\n")
             assert client.receive().content == b"120000"
             measured.measure()
-        assert measured.growth < 5 * 120_000 + 8 * MEGABYTE
+        # Of one read there may be 43,000 objects, for a moment. Of all there would be 900,000, of 40 bytes and more.
+        assert measured.growth < 15 * 120_000 + 16 * MEGABYTE
 
 
 def test_2000_idle_connections_take_8_kb_each_at_most_and_no_cpu(tmp_path: Path, loop: str) -> None:
