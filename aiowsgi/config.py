@@ -294,7 +294,7 @@ class Config:
         group=ENGINE, choices=("auto", "h11", "httptools"))
     switch_interval: float = option(
         0.0001, Kind.SECONDS, "How soon a thread that computes lets the event loop have the interpreter, "
-        "while the loop is held up; 0 leaves Python's interval, 5ms, as it is.",
+        "while long requests hold the loop up; 0 leaves Python's interval, 5ms, as it is.",
         group=ENGINE, least=0, most=1, default_text="0.1ms")
 
     log_level: str = option(

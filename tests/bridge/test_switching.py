@@ -86,13 +86,25 @@ def test_interval_that_the_program_sets_meanwhile_stays() -> None:
 # Who asks for it, and when.
 
 
-def test_haste_of_a_loop_that_was_held_up_lasts_until_it_is_calm() -> None:
+def hold_up(haste: Haste, *jobs: float, late: float = 0.013) -> None:
+    """Tell that the loop was held up, what the next jobs computed, and that it was again."""
+    haste.note(late)
+    for job in jobs:
+        haste.judge(job)
+    haste.note(late)
+
+
+LONG = [0.01] * 16
+SHORT = [0.001] * 16
+
+
+def test_haste_of_a_loop_that_long_jobs_held_up_lasts_until_it_is_calm() -> None:
     loop = VirtualLoop()
     haste = Haste(loop, 0.0002)
     found = sys.getswitchinterval()
-    haste.note(0.011)
+    hold_up(haste, *LONG, late=0.011)
     assert sys.getswitchinterval() == found
-    haste.note(0.013)
+    hold_up(haste, *LONG)
     haste.note(0.5)
     assert sys.getswitchinterval() == pytest.approx(0.0002)
     for _ in range(3):
@@ -101,18 +113,73 @@ def test_haste_of_a_loop_that_was_held_up_lasts_until_it_is_calm() -> None:
         assert sys.getswitchinterval() == pytest.approx(0.0002)
     loop.advance(5)
     assert sys.getswitchinterval() == found
-    haste.note(0.013)
+    hold_up(haste, *LONG)
     assert sys.getswitchinterval() == pytest.approx(0.0002)
     haste.close()
     haste.close()
     assert sys.getswitchinterval() == found
-    haste.note(1.0)
+    hold_up(haste, *LONG, late=1.0)
+    assert sys.getswitchinterval() == found
+
+
+@pytest.mark.parametrize(
+    ("jobs", "hastens"),
+    [
+        (SHORT, False),
+        (LONG, True),
+        # Most of the time is spent in a few long ones; or is not.
+        ([*SHORT, 0.03], True),
+        ([*SHORT, 0.01], False),
+    ],
+)
+def test_haste_is_for_jobs_that_spend_most_of_their_time_in_long_ones(jobs: list[float], hastens: bool) -> None:
+    haste = Haste(VirtualLoop(), 0.0002)
+    found = sys.getswitchinterval()
+    assert not haste.judging
+    haste.note(0.013)
+    assert haste.judging
+    assert sys.getswitchinterval() == found
+    for job in jobs:
+        haste.judge(job)
+    haste.note(0.013)
+    assert sys.getswitchinterval() == (pytest.approx(0.0002) if hastens else found)
+    assert not haste.judging
+    haste.close()
+
+
+def test_jobs_that_do_not_end_are_long() -> None:
+    loop = VirtualLoop()
+    haste = Haste(loop, 0.0002)
+    found = sys.getswitchinterval()
+    hold_up(haste, *SHORT[:15])
+    assert sys.getswitchinterval() == found
+    loop.advance(0.2)
+    haste.note(0.013)
+    assert sys.getswitchinterval() == pytest.approx(0.0002)
+    haste.close()
+
+
+def test_haste_ends_with_the_long_jobs_however_late_the_loop_is() -> None:
+    loop = VirtualLoop()
+    haste = Haste(loop, 0.0002)
+    found = sys.getswitchinterval()
+    hold_up(haste, *LONG)
+    haste.note(0.1)
+    for job in LONG:
+        haste.judge(job)
+    loop.advance(5)
+    assert sys.getswitchinterval() == pytest.approx(0.0002)
+    haste.note(0.1)
+    assert haste.judging
+    for job in SHORT * 4:
+        haste.judge(job)
+    loop.advance(5)
     assert sys.getswitchinterval() == found
 
 
 def test_haste_whose_loop_and_owner_are_gone_gives_back() -> None:
     found = sys.getswitchinterval()
-    Haste(VirtualLoop(), 0.0002).note(1.0)
+    hold_up(Haste(VirtualLoop(), 0.0002), *LONG)
     gc.collect()  # the loop's timer and the haste hold one another
     assert sys.getswitchinterval() == found
 
