@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiowsgi.configuration.addresses import (
     BindAddress,
@@ -292,10 +292,10 @@ class Config:
     http: str = option(
         "auto", Kind.CHOICE, "Parser of request heads; auto takes httptools where it is installed.",
         group=ENGINE, choices=("auto", "h11", "httptools"))
-    switch_interval: float = option(
-        0.0001, Kind.SECONDS, "How soon a thread that computes lets the event loop have the interpreter, "
+    switch_interval: float | None = option(
+        None, Kind.SECONDS, "How soon a thread that computes lets the event loop have the interpreter, "
         "while long requests hold the loop up; 0 leaves Python's interval, 5ms, as it is.",
-        group=ENGINE, least=0, most=1, default_text="0.1ms")
+        group=ENGINE, least=0, most=1, default_text="0.1ms inside a program; 0 in a process of the server's own")
 
     log_level: str = option(
         "info", Kind.CHOICE, "Least severe messages to log.",
@@ -499,6 +499,13 @@ class Config:
     def silence_timeout(self) -> float:
         """``timeout``, or its default: seconds that a worker's event loop may be silent, 0 for ever."""
         return 30.0 if self.timeout is None else self.timeout
+
+    def for_own_process(self) -> Config:
+        """Return what this means where nothing but the server runs in the process.
+
+        Nobody else is late on its loop, and a shorter switch interval would only cost.
+        """
+        return self if self.switch_interval is not None else replace(self, switch_interval=0.0)
 
     @property
     def thread_limit(self) -> int:

@@ -120,7 +120,8 @@ class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        server = Server(self._wrap(self.wsgi, Wakeup(loop)), self.config, ssl_context=self._ssl_context)
+        config = self.config.for_own_process()
+        server = Server(self._wrap(self.wsgi, Wakeup(loop)), config, ssl_context=self._ssl_context)
         await server.start()
         server.engine.base_environ["wsgi.multiprocess"] = self.cfg.workers > 1
         server.engine.forwarding = forwarding_of(self.config, _scheme_values(self.cfg))

@@ -531,3 +531,9 @@ def test_environ_repeats() -> None:
 
 def test_variable_set_to_nothing_is_not_set() -> None:
     assert Config.from_texts({}, {"AIOWSGI_THREADS": ""}).threads == 8
+
+
+def test_switch_interval_is_left_alone_in_a_process_of_the_server_s_own_unless_it_is_given() -> None:
+    assert Config().for_own_process().switch_interval == 0.0
+    assert Config(switch_interval=0.001).for_own_process().switch_interval == 0.001
+    assert Config().switch_interval is None  # inside a program: what the engine takes

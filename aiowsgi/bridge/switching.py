@@ -23,7 +23,7 @@ import sys
 import threading
 from collections import deque
 
-__all__ = ["SLIGHTLY_LATE_SECONDS", "Haste", "SwitchInterval", "switch_interval"]
+__all__ = ["SHORT_INTERVAL", "SLIGHTLY_LATE_SECONDS", "Haste", "SwitchInterval", "switch_interval"]
 
 
 # The interpreter counts in microseconds and cuts off the rest: what is read and set again, as programs do that change
@@ -67,6 +67,9 @@ class SwitchInterval:
             sys.setswitchinterval(seconds + _ROUNDING)
             self._set = seconds
 
+
+#: Seconds, inside a program that has more to do on its loop: see the module's figures.
+SHORT_INTERVAL = 0.0001
 
 #: The process's.
 switch_interval = SwitchInterval()

@@ -140,7 +140,7 @@ def check(config: Config) -> None:
     _, loop_factory = choose_loop(config.loop)
 
     async def start_without_listening() -> None:
-        server = Server(application, config, shared_sockets=[])
+        server = Server(application, config.for_own_process(), shared_sockets=[])
         try:
             await server.start()
         except OSError as error:
@@ -232,7 +232,7 @@ class _Alone:
         pid_file: PidFile,
         hooks: Hooks,
     ) -> None:
-        self._server = Server(application, config)
+        self._server = Server(application, config.for_own_process())
         self._server.on_order = self._ordered
         self._loop_name = loop_name
         self._notifier = notifier

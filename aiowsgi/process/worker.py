@@ -188,7 +188,8 @@ class _Worker:
 
     async def _serve(self, application: WSGIApplication, loop_name: str) -> None:
         loop = asyncio.get_running_loop()
-        server = Server(application, self._config, shared_sockets=_take_sockets(self._order.descriptors))
+        sockets = _take_sockets(self._order.descriptors)
+        server = Server(application, self._config.for_own_process(), shared_sockets=sockets)
         server.on_recycle = self._recycle
         await server.start()
         self._server = server

@@ -17,7 +17,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from aiowsgi.bridge.pool import Pool
-from aiowsgi.bridge.switching import Haste
+from aiowsgi.bridge.switching import SHORT_INTERVAL, Haste
 from aiowsgi.bridge.wakeup import Wakeup
 from aiowsgi.config import Config
 from aiowsgi.http.forwarded import forwarding_of
@@ -86,7 +86,7 @@ class Engine:
         self.parser = parser
         self.policy = RequestPolicy(config)
         #: Has the interpreter switch sooner while the loop is held up.
-        self.haste = Haste(loop, config.switch_interval)
+        self.haste = Haste(loop, SHORT_INTERVAL if config.switch_interval is None else config.switch_interval)
         self.wakeup = Wakeup(loop, clock, self.haste.note)
         self.deadlines = Deadlines(loop)
         self.watch = DisconnectWatch(loop)
