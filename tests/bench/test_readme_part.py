@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+from bench import runs
 from bench.report.readme import losses, render
 from bench.results import Cell
 from tests.bench.results import made_up
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_losses_name_who_is_better_and_by_how_much():
@@ -33,3 +39,12 @@ def test_part_has_the_run_a_row_for_each_server_and_no_zero_for_what_is_missing(
     assert "| granian | 14.1 | 14.1 | – |" in text
     assert "| null" not in text
     assert text.endswith("- nowhere.\n")
+
+
+def test_part_of_the_readme_is_what_its_run_says():
+    readme = (ROOT / "README.md").read_text()
+    between = re.search(
+        r"<!-- python -m bench report (\S+) --readme -->\n(.*?)<!-- end of the run -->", readme, re.DOTALL
+    )
+    assert between is not None
+    assert between[2].strip() == render(runs.read(ROOT / between[1])).strip()
