@@ -67,9 +67,10 @@ def summary(results: Results) -> str:
     begun = datetime.datetime.fromtimestamp(run["started"], datetime.UTC)
     minutes = (run["updated"] - run["started"]) / 60
     kind = "quick run" if run["quick"] else "run"
+    blocks = "1 block" if run["blocks"] == 1 else f"{run['blocks']} blocks"
     return (
         f"A {kind} of {begun:%d %B %Y}, {begun:%H:%M} UTC: {len(results.scenarios)} scenarios, "
-        f"{len(results.servers) - 1} servers, up to {run['blocks']} blocks, seed {run['seed']}, {minutes:.0f} minutes; "
+        f"{len(results.servers) - 1} servers, up to {blocks}, seed {run['seed']}, {minutes:.0f} minutes; "
         f"commit {results.environment['commit'][:12] or 'unknown'}."
     )
 
