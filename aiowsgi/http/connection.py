@@ -90,6 +90,28 @@ class HTTPConnection:
             self._buffer = bytes(self._buffer) + data
         return []
 
+    @property
+    def missing_size(self) -> int:
+        """Bytes of content that have not arrived, where its length is known; else 0."""
+        content = self._content
+        return content.missing_size if type(content) is ContentLengthReader else 0
+
+    def content_received(self, size: int) -> bool:
+        """Take note of content that went past this object, at most :attr:`missing_size` bytes.
+
+        Returns:
+            Whether it was the last: there is no :data:`END_OF_CONTENT` then.
+        """
+        content = self._content
+        if type(content) is not ContentLengthReader or size > content.missing_size:
+            raise RuntimeError(f"{size} bytes are more than the content")
+        content.missing_size -= size
+        if content.missing_size:
+            return False
+        self._content = None
+        self.state = _COMPLETE
+        return True
+
     def start_next_request(self) -> list[Event]:
         """The response is finished: read on, first what has arrived already."""
         if self.state is not _COMPLETE:

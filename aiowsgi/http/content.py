@@ -41,20 +41,21 @@ class ContentReader(Protocol):
 class ContentLengthReader:
     """Content of a known length."""
 
-    __slots__ = ("_missing_size",)
+    __slots__ = ("missing_size",)
 
     def __init__(self, content_length: int) -> None:
-        self._missing_size = content_length
+        #: Bytes that have not arrived.
+        self.missing_size = content_length
 
     def receive_data(self, data: bytes, blocks: list[bytes]) -> bytes | None:
         """See :meth:`ContentReader.receive_data`."""
         size = len(data)
-        if size < self._missing_size:
-            self._missing_size -= size
+        if size < self.missing_size:
+            self.missing_size -= size
             blocks.append(data)
             return None
-        blocks.append(data[: self._missing_size])
-        return data[self._missing_size :]
+        blocks.append(data[: self.missing_size])
+        return data[self.missing_size :]
 
 
 class _Expect(enum.Enum):

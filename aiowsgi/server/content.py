@@ -1,6 +1,7 @@
 """Request content on its way to the application: collected before it starts, or streamed while it runs.
 
-Collected, it lies in memory, then in a temporary file.
+Collected, it lies in memory, then in a temporary file. Where its length is known and not over what may lie in memory,
+the memory is reserved in one piece, so that it is read from where it was received.
 
 The file is written by threads of the I/O pool, never by the loop. While a part is being written, reading from that
 connection pauses, so that what lies in memory is bounded: by ``request_buffer`` for a request, by
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ContentBuffer", "ContentStream", "MemoryBudget"]
 
+# Arbitrary; what 16 requests have at once that hold the default ``request_buffer``.
+_KEPT_SIZE = 16 * 1024 * 1024
+# Below, blocks are as good.
+_SMALLEST_RESERVED_SIZE = 64 * 1024
+# A client gets so many times the memory of what it has sent, and no more. Arbitrary; a first read of 16 KB is enough
+# for 1 MB.
+_RESERVED_RATIO = 128
+
 
 class MemoryBudget:
     """Bytes of content that all requests together hold in memory.
@@ -34,11 +43,23 @@ class MemoryBudget:
         limit: bytes.
     """
 
-    __slots__ = ("limit", "used")
+    __slots__ = ("_keeping", "limit", "used")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self._keeping = False
+
+    def keep_memory(self) -> None:
+        """Have the allocator keep what is freed for the next request, instead of returning it to the system.
+
+        glibc takes the largest block that it has got back so far as a measure: it keeps twice as much. Never touched,
+        the block itself costs nothing. A 1 MB upload costs 285 µs so, and 410 without: there are 11 to 25 page faults
+        in each.
+        """
+        if not self._keeping:
+            self._keeping = True
+            bytes(_KEPT_SIZE // 2)
 
     @property
     def exhausted(self) -> bool:
@@ -95,8 +116,10 @@ class ContentBuffer(_Arrival):
         "_file",
         "_held_size",
         "_io_pool",
+        "_memory",
         "_memory_limit",
         "_on_written",
+        "_view",
         "_wakeup",
         "_writing",
         "released",
@@ -110,7 +133,10 @@ class ContentBuffer(_Arrival):
         self._wakeup = engine.wakeup
         self._on_written = on_written
         self._blocks: list[bytes | bytearray] = []
-        self._held_size = 0  # bytes in memory: in _blocks, or in the hands of a write
+        self._held_size = 0  # bytes in memory: in _blocks, in _memory, or in the hands of a write
+        # What reserve() has provided, with room for all of the content, and a view to write to it. No file then.
+        self._memory: BinaryIO | None = None
+        self._view: memoryview | None = None
         self._file: BinaryIO | None = None
         self._writing = False
         self._ended = False
@@ -137,6 +163,11 @@ class ContentBuffer(_Arrival):
 
     def append(self, block: bytes) -> None:
         """Add content that has arrived."""
+        room = self.room
+        if room is not None:
+            room[: len(block)] = block
+            self.size += len(block)
+            return
         add_block(self._blocks, block)
         self.size += len(block)
         self._held_size += len(block)
@@ -147,6 +178,55 @@ class ContentBuffer(_Arrival):
     def end(self) -> None:
         """All content has arrived."""
         self._ended = True
+        self._release_view()
+
+    def reserve(self, missing_size: int) -> bool:
+        """Provide memory in one piece for all of the content, so that it is written to where it will be read from.
+
+        The blocks of 1 MB joined at its end, and the allocator giving back each to the system, were 150 page faults and
+        cost twice as much as a whole upload does now.
+
+        Args:
+            missing_size: bytes that have not arrived; 0 if nobody knows.
+
+        Returns:
+            Whether it has: not twice, not for content that goes to a file, nor for a client that announces much and
+            sends little, nor where requests together hold much already.
+        """
+        if self._memory is not None or not missing_size:
+            return False
+        size = self.size + missing_size
+        if not _SMALLEST_RESERVED_SIZE <= size <= min(self._memory_limit, self.size * _RESERVED_RATIO):
+            return False
+        budget = self._budget
+        if self._file is not None or self._writing or budget.used + missing_size > budget.limit // 2:
+            return False
+        budget.keep_memory()
+        # BytesIO takes over bytes that nobody else holds, and read() without a size returns them as they are.
+        memory = io.BytesIO(bytes(size))
+        self._memory, self._view = memory, memory.getbuffer()
+        blocks, self._blocks = self._blocks, []
+        position = 0
+        for block in blocks:
+            self._view[position : position + len(block)] = block
+            position += len(block)
+        self._held_size += missing_size
+        budget.used += missing_size
+        return True
+
+    @property
+    def room(self) -> memoryview | None:
+        """The reserved memory that is still to be written; ``None`` where there is none, or no more."""
+        return None if self._view is None else self._view[self.size :]
+
+    def received(self, size: int) -> None:
+        """Content has been written to :attr:`room`."""
+        self.size += size
+
+    def _release_view(self) -> None:
+        if self._view is not None:
+            self._view.release()
+            self._view = None
 
     def _spill(self) -> None:
         if not self._writing and self.error is None:
@@ -180,6 +260,8 @@ class ContentBuffer(_Arrival):
 
     def open(self) -> BinaryIO:
         """Return the content as a file at its beginning. Worker thread; only once, and only when complete."""
+        if self._memory is not None:
+            return self._memory
         if self._file is None:
             blocks, self._blocks = self._blocks, []
             return io.BytesIO(blocks[0] if len(blocks) == 1 else b"".join(blocks))
@@ -191,6 +273,8 @@ class ContentBuffer(_Arrival):
         if self.released:
             return
         self.released = True
+        self._release_view()
+        self._memory = None
         if not self._writing:
             self._budget.used -= self._held_size
             self._close_file()

@@ -26,6 +26,7 @@ from aiowsgi.http.policy import RequestPolicy
 from aiowsgi.server.content import MemoryBudget
 from aiowsgi.server.deadlines import Deadlines
 from aiowsgi.server.dispersal import Dispersal
+from aiowsgi.server.reception import HEAD_BUFFER_SIZE
 from aiowsgi.server.watch import DisconnectWatch
 from aiowsgi.wsgi.environ import base_environ
 
@@ -93,6 +94,8 @@ class Engine:
         #: Ends what is parked, in a drain.
         self.dispersal = Dispersal(loop, config.drain_rate, random or Random())
         self.content_budget = MemoryBudget(config.request_buffer_total)
+        #: Where connections that upload receive heads; nothing stays in it from one read to the next.
+        self.head_buffer = bytearray(HEAD_BUFFER_SIZE)
         self.server_field = f"Server: {software.partition('/')[0]}\r\n" if config.server_header else ""
         #: What proxies may say of their clients; ``None`` for nothing.
         self.forwarding = forwarding_of(config)

@@ -32,6 +32,7 @@ from aiowsgi.server.file_sender import FileSender
 from aiowsgi.server.observed import UNKNOWN_HEAD, ObservedExchange
 from aiowsgi.server.outlet import Outlet
 from aiowsgi.server.parked import ParkedResponse
+from aiowsgi.server.reception import ContentReceiver
 from aiowsgi.server.responder import OwnRequest, Responder
 from aiowsgi.server.socket_file_sender import SocketFileSender
 from aiowsgi.wsgi.environ import connection_environ
@@ -98,6 +99,7 @@ class Protocol(asyncio.Protocol):
         "_parked",
         "_peer_ended",
         "_read_paused",
+        "_receiver",
         "_sender",
         "_transport",
         "_untaken",
@@ -120,6 +122,7 @@ class Protocol(asyncio.Protocol):
         self._base_environ: WSGIEnvironment | None = None
         self._sender: FileSender | SocketFileSender | None = None
         self._parked: ParkedResponse | None = None
+        self._receiver: ContentReceiver | None = None
         # Complete, and not yet taken by the transport; noted only where somebody observes.
         self._untaken: Exchange | None = None
         self._read_paused = False
@@ -178,6 +181,7 @@ class Protocol(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """See :class:`asyncio.Protocol`."""
         self.phase = _CLOSED
+        self._receiver = None
         exchange, self._exchange = self._exchange, None
         if self._engine.observer is not None:
             self._observe_loss(exchange, error)
@@ -274,8 +278,40 @@ class Protocol(asyncio.Protocol):
             if content.full:
                 self._pause_reading()
             else:
+                if isinstance(content, ContentBuffer) and content.reserve(self._http.missing_size):
+                    self._receive_in_place(content)
                 self._resume_reading()
             self._await_content(content)
+
+    def _receive_in_place(self, content: ContentBuffer) -> None:
+        """Have the transport write the rest of the content to where the application will read it from."""
+        if self._transport.get_extra_info("sslcontext") is not None:
+            return
+        if self._receiver is None:
+            self._receiver = ContentReceiver(self, self._transport, self._engine.head_buffer)
+        self._receiver.begin(content)
+
+    @property
+    def awaits_content(self) -> bool:
+        """Whether more of a request's content is to be collected."""
+        return self.phase is _CONTENT
+
+    def content_received(self, content: ContentBuffer, size: int) -> bool:
+        """A part of the content has been received in its place; tell whether it was the last."""
+        content.received(size)
+        complete = self._http.content_received(size)
+        if complete:
+            # Not at once: the transport holds a view of the memory until it is back in its loop, and as long as there
+            # is one, the thread could not close the file.
+            self._engine.loop.call_soon(self._content_ended, content)
+        else:
+            self._content_arrived()
+        return complete
+
+    def _content_ended(self, content: ContentBuffer) -> None:
+        if self._content is content:
+            content.end()
+            self._content_arrived()
 
     def _await_content(self, content: ContentBuffer | ContentStream) -> None:
         """Set the deadline for more content, unless something else is due before it."""

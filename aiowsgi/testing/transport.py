@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from aiowsgi.testing.client import MemoryClient
@@ -46,7 +46,7 @@ class MemoryTransport(asyncio.Transport):
         self._socket = _MemorySocket(client)
         super().__init__({"peername": peername, "sockname": sockname, "socket": self._socket})
         self._loop = loop
-        self._protocol = protocol
+        self._protocol: asyncio.Protocol | asyncio.BufferedProtocol = protocol
         self._client = client
         self._read_size = read_size
         self._unsent = bytearray()
@@ -81,9 +81,7 @@ class MemoryTransport(asyncio.Transport):
     def _read(self) -> None:
         if not self.is_reading() or self._read_end:
             return
-        data = self._client.take_sent(self._read_size)
-        if data:
-            self._protocol.data_received(data)
+        if self._read_piece(self._protocol):
             self._wake()
         elif self._client.was_reset:
             self._lose(ConnectionResetError("the client has reset the connection"))
@@ -91,6 +89,28 @@ class MemoryTransport(asyncio.Transport):
             self._read_end = True
             if not self._protocol.eof_received():
                 self.close()
+
+    def _read_piece(self, protocol: asyncio.BaseProtocol) -> bool:
+        """Give the protocol what the client has sent; tell whether there was anything."""
+        if isinstance(protocol, asyncio.BufferedProtocol):
+            buffer = memoryview(protocol.get_buffer(-1))
+            data = self._client.take_sent(min(self._read_size, len(buffer)))
+            if data:
+                buffer[: len(data)] = data
+                protocol.buffer_updated(len(data))  # the buffer is still held, as by a loop's own transport
+        else:
+            data = self._client.take_sent(self._read_size)
+            if data:
+                cast(asyncio.Protocol, protocol).data_received(data)
+        return bool(data)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """See :class:`asyncio.BaseTransport`."""
+        self._protocol = cast(asyncio.Protocol | asyncio.BufferedProtocol, protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """See :class:`asyncio.BaseTransport`."""
+        return self._protocol
 
     # Writing.
 

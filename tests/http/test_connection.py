@@ -324,3 +324,28 @@ def test_eof_twice_refuses_once(connection: HTTPConnection) -> None:
     connection.receive_data(b"GET")
     assert told(connection.receive_eof()) == [400]
     assert connection.receive_eof() == []
+
+
+# Content that goes past it.
+
+
+def test_content_received_elsewhere_completes_the_request(connection: HTTPConnection) -> None:
+    assert connection.missing_size == 0
+    head = post("/a", b"0123456789")[:-10]
+    assert told(connection.receive_data(head + b"012")) == ["/a", b"012"]
+    assert connection.missing_size == 7
+    assert not connection.content_received(3)
+    assert connection.missing_size == 4
+    assert told(connection.receive_data(b"6")) == [b"6"]
+    assert connection.content_received(3)
+    assert connection.state is ReadState.COMPLETE
+    assert connection.missing_size == 0
+    assert connection.receive_data(get("/b")) == []
+    assert told(connection.start_next_request()) == ["/b", END_OF_CONTENT]
+
+
+@pytest.mark.parametrize("sent", [b"", get("/a"), post("/a", b"01234")[:-1], post_chunked("/a", b"01234")[:-8]])
+def test_content_received_elsewhere_is_never_more_than_is_missing(connection: HTTPConnection, sent: bytes) -> None:
+    connection.receive_data(sent)
+    with pytest.raises(RuntimeError, match="more than the content"):
+        connection.content_received(2)
