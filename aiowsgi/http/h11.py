@@ -10,13 +10,16 @@ Source: https://h11.readthedocs.io/; RFC 9112 section 5.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import h11
 
 from aiowsgi.http.parsers import FieldLine, HeadSyntaxError
 
 __all__ = ["H11HeadParser"]
+
+# RFC 9110 §5.5 allows no other control character in a value than HTAB; h11 accepts most, and a bare LF as a line end.
+_NOT_CONTROL = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
 
 
 class H11HeadParser:
@@ -25,6 +28,13 @@ class H11HeadParser:
     __slots__ = ()
 
     name = "h11"
+
+    def parse_plain(self, head: bytes) -> Mapping[bytes, bytes]:
+        """See :meth:`HeadParser.parse_plain`."""
+        controls = head.translate(None, _NOT_CONTROL)
+        if controls != b"\r\n" * (len(controls) // 2):
+            raise HeadSyntaxError("control character or bare line end")
+        return dict(self.parse(head, 0))
 
     def parse(self, head: bytes, line_count: int) -> Iterable[FieldLine]:
         """See :meth:`HeadParser.parse`."""

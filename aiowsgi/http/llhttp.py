@@ -16,12 +16,12 @@ Source: https://github.com/MagicStack/httptools; https://github.com/nodejs/llhtt
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import httptools
 
 from aiowsgi.http.h11 import H11HeadParser
-from aiowsgi.http.parsers import FieldLine
+from aiowsgi.http.parsers import FieldLine, HeadSyntaxError
 
 __all__ = ["LlhttpHeadParser"]
 
@@ -44,10 +44,16 @@ class LlhttpHeadParser:
         self.on_message_complete = self._outstanding.clear
         self._parser = httptools.HttpRequestParser(self)
 
-    def parse(self, head: bytes, line_count: int) -> Iterable[FieldLine]:
-        """See :meth:`HeadParser.parse`."""
+    def parse_plain(self, head: bytes) -> Mapping[bytes, bytes]:
+        """See :meth:`HeadParser.parse_plain`."""
         # A message that ended its connection, though not ours, has left the parser closed.
         if not self._feed(head) and not self._feed(head):
+            raise HeadSyntaxError("refused by llhttp")
+        return self._fields
+
+    def parse(self, head: bytes, line_count: int) -> Iterable[FieldLine]:
+        """See :meth:`HeadParser.parse`."""
+        if not self._feed(head) and not self._feed(head):  # as above
             return self._other.parse(head, line_count)
         if len(self._fields) != line_count:
             return _parse_repeated(head)

@@ -14,7 +14,7 @@ Thread: event loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 __all__ = ["FieldLine", "HeadParser", "HeadSyntaxError", "make_head_parser"]
@@ -33,6 +33,21 @@ class HeadParser(Protocol):
 
     #: As ``--http`` spells it.
     name: str
+
+    def parse_plain(self, head: bytes) -> Mapping[bytes, bytes]:
+        """Return the fields of a whole head that is, as far as is known, a usual one, and refuse anything doubtful.
+
+        Args:
+            head: its bytes; the rules on raw bytes have not been applied, but no value ends with whitespace.
+
+        Returns:
+            Values by name, in order, to be read before the next call; of a repeated name, one. No value has a control
+            character but HTAB, and every line ends with CRLF.
+
+        Raises:
+            HeadSyntaxError: this is for :meth:`parse`, after the rules.
+        """
+        ...
 
     def parse(self, head: bytes, line_count: int) -> Iterable[FieldLine]:
         """Return the (name, value) pairs of a whole head, in order; values may end with whitespace.

@@ -91,6 +91,19 @@ def test_parse_line_that_is_no_field_line_raises(parser: HeadParser, line: bytes
     assert parse(parser, PLAIN_HEAD) == PLAIN_FIELD_LINES
 
 
+def test_parse_plain_returns_the_values_by_name(parser: HeadParser) -> None:
+    fields = parser.parse_plain(head(b"X-Tab: a\tb", b"Empty:"))
+    assert dict(fields) == {b"Host": b"a.example", b"X-Tab": b"a\tb", b"Empty": b""}
+
+
+@pytest.mark.parametrize("byte", [*(byte for byte in range(0x20) if byte not in b"\t\r"), 0x7F])
+@pytest.mark.parametrize("value", [b"@a", b"a@", b"a@b", b"@", b"a: b@c: d"])
+def test_parse_plain_control_character_in_a_value_raises(parser: HeadParser, value: bytes, byte: int) -> None:
+    with pytest.raises(HeadSyntaxError):
+        parser.parse_plain(head(b"X: " + value.replace(b"@", bytes([byte]))))
+    assert dict(parser.parse_plain(PLAIN_HEAD)) == dict(PLAIN_FIELD_LINES)
+
+
 WS = (b"Connection: Upgrade", b"Upgrade: websocket")
 
 

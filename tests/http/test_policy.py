@@ -9,6 +9,7 @@ import tracemalloc
 import pytest
 
 from aiowsgi.config import Config
+from aiowsgi.http import policy
 from aiowsgi.http.events import Refusal
 from aiowsgi.http.policy import RequestPolicy
 from aiowsgi.semantics import RequestHead
@@ -214,6 +215,12 @@ def test_control_character_anywhere_in_a_head_is_400(template: bytes) -> None:
         # Three, because one CR before a LF, or two LF, could be a line end.
         data = template.replace(b"@", bytes([byte]) * 3)
         assert status_of(data) == 400, byte
+
+
+def test_names_that_nobody_uses_are_not_remembered_without_bound() -> None:
+    for number in range(1000):
+        assert variables_of(head(b"X-%d: a" % number)) == (("HTTP_HOST", "a.example"), (f"HTTP_X_{number}", "a"))
+        assert len(policy._VARIABLE_NAMES) <= 256
 
 
 def test_tab_is_allowed_in_field_values_only() -> None:
