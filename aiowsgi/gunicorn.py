@@ -47,6 +47,7 @@ from aiowsgi.config import Config
 from aiowsgi.errors import ConfigError
 from aiowsgi.http.forwarded import forwarding_of
 from aiowsgi.process.descriptors import raise_descriptor_limit
+from aiowsgi.process.memory import keep_freed_memory
 from aiowsgi.process.run import choose_loop
 from aiowsgi.server import Server
 from aiowsgi.version import __version__
@@ -105,6 +106,7 @@ class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
         # And before the user is changed, who may not read the key.
         self._ssl_context = _tls_context(self.cfg)
         raise_descriptor_limit()
+        keep_freed_memory()
         super().init_process()
 
     def run(self) -> None:

@@ -34,6 +34,7 @@ from aiowsgi.process.folders import prepare_imports
 from aiowsgi.process.hooks import SERVER_HOOKS, Hooks
 from aiowsgi.process.log import configure_logs, flush_logs, load_log_config
 from aiowsgi.process.loops import choose_loop
+from aiowsgi.process.memory import keep_freed_memory
 from aiowsgi.process.notify import Notifier
 from aiowsgi.process.pidfile import PidFile
 from aiowsgi.process.privileges import check_privileges, drop_privileges
@@ -216,6 +217,7 @@ def _serve_alone(
         config = configure_logs(config)
         set_title("server", config.name, name)
         raise_descriptor_limit()
+        keep_freed_memory()
         alone = _Alone(application, config, loop_name, notifier, pid_file, hooks)
         anyio.run(alone.serve, backend_options={"loop_factory": loop_factory})
 

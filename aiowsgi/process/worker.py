@@ -34,6 +34,7 @@ from aiowsgi.process.descriptors import raise_descriptor_limit
 from aiowsgi.process.hooks import WORKER_HOOKS, Hooks
 from aiowsgi.process.log import configure_logs, flush_logs
 from aiowsgi.process.loops import choose_loop
+from aiowsgi.process.memory import keep_freed_memory
 from aiowsgi.process.messages import Message, MessagePipe
 from aiowsgi.process.privileges import drop_privileges
 from aiowsgi.process.statistics import figures_of, statistics_line
@@ -184,6 +185,7 @@ class _Worker:
         self._config = configure_logs(self._config)
         set_title(f"worker {order.number}", self._config.name, order.application or "aiowsgi")
         raise_descriptor_limit()
+        keep_freed_memory()
         return application
 
     async def _serve(self, application: WSGIApplication, loop_name: str) -> None:
