@@ -29,12 +29,15 @@ class H11HeadParser:
 
     name = "h11"
 
-    def parse_plain(self, head: bytes) -> Mapping[bytes, bytes]:
+    def parse_plain(self, head: bytes, line_count: int) -> Mapping[bytes, bytes]:
         """See :meth:`HeadParser.parse_plain`."""
         controls = head.translate(None, _NOT_CONTROL)
         if controls != b"\r\n" * (len(controls) // 2):
             raise HeadSyntaxError("control character or bare line end")
-        return dict(self.parse(head, 0))
+        fields = dict(self.parse(head, line_count))
+        if len(fields) != line_count:
+            raise HeadSyntaxError("not a field for each line")
+        return fields
 
     def parse(self, head: bytes, line_count: int) -> Iterable[FieldLine]:
         """See :meth:`HeadParser.parse`."""

@@ -44,11 +44,15 @@ class LlhttpHeadParser:
         self.on_message_complete = self._outstanding.clear
         self._parser = httptools.HttpRequestParser(self)
 
-    def parse_plain(self, head: bytes) -> Mapping[bytes, bytes]:
+    def parse_plain(self, head: bytes, line_count: int) -> Mapping[bytes, bytes]:
         """See :meth:`HeadParser.parse_plain`."""
         # A message that ended its connection, though not ours, has left the parser closed.
         if not self._feed(head) and not self._feed(head):
             raise HeadSyntaxError("refused by llhttp")
+        if len(self._fields) != line_count:
+            # Perhaps one message and a part of the next, in the middle of which llhttp is now.
+            self._parser = httptools.HttpRequestParser(self)
+            raise HeadSyntaxError("not a field for each line")
         return self._fields
 
     def parse(self, head: bytes, line_count: int) -> Iterable[FieldLine]:

@@ -34,15 +34,17 @@ class HeadParser(Protocol):
     #: As ``--http`` spells it.
     name: str
 
-    def parse_plain(self, head: bytes) -> Mapping[bytes, bytes]:
+    def parse_plain(self, head: bytes, line_count: int) -> Mapping[bytes, bytes]:
         """Return the fields of a whole head that is, as far as is known, a usual one, and refuse anything doubtful.
 
         Args:
             head: its bytes; the rules on raw bytes have not been applied, but no value ends with whitespace.
+            Nor is it certain that it is one head: others may follow it.
+            line_count: how many field lines it has, if it is one.
 
         Returns:
-            Values by name, in order, to be read before the next call; of a repeated name, one. No value has a control
-            character but HTAB, and every line ends with CRLF.
+            Values by name, in order, to be read before the next call: as many as there are lines. No value has a
+            control character but HTAB, and every line ends with CRLF.
 
         Raises:
             HeadSyntaxError: this is for :meth:`parse`, after the rules.

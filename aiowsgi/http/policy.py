@@ -193,12 +193,12 @@ class RequestPolicy:
         match = _PLAIN_HEAD.fullmatch(head)
         if match is None or len(head) > self._unmeasured_size or not head.isascii():
             return None
-        try:
-            fields = parser.parse_plain(head)
-        except HeadSyntaxError:
+        count = head.count(b"\r\n") - 2
+        if count > self._field_count_limit:
             return None
-        count = len(fields)
-        if head.count(b"\r\n") != count + 2 or count > self._field_count_limit:
+        try:
+            fields = parser.parse_plain(head, count)
+        except HeadSyntaxError:
             return None
         variables: dict[str, str] = {}
         try:

@@ -92,7 +92,7 @@ def test_parse_line_that_is_no_field_line_raises(parser: HeadParser, line: bytes
 
 
 def test_parse_plain_returns_the_values_by_name(parser: HeadParser) -> None:
-    fields = parser.parse_plain(head(b"X-Tab: a\tb", b"Empty:"))
+    fields = parser.parse_plain(head(b"X-Tab: a\tb", b"Empty:"), 3)
     assert dict(fields) == {b"Host": b"a.example", b"X-Tab": b"a\tb", b"Empty": b""}
 
 
@@ -100,8 +100,24 @@ def test_parse_plain_returns_the_values_by_name(parser: HeadParser) -> None:
 @pytest.mark.parametrize("value", [b"@a", b"a@", b"a@b", b"@", b"a: b@c: d"])
 def test_parse_plain_control_character_in_a_value_raises(parser: HeadParser, value: bytes, byte: int) -> None:
     with pytest.raises(HeadSyntaxError):
-        parser.parse_plain(head(b"X: " + value.replace(b"@", bytes([byte]))))
-    assert dict(parser.parse_plain(PLAIN_HEAD)) == dict(PLAIN_FIELD_LINES)
+        parser.parse_plain(head(b"X: " + value.replace(b"@", bytes([byte]))), 2)
+    assert dict(parser.parse_plain(PLAIN_HEAD, len(PLAIN_FIELD_LINES))) == dict(PLAIN_FIELD_LINES)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        head(b"X: a", b"X: b"),
+        head() + head(b"Content-Length: 1000"),
+        head(b"Content-Length: 5") + b"a:b\r\n" + head(b"Content-Length: 1000"),
+        head(b"Content-Length: 0") + head(b"Transfer-Encoding: chunked"),
+        head() + head(b"Transfer-Encoding: chunked") + b"1000\r\na:\r\n\r\n",
+    ],
+)
+def test_parse_plain_not_a_field_for_each_line_raises_and_keeps_nothing(parser: HeadParser, data: bytes) -> None:
+    with pytest.raises(HeadSyntaxError):
+        parser.parse_plain(data, data.count(b"\r\n") - 2)
+    assert dict(parser.parse_plain(PLAIN_HEAD, len(PLAIN_FIELD_LINES))) == dict(PLAIN_FIELD_LINES)
 
 
 WS = (b"Connection: Upgrade", b"Upgrade: websocket")
