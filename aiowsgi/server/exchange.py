@@ -266,7 +266,7 @@ class Exchange:
                 self._notify()  # so that the loop releases it
             if content is not None:
                 if file is not None:
-                    file.close()
+                    _close(file)
                 engine.wakeup.notify(_Release(content))
 
     def _fail(self, error: BaseException) -> None:
@@ -419,6 +419,14 @@ class Exchange:
         elif self._head_data:
             pipe.write((self._head_data,))
             self._head_data = b""
+
+
+def _close(file: BinaryIO) -> None:
+    """Close a request's content. An application that has kept a view of it keeps the memory until it drops that."""
+    try:
+        file.close()
+    except BufferError:
+        _logger.debug("the application has kept a view of its content")
 
 
 class _Release:

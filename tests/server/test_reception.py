@@ -215,6 +215,25 @@ def test_client_that_goes_gives_its_reservation_back() -> None:
             assert not remains(server)
 
 
+def test_application_that_keeps_a_view_of_its_content_keeps_no_budget() -> None:
+    views: list[memoryview] = []
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        content: Any = environ["wsgi.input"]
+        views.append(content.getbuffer())
+        start_response("200 OK", [])
+        return [digest(views[-1].tobytes())]
+
+    with MemoryServer(application) as server:
+        client = SteppedClient(server)
+        for size in (300_000, 1000, 300_000):
+            client.send(post(some_bytes(size)))
+            assert client.receive().content == digest(some_bytes(size))
+            server.settle()
+            assert server.engine.content_budget.used == 0
+    assert [bytes(view) for view in views] == [some_bytes(size) for size in (300_000, 1000, 300_000)]
+
+
 def test_content_that_comes_too_slowly_is_408_also_where_it_has_memory() -> None:
     with MemoryServer(answering(read_all), body_timeout=5) as server:
         client = SteppedClient(server)
