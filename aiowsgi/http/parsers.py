@@ -38,8 +38,8 @@ class HeadParser(Protocol):
         """Return the fields of a whole head that is, as far as is known, a usual one, and refuse anything doubtful.
 
         Args:
-            head: its bytes; the rules on raw bytes have not been applied, but no value ends with whitespace.
-            Nor is it certain that it is one head: others may follow it.
+            head: its bytes; the rules on raw bytes have not been applied, but no value ends with whitespace. Nor is it
+                certain that it is one head: others may follow it.
             line_count: how many field lines it has, if it is one.
 
         Returns:

@@ -36,10 +36,10 @@ _METHOD_SIZE = 32
 _REQUEST_LINE = re.compile(rf"([{TOKEN_CHARACTERS}]+) ([\x21\x22\x24-\x7e]+) HTTP/([0-9])\.([0-9])\r\n".encode("ascii"))
 # The form of a usual head, in which no value ends with whitespace. It searches for one byte at a time, which takes half
 # the instructions of sets of bytes, and leaves to others what is between: names must be tokens, parse_plain() accepts
-# no control character in a value, and with as many fields as line ends nothing is folded. Possessive: nothing in it
-# could match in two ways, and what does not match costs no more than what does.
+# no control character in a value, and with as many fields as line ends nothing is folded, nor part of another message.
+# Possessive: nothing in it could match in two ways, and what does not match costs no more than what does.
 _PLAIN_HEAD = re.compile(
-    rb"([A-Z]{1,32}+) (/[\x21\x22\x24-\x7e]*+) HTTP/1\.([01])\r\n(?:[^:]++:[^\r]*+(?<![ \t])\r\n)*+\r\n"
+    rb"([A-Z]{1,32}+) (/[\x21\x22\x24-\x7e]*+) HTTP/1\.([01])\r\n(?:[^\r][^:]*+:[^\r]*+(?<![ \t])\r\n)*+\r\n"
 )
 # The whitespace around the value is left to strip(): a pattern that leaves it out takes quadratic time.
 _FRAMING_LINE = re.compile(rb"\r\n(content-length|transfer-encoding):([^\r]*)")

@@ -68,7 +68,7 @@ class ContentReceiver(asyncio.BufferedProtocol):
             if connection.content_received(self._content, size):
                 self._content = None
             return
-        connection.data_received(bytes(self._head_buffer[:size]))
+        connection.data_received(bytes(memoryview(self._head_buffer)[:size]))
         # Content may still be on its way behind a head that came alone, but not with small reads for long.
         if self._content is None and (size == HEAD_BUFFER_SIZE or not connection.awaits_content):
             self._transport.set_protocol(connection)
