@@ -191,9 +191,12 @@ def test_newcomer_waits_while_all_connections_are_busy_and_is_served_after_one(s
             wait_until(lambda: not server.server.engine.keeps_connections, "the newcomer at the door")
             assert len(server.server.engine.connections) == 2
             held.go_on.set()
-            for client in (one, other):
-                assert client.receive().value("Connection") == "close"
-                assert client.at_end()
+            fields = [client.receive().value("Connection") for client in (one, other)]
+            # One makes room. The other need not, if the newcomer is in by the time at which it is answered.
+            assert "close" in fields
+            for client, field in zip((one, other), fields, strict=True):
+                assert field in ("close", None)
+                assert field is None or client.at_end()
                 client.close()
             assert newcomer.receive().content == b"/new"
             assert newcomer.get("/").value("Connection") is None  # the crowd is gone
