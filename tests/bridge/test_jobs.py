@@ -1,0 +1,103 @@
+"""The queue of jobs: none is lost, none comes twice, and nobody is woken without need."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from aiowsgi.bridge.jobs import JobQueue
+
+
+def test_jobs_come_in_the_order_in_which_they_were_put() -> None:
+    jobs = JobQueue[int]()
+    for number in range(3):
+        jobs.put(number)
+    assert jobs.qsize() == 3
+    assert [jobs.get(timeout=1) for _ in range(3)] == [0, 1, 2]
+    assert jobs.qsize() == 0
+
+
+def test_get_without_a_job_raises_after_the_time() -> None:
+    jobs = JobQueue[int]()
+    began = time.monotonic()
+    with pytest.raises(queue.Empty):
+        jobs.get(timeout=0.05)
+    assert time.monotonic() - began >= 0.04
+
+
+def test_job_that_was_taken_without_waiting_leaves_no_job_for_the_next() -> None:
+    jobs = JobQueue[int]()
+    jobs.put(1)
+    assert jobs.get(timeout=1) == 1
+    with pytest.raises(queue.Empty):  # the gate is open from the job before, and there is nothing behind it
+        jobs.get(timeout=0.01)
+    jobs.put(2)
+    assert jobs.get(timeout=1) == 2
+
+
+def test_every_waiting_thread_gets_a_job_of_those_put_at_once() -> None:
+    jobs = JobQueue[int]()
+    count = 8
+    all_have_one = threading.Barrier(count + 1)
+
+    def work() -> None:
+        jobs.get(timeout=20)
+        all_have_one.wait(20)  # nobody comes for a second one: each needs somebody to call it
+
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for number in range(count):
+        jobs.put(number)
+    all_have_one.wait(20)
+    for thread in threads:
+        thread.join(20)
+    assert jobs.qsize() == 0
+
+
+def test_jobs_of_many_threads_reach_many_threads_once_each() -> None:
+    jobs = JobQueue[tuple[int, int]]()
+    putter_count, getter_count, job_count = 4, 8, 5000
+    taken: list[list[tuple[int, int]]] = [[] for _ in range(getter_count)]
+
+    def put(putter: int) -> None:
+        for number in range(job_count):
+            jobs.put((putter, number))
+            if number % 64 == 0:
+                time.sleep(0)  # so that the getters come to wait as well
+
+    def get(mine: list[tuple[int, int]]) -> None:
+        while True:
+            job = jobs.get(timeout=20)
+            if job[0] < 0:
+                return
+            mine.append(job)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads change places in the middle of everything
+    try:
+        getters = [threading.Thread(target=get, args=(mine,)) for mine in taken]
+        putters = [threading.Thread(target=put, args=(putter,)) for putter in range(putter_count)]
+        for thread in getters + putters:
+            thread.start()
+        for thread in putters:
+            thread.join(30)
+        for _ in getters:
+            jobs.put((-1, -1))
+        for thread in getters:
+            thread.join(30)
+            assert not thread.is_alive()
+    finally:
+        sys.setswitchinterval(interval)
+    counts = Counter(job for mine in taken for job in mine)
+    assert len(counts) == putter_count * job_count
+    assert set(counts.values()) == {1}
+    for mine in taken:  # what one thread gets of another is in order
+        for putter in range(putter_count):
+            numbers = [number for origin, number in mine if origin == putter]
+            assert numbers == sorted(numbers)
