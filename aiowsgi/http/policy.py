@@ -6,8 +6,8 @@ for one); the rules on the meaning of fields are applied to the parser's fields 
 refuse the same requests.
 
 A usual head keeps all rules on raw bytes, which one match of a pattern, a count of its lines and the parser's own
-strictness tell together, where the rules one by one take four times as long. A head of which that cannot be said is
-looked at rule by rule, most often to be refused; a test holds the short way to the rules.
+strictness tell together, where the rules one by one take two to three times as long. A head of which that cannot be
+said is looked at rule by rule, most often to be refused; a test holds the short way to the rules.
 
 Thread: event loop; holds no state but bounded caches.
 
