@@ -59,8 +59,8 @@ class ASGIAdapter:
         pool: runs it, instead of a pool of its own; shared with others, and theirs to close.
         options: of :class:`~aiowsgi.config.Config`, as far as they have a meaning here: ``max_threads``,
             ``thread_idle_timeout``, ``queue_size``, ``queue_timeout``, ``limit_request_body``, ``request_buffer``,
-            ``request_buffer_total``, ``response_buffer``, ``switch_interval``, and, for what is parked when the
-            program ends, ``graceful_timeout`` and ``drain_rate``.
+            ``request_buffer_total``, ``response_buffer``, ``switch_interval``, ``concurrency``, and, for what is
+            parked when the program ends, ``graceful_timeout`` and ``drain_rate``.
 
     Raises:
         ConfigError: an option's value is not allowed.
@@ -94,6 +94,7 @@ class ASGIAdapter:
         if engine is None or engine.loop is not loop:
             if engine is not None:
                 engine.haste.close()
+                engine.saturation.close()
             engine = self._engine = Engine(
                 self.application,
                 self.config,
@@ -131,6 +132,7 @@ class ASGIAdapter:
         if engine is not None:
             engine.dispersal.close()
             engine.haste.close()
+            engine.saturation.close()
             self._engine = None
         for pool in {self.pool, self._io_pool} - {self._shared_pool}:
             pool.close()

@@ -296,6 +296,10 @@ class Config:
         None, Kind.SECONDS, "How soon a thread that computes lets the event loop have the interpreter, "
         "while long requests hold the loop up; 0 leaves Python's interval, 5ms, as it is.",
         group=ENGINE, least=0, most=1, default_text="0.1ms inside a program; 0 in a process of the server's own")
+    concurrency: str = option(
+        "adaptive", Kind.CHOICE, "Adaptive has threads work one after another while they only compute, and keep a core "
+        "busy, so that more of them would only be in each other's way.",
+        group=ENGINE, choices=("adaptive", "fixed"))
 
     log_level: str = option(
         "info", Kind.CHOICE, "Least severe messages to log.",

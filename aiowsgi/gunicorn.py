@@ -124,6 +124,7 @@ class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
         loop = asyncio.get_running_loop()
         config = self.config.for_own_process()
         server = Server(self._wrap(self.wsgi, Wakeup(loop)), config, ssl_context=self._ssl_context)
+        server.alone = True
         await server.start()
         server.engine.base_environ["wsgi.multiprocess"] = self.cfg.workers > 1
         server.engine.forwarding = forwarding_of(self.config, _scheme_values(self.cfg))

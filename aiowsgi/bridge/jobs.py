@@ -8,6 +8,9 @@ each job, and a request at 64 connections has 1.1 context switches there instead
 Nothing is lost: a thread sleeps only at a closed gate, after it has found nothing; a job is put before the gate is
 looked at; and who passes the gate looks again.
 
+Where there is only room for so many at work, the others sleep though there are jobs. Nothing is lost then either, if a
+thread counts as free before it comes for a job, and if whoever makes room calls.
+
 Thread: any.
 """
 
@@ -16,6 +19,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 __all__ = ["JobQueue"]
@@ -26,10 +30,13 @@ _T = TypeVar("_T")
 class JobQueue(Generic[_T]):
     """Jobs in the order in which they were put."""
 
-    __slots__ = ("_gate", "_jobs")
+    __slots__ = ("_gate", "_jobs", "room")
 
     def __init__(self) -> None:
         self._jobs: deque[_T] = deque()
+        #: Tells how many more threads may be at work than there are, not counting those that come for a job; ``None``
+        #: for any number.
+        self.room: Callable[[], int] | None = None
         self._gate = threading.Lock()
         self._gate.acquire()
 
@@ -40,7 +47,12 @@ class JobQueue(Generic[_T]):
     def put(self, job: _T) -> None:
         """Add a job, and call a thread if none has been called."""
         self._jobs.append(job)
-        if self._gate.locked():
+        if self._gate.locked() and ((room := self.room) is None or room() > 0):
+            self._open()
+
+    def call(self) -> None:
+        """Call a thread if there are jobs: there may be room for it now."""
+        if self._jobs and self._gate.locked():
             self._open()
 
     def get(self, timeout: float) -> _T:
@@ -52,16 +64,19 @@ class JobQueue(Generic[_T]):
         jobs = self._jobs
         called = False
         while True:
-            try:
-                job = jobs.popleft()
-            except IndexError:
-                if not self._gate.acquire(timeout=timeout):
-                    raise queue.Empty from None
-                called = True
-                continue
-            if called and jobs and self._gate.locked():
-                self._open()
-            return job
+            room = self.room
+            if room is None or room() > 0:
+                try:
+                    job = jobs.popleft()
+                except IndexError:
+                    pass
+                else:
+                    if called and jobs and self._gate.locked() and (room is None or room() > 1):
+                        self._open()
+                    return job
+            if not self._gate.acquire(timeout=timeout):
+                raise queue.Empty
+            called = True
 
     def _open(self) -> None:
         try:  # noqa: SIM105 # suppress() takes three times as long

@@ -4,6 +4,8 @@ Jobs are handed over through one shared :class:`~aiowsgi.bridge.jobs.JobQueue`, 
 next job before another one is woken: 0.2 context switches for a request at 64 connections, where a lock for each thread
 needs 3.9.
 
+Of its threads it may be told to let only some work: see :mod:`aiowsgi.bridge.saturation`.
+
 Threads start on demand and end after an idle time. A thread that waits for a client is *stalled*: it does not count
 against ``threads``, and another takes its place, up to ``max_threads`` in all.
 
@@ -19,7 +21,7 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol
@@ -85,6 +87,14 @@ class Pool(Protocol):
         """Return a snapshot."""
         ...
 
+    def limit_running(self, count: int | None) -> None:
+        """Let at most so many threads work at once, beside those that are stalled; ``None`` for all."""
+        ...
+
+    def turns(self) -> Mapping[int, int]:
+        """Return how often each thread began or ended to work, stalls included, by its native id: odd while it does."""
+        ...
+
     def stalled(self, ready: Callable[[], bool]) -> AbstractContextManager[None]:
         """Mark the calling thread as waiting for a client, for the time of a ``with`` block.
 
@@ -103,6 +113,19 @@ class _Retire:
         pass
 
 
+class _Worker(threading.Thread):
+    """A thread of a pool."""
+
+    def __init__(self, work: Callable[[_Worker], None], name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self._work = work
+        #: How often it began or ended to work: odd while it does.
+        self.turns = 0
+
+    def run(self) -> None:
+        self._work(self)
+
+
 class ThreadPool:
     """See the module.
 
@@ -116,8 +139,10 @@ class ThreadPool:
 
     - ``_jobs``: safe by itself.
     - ``_idle``: a list used as a counter; ``append`` and ``pop`` are atomic on every build of CPython.
-    - ``_threads``, ``_stalled_count``, ``_stuck_count``, ``_allowed_count``, ``_closed``: written under
-      ``_lock``. The last two are read without it on the way to :meth:`_grow`, which looks again under it.
+    - ``_threads``, ``_stalled_count``, ``_stuck_count``, ``_allowed_count``, ``_closed``, ``_running_limit``: written
+      under ``_lock``. They are read without it on the way to :meth:`_grow`, which looks again under it, and by
+      :meth:`_room`, which may be a moment late.
+    - what a worker says of itself: only that thread writes it.
     """
 
     def __init__(
@@ -133,10 +158,11 @@ class ThreadPool:
         self._jobs: JobQueue[Job] = JobQueue()
         self._idle: list[None] = []
         self._lock = threading.Lock()
-        self._threads: set[threading.Thread] = set()
+        self._threads: set[_Worker] = set()
         self._stalled_count = 0
         self._stuck_count = 0
         self._allowed_count = threads
+        self._running_limit = 0
         self._closed = False
 
     @property
@@ -180,7 +206,7 @@ class ThreadPool:
         with self._lock:
             if self._closed or len(self._threads) >= self._allowed_count:
                 return
-            thread = threading.Thread(target=self._work, name=f"{self._name}-worker-{next(self._numbers)}", daemon=True)
+            thread = _Worker(self._work, f"{self._name}-worker-{next(self._numbers)}")
             self._threads.add(thread)
         try:
             thread.start()
@@ -190,7 +216,7 @@ class ThreadPool:
                 self._threads.discard(thread)
             _logger.error("cannot start a worker thread: %s", error)
 
-    def _work(self) -> None:
+    def _work(self, worker: _Worker) -> None:
         """Run jobs until there is nothing to do. Worker thread."""
         jobs = self._jobs
         idle = self._idle
@@ -200,10 +226,11 @@ class ThreadPool:
                 job = jobs.get(timeout=self._idle_timeout)
             except queue.Empty:
                 idle.pop()
-                if self._retire():
+                if self._retire(worker):
                     return
                 continue
             idle.pop()
+            worker.turns += 1
             if len(self._threads) < self._allowed_count:
                 self._grow()
             try:
@@ -212,24 +239,47 @@ class ThreadPool:
                 # Whatever happens, and be it in the log: a thread that died would be missing for good.
                 with contextlib.suppress(BaseException):
                     _logger.exception("internal error in a worker thread while running %r", job)
+            worker.turns += 1
             if len(self._threads) > self._allowed_count:
                 # What was submitted before the pool was closed is still run: it may have to give something back.
                 has_to_end = not self._closed or type(job) is _Retire
-                if has_to_end and self._retire(surplus=True):
+                if has_to_end and self._retire(worker, surplus=True):
                     return
             # Do not keep a request alive while waiting for the next.
             del job
 
-    def _retire(self, surplus: bool = False) -> bool:
+    def _retire(self, worker: _Worker, surplus: bool = False) -> bool:
         """Take the calling thread out of the pool, unless it is wanted."""
         with self._lock:
             if surplus and len(self._threads) <= self._allowed_count and not self._closed:
                 return False
-            self._threads.discard(threading.current_thread())
-        # A job that was put while this thread still counted found no thread to start.
+            self._threads.discard(worker)
+        # A job that was put while this thread still counted found no thread to start, and no room for another.
         if len(self._threads) < self._allowed_count:
             self._grow()
+        self._call()
         return True
+
+    def limit_running(self, count: int | None) -> None:
+        """See :meth:`Pool.limit_running`."""
+        with self._lock:
+            self._running_limit = count or 0
+            self._jobs.room = self._room if count else None
+        self._jobs.call()
+
+    def turns(self) -> Mapping[int, int]:
+        """See :meth:`Pool.turns`."""
+        with self._lock:
+            return {worker.native_id: worker.turns for worker in self._threads if worker.native_id is not None}
+
+    def _room(self) -> int:
+        """Return how many more threads may work; one that comes for a job is idle."""
+        return self._running_limit - (len(self._threads) - len(self._idle) - self._stalled_count)
+
+    def _call(self) -> None:
+        """There may be room for another thread to work."""
+        if self._jobs.room is not None:
+            self._jobs.call()
 
     def stalled(self, ready: Callable[[], bool]) -> AbstractContextManager[None]:
         """See :meth:`Pool.stalled`."""
@@ -242,6 +292,7 @@ class ThreadPool:
             self._count_allowed()
         if change > 0:
             self._grow()
+            self._call()
 
     def change_stuck_count(self, change: int) -> None:
         """Count a worker that will not end its job (1), or has ended it after all (-1); another takes its place.
@@ -268,6 +319,7 @@ class ThreadPool:
         with self._lock:
             self._closed = True
             self._allowed_count = 0
+            self._jobs.room = None
             count = len(self._threads)
         for _ in range(count):
             self._jobs.put(_Retire())
@@ -282,9 +334,18 @@ class _Stall:
         self._pool = pool
 
     def __enter__(self) -> None:
+        _count_turn()
         self._pool.change_stalled_count(1)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        _count_turn()
         self._pool.change_stalled_count(-1)
+
+
+def _count_turn() -> None:
+    """The calling thread begins or ends to work."""
+    worker = threading.current_thread()
+    if isinstance(worker, _Worker):
+        worker.turns += 1

@@ -235,6 +235,7 @@ class _Alone:
         hooks: Hooks,
     ) -> None:
         self._server = Server(application, config.for_own_process())
+        self._server.alone = True
         self._server.on_order = self._ordered
         self._loop_name = loop_name
         self._notifier = notifier

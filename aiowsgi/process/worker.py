@@ -192,6 +192,7 @@ class _Worker:
         loop = asyncio.get_running_loop()
         sockets = _take_sockets(self._order.descriptors)
         server = Server(application, self._config.for_own_process(), shared_sockets=sockets)
+        server.alone = True
         server.on_recycle = self._recycle
         await server.start()
         self._server = server

@@ -17,6 +17,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from aiowsgi.bridge.pool import Pool
+from aiowsgi.bridge.saturation import Saturation
 from aiowsgi.bridge.switching import SHORT_INTERVAL, Haste
 from aiowsgi.bridge.wakeup import Wakeup
 from aiowsgi.config import Config
@@ -61,6 +62,7 @@ class Engine:
         parser: reads heads.
         software: ``SERVER_SOFTWARE`` and the Server field: ``"aiowsgi/1.0"``.
         multiprocess: other processes run the same application: ``wsgi.multiprocess``.
+        alone: nothing but the server runs in this process.
         clock: for what threads measure; ``loop.time()`` is not for them, uvloop's stands still while it waits.
         random: draws when a drain ends what is parked.
     """
@@ -76,6 +78,7 @@ class Engine:
         parser: HeadParser,
         software: str,
         multiprocess: bool = False,
+        alone: bool = False,
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
     ) -> None:
@@ -88,6 +91,10 @@ class Engine:
         self.policy = RequestPolicy(config)
         #: Has the interpreter switch sooner while the loop is held up.
         self.haste = Haste(loop, SHORT_INTERVAL if config.switch_interval is None else config.switch_interval)
+        #: Has requests run one after another while more threads would only be in each other's way.
+        self.saturation = Saturation(loop, pool, alone=alone, clock=clock)
+        if config.concurrency == "fixed":
+            self.saturation.close()
         self.wakeup = Wakeup(loop, clock, self.haste.note)
         self.deadlines = Deadlines(loop)
         self.watch = DisconnectWatch(loop)
@@ -183,6 +190,8 @@ class Engine:
 
     def _submit_batch(self) -> None:
         batch, self._batch = self._batch, []
+        if self._batch_time >= self.saturation.next_look:
+            self.saturation.look(self._batch_time)
         for exchange in batch:
             try:
                 self.pool.submit(exchange)

@@ -129,6 +129,8 @@ class Server:
         self._max_connections = 0
         self._observation: Observation | None = None
         self._responder: Responder | None = None
+        #: Nothing else runs in this process; set before :meth:`start` by who owns it.
+        self.alone = False
         #: Does what is asked for at the control socket, ``"reload"`` or ``"drain"``, and returns what to answer; it is
         #: set by who owns the process.
         self.on_order: Callable[[str], dict[str, Any]] | None = None
@@ -298,6 +300,7 @@ class Server:
             parser=parser,
             software=f"aiowsgi/{__version__}",
             multiprocess=self._shared_sockets is not None,
+            alone=self.alone,
         )
         self._observation = Observation(self._engine, lambda: 0 if self._guard is None else self._guard.stuck_count)
         self._engine.responder = self._responder
@@ -433,6 +436,7 @@ class Server:
             for pool in self._pools:
                 pool.close()
             engine.haste.close()
+            engine.saturation.close()
             # Whoever asks just now is still answered, unless there is no time left.
             seconds = 0.0 if scope.cancel_called or not graceful else _LAST_SECONDS
             for side in self._side_servers:

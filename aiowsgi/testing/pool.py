@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from aiowsgi.bridge.pool import Job, ThreadPoolStats
 
@@ -70,6 +70,13 @@ class StepPool:
         """See :class:`~aiowsgi.bridge.pool.ThreadPoolStats`. Any thread."""
         stalled = sum(worker.stalled for worker in self._begun)
         return ThreadPoolStats(len(self._waiting), len(self._begun) - stalled, stalled, len(self._free))
+
+    def limit_running(self, count: int | None) -> None:
+        """One moves at a time, in any case."""
+
+    def turns(self) -> Mapping[int, int]:
+        """Of no thread anything is known: they move when the test lets them. Any thread."""
+        return {}
 
     def submit(self, job: Job) -> None:
         """Have the job begun by a later :meth:`step` or :meth:`begin`. Any thread."""

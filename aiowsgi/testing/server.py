@@ -72,8 +72,8 @@ class MemoryServer:
         self._kernel_size = kernel_size
         self.engine = Engine(
             self._run,
-            # How late this loop is says nothing of the interpreter.
-            dataclasses.replace(self.config, switch_interval=0.0),
+            # How late this loop is says nothing of the interpreter, and its clock nothing of what threads compute.
+            dataclasses.replace(self.config, switch_interval=0.0, concurrency="fixed"),
             loop=cast(asyncio.AbstractEventLoop, self.loop),  # what of it the engine uses
             pool=self.pool,
             io_pool=self.io_pool,

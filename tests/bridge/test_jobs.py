@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sys
 import threading
@@ -101,3 +102,77 @@ def test_jobs_of_many_threads_reach_many_threads_once_each() -> None:
         for putter in range(putter_count):
             numbers = [number for origin, number in mine if origin == putter]
             assert numbers == sorted(numbers)
+
+
+# Room for so many.
+
+
+def test_job_for_which_there_is_no_room_waits_until_somebody_calls() -> None:
+    jobs = JobQueue[int]()
+    room = 0
+    jobs.room = lambda: room
+    jobs.put(1)
+    with pytest.raises(queue.Empty):
+        jobs.get(timeout=0.01)
+    room = 1
+    jobs.call()
+    assert jobs.get(timeout=1) == 1
+
+
+def test_no_thread_is_called_for_whom_there_is_no_room() -> None:
+    jobs = JobQueue[int]()
+    room = 0
+    looks: list[int] = []  # the threads that were awake
+
+    def look() -> int:
+        looks.append(threading.get_ident())
+        return room
+
+    def get() -> None:
+        with contextlib.suppress(queue.Empty):
+            taken.append(jobs.get(timeout=0.3))
+
+    jobs.room = look
+    taken: list[int] = []
+    asleep, other = threading.Thread(target=get), threading.Thread(target=get)
+    asleep.start()
+    while not looks:
+        time.sleep(0)
+    jobs.put(1)
+    jobs.put(2)
+    room = 1
+    other.start()  # finds a job without being called
+    other.join(20)
+    asleep.join(20)
+    assert taken == [1]
+    assert looks.count(asleep.ident or 0) == 1
+
+
+def test_thread_that_takes_the_last_room_calls_no_other() -> None:
+    jobs = JobQueue[int]()
+    room = 0
+    looks: list[int] = []
+
+    def look() -> int:
+        looks.append(threading.get_ident())
+        return room
+
+    def get() -> None:
+        with contextlib.suppress(queue.Empty):
+            taken.append(jobs.get(timeout=0.3))
+
+    jobs.room = look
+    taken: list[int] = []
+    threads = [threading.Thread(target=get) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while len(set(looks)) < 3:
+        time.sleep(0)
+    jobs.put(1)
+    jobs.put(2)
+    room = 1
+    jobs.call()
+    for thread in threads:
+        thread.join(20)
+    assert taken == [1]
+    assert sum(looks.count(thread.ident or 0) > 1 for thread in threads) == 1

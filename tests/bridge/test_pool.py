@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -285,6 +286,116 @@ def test_pool_lets_a_waiting_job_begin_as_soon_as_a_thread_stalls(make: Callable
     assert not second.running.is_set()
     gate.set()
     assert second.running.wait(LONG)
+
+
+# Only so many at work.
+
+
+def test_pool_with_a_limit_lets_the_other_threads_wait_for_their_turn(make: Callable[..., Tasks]) -> None:
+    tasks = make(3)
+    begun = tasks.submit(3)
+    assert all_running(begun)
+    tasks.pool.limit_running(1)
+    waiting = tasks.submit(3)
+    begun[0].may_end.set()
+    begun[1].may_end.set()
+    wait_for(lambda: tasks.pool.stats().idle == 2)  # one works, and that is as many as may
+    assert not any(task.running.is_set() for task in waiting)
+    begun[2].may_end.set()
+    for task, *others in (waiting, waiting[1:], waiting[2:]):
+        assert task.running.wait(LONG)
+        assert not any(other.running.is_set() for other in others)
+        task.may_end.set()
+
+
+def test_pool_calls_as_many_threads_as_a_higher_limit_or_none_allows(make: Callable[..., Tasks]) -> None:
+    tasks = make(4)
+    assert all_running(tasks.submit(4))
+    tasks.end()
+    wait_for(lambda: tasks.pool.stats().idle == 4)
+    tasks.pool.limit_running(1)
+    first, second, third, *rest = tasks.submit(6)
+    assert first.running.wait(LONG)
+    assert not second.running.is_set()
+    tasks.pool.limit_running(2)
+    assert second.running.wait(LONG)
+    assert not third.running.is_set()
+    tasks.pool.limit_running(None)
+    assert all_running([third, rest[0]])
+
+
+def test_pool_with_a_limit_lets_another_thread_work_while_one_is_stalled(make: Callable[..., Tasks]) -> None:
+    tasks = make(2)
+    assert all_running(tasks.submit(2))
+    tasks.end()
+    wait_for(lambda: tasks.pool.stats().idle == 2)
+    tasks.pool.limit_running(1)
+    (stalled,) = tasks.submit(stalls=True)
+    assert stalled.running.wait(LONG)
+    assert all_running(tasks.submit())
+
+
+def test_pool_with_a_limit_ends_all_its_threads_when_it_is_closed(make: Callable[..., Tasks]) -> None:
+    tasks = make(4)
+    busy, *others = tasks.submit(4)
+    assert all_running([busy, *others])
+    tasks.pool.limit_running(1)
+    for task in others:
+        task.may_end.set()
+    wait_for(lambda: tasks.pool.stats().idle == 3)
+    tasks.pool.close()
+    wait_for(lambda: len(threads_named("test-pool")) == 1)
+    tasks.pool.limit_running(1)  # whoever limits it may not have heard of that
+    busy.may_end.set()
+    wait_for(lambda: not threads_named("test-pool"))
+
+
+def test_pool_tells_of_each_threads_turns(make: Callable[..., Tasks]) -> None:
+    tasks = make(2)
+    computing, stalled = tasks.submit(), tasks.submit(stalls=True)
+    assert all_running(computing + stalled)
+    wait_for(lambda: tasks.pool.stats().stalled == 1)
+    assert computing[0].thread is not None
+    assert stalled[0].thread is not None
+    assert tasks.pool.turns() == {computing[0].thread.native_id: 1, stalled[0].thread.native_id: 2}
+    tasks.end()
+    wait_for(lambda: tasks.pool.stats().idle == 2)
+    assert tasks.pool.turns() == {computing[0].thread.native_id: 2, stalled[0].thread.native_id: 4}
+
+
+def test_pool_whose_limit_and_threads_change_all_the_time_loses_no_job(make: Callable[..., Tasks]) -> None:
+    tasks = make(4, idle_timeout=0.001)
+    count = 20_000
+    done = threading.Semaphore(0)
+    over = threading.Event()
+
+    class Signal:
+        def run(self) -> None:
+            done.release()
+
+    def change() -> None:
+        while not over.is_set():
+            for limit in (1, 2, None, 1, 3):
+                tasks.pool.limit_running(limit)
+                time.sleep(0)
+
+    changing = threading.Thread(target=change)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads change places in the middle of everything
+    try:
+        changing.start()
+        for number in range(count):
+            tasks.pool.submit(Signal())
+            if number % 7 == 0:
+                time.sleep(0)
+        over.set()
+        changing.join(LONG)
+        tasks.pool.limit_running(1)  # and nobody calls after this but the threads themselves
+        for _ in range(count):
+            assert done.acquire(timeout=LONG)
+    finally:
+        over.set()
+        sys.setswitchinterval(interval)
 
 
 # Closing.

@@ -7,11 +7,13 @@ is put on the same loop, with what the server does against it and without, one a
 from __future__ import annotations
 
 import asyncio
+import math
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -62,6 +64,8 @@ def computing(count: int) -> WSGIApplication:
 async def lateness(application: WSGIApplication, **options: Any) -> float:
     """Return by how much a task beside a server under full load is late, in seconds: nine times of ten by less."""
     late: list[float] = []
+    # All threads at once, since it is of them that a loop has to be protected.
+    options = {"concurrency": "fixed", **options}
     async with Server(application, bind=["127.0.0.1:0"], threads=THREAD_COUNT, **options) as server:
         command = [sys.executable, "-c", CLIENTS, str(server.port), str(CLIENT_COUNT)]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
@@ -163,3 +167,47 @@ async def test_server_with_a_listener_of_the_programs_own_has_the_switch_interva
     await server.shutdown(0)
     await server.shutdown(0)
     assert sys.getswitchinterval() == PYTHONS_INTERVAL
+
+
+# How requests that only compute come one after another.
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel does not tell of its scheduler")
+@pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="there is no interpreter lock")
+async def test_requests_that_only_compute_come_one_after_another_until_there_are_none() -> None:
+    at_once: list[int] = []
+    working: list[None] = []
+    compute = computing(20_000)  # some half a millisecond
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        working.append(None)
+        at_once.append(len(working))
+        try:
+            return compute(environ, start_response)
+        finally:
+            working.pop()
+
+    async with Server(application, bind=["127.0.0.1:0"], threads=THREAD_COUNT) as server:
+        saturation = server.engine.saturation
+        command = [sys.executable, "-c", CLIENTS, str(server.port), str(CLIENT_COUNT)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            try:
+                async with asyncio.timeout(60):
+                    while not saturation.taking_turns:
+                        await asyncio.sleep(0.01)
+                    done = server.stats().requests.done
+                    at_once.clear()
+                    while saturation.taking_turns and server.stats().requests.done < done + 200:
+                        await asyncio.sleep(0.01)
+            finally:
+                process.kill()
+        # Each has a thread to itself; a job that the machine keeps from its core for long has another one beside it.
+        assert sorted(at_once)[len(at_once) // 2] == 1
+        async with asyncio.timeout(60):
+            while saturation.taking_turns:
+                await asyncio.sleep(0.01)
+
+
+async def test_server_with_fixed_concurrency_never_looks() -> None:
+    async with Server(computing(1), bind=["127.0.0.1:0"], concurrency="fixed") as server:
+        assert server.engine.saturation.next_look == math.inf
