@@ -364,6 +364,14 @@ class ContentStream(_Arrival):
         self.size += len(block)
         self._pipe.feed(block)
 
+    def announce_end(self) -> None:
+        """The end has arrived behind the blocks that are about to be added.
+
+        Said before they are: an application that knows how long its content is may answer as soon as it has them, and
+        the connection stays open only if nothing is to come.
+        """
+        self._ended = True
+
     def end(self) -> None:
         """All content has arrived."""
         self._ended = True

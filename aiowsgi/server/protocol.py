@@ -230,6 +230,8 @@ class Protocol(asyncio.Protocol):
         if type(event) is RequestHead and event.content_length == 0:
             self._dispatch(event)  # nothing but the end of its content can follow
             return
+        if events[-1] is END_OF_CONTENT and isinstance(self._content, ContentStream):
+            self._content.announce_end()
         for event in events:
             if isinstance(event, RequestHead):
                 self._begin_request(event, event is events[-1])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aiowsgi import park
+from aiowsgi.bridge.pipes import ContentPipe
 from aiowsgi.errors import ClientDisconnected
 from aiowsgi.testing import MemoryServer
 from tests.raw import Truncated
@@ -576,6 +577,34 @@ def test_content_that_cannot_be_stored_is_500(
 
 
 # Content that is streamed.
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+def test_stream_that_is_read_to_its_last_byte_at_once_keeps_the_connection(
+    framing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "5")])
+        return [environ["wsgi.input"].read(5)]
+
+    with MemoryServer(application, stream_body=True) as server:
+        feed = ContentPipe.feed
+
+        def feed_and_answer(pipe: ContentPipe, block: bytes) -> None:
+            """The thread is so quick that it has answered before the loop comes to what follows the block."""
+            feed(pipe, block)
+            server.pool.step()
+
+        monkeypatch.setattr(ContentPipe, "feed", feed_and_answer)
+        client = SteppedClient(server)
+        for _ in range(2):
+            client.send(f"POST / HTTP/1.1\r\nHost: test\r\n{framing}\r\n\r\n".encode())
+            server.settle()
+            assert server.pool.stats().stalled == 1
+            client.send(b"5\r\nhello\r\n0\r\n\r\n" if "chunked" in framing else b"hello")
+            response = client.receive()
+            assert response.content == b"hello"
+            assert response.values("Connection") == []
 
 
 def test_stream_starts_the_application_at_the_head() -> None:
