@@ -3,10 +3,14 @@
 Collected, it lies in memory, then in a temporary file. Where its length is known and not over what may lie in memory,
 the memory is reserved in one piece, so that it is read from where it was received.
 
-The file is written by threads of the I/O pool, never by the loop. While a part is being written, reading from that
-connection pauses, so that what lies in memory is bounded: by ``request_buffer`` for a request, by
-``request_buffer_total`` over all of them. Content over the total goes to files at once, instead of waiting for room:
-memory that a hundred half-sent uploads hold must not keep the hundred-and-first, or each other, from ending.
+The file is written by threads of the I/O pool, never by the loop, a part at a time, while more is received. Reading
+from that connection pauses where the file is behind, so that what lies in memory is bounded: by ``request_buffer`` for
+a request, by ``request_buffer_total`` over all of them. Content over the total goes to files at once, instead of
+waiting for room: memory that a hundred half-sent uploads hold must not keep the hundred-and-first, or each other, from
+ending.
+
+What a file costs is mostly the kernel's: a 5 MB upload takes 2.2 ms of CPU in memory and 5 in a file, half of them in
+``write``, ``read`` and ``close``. Who has the memory raises ``request_buffer``.
 
 Thread: event loop, but :meth:`ContentBuffer.open` and what runs in jobs.
 """
@@ -15,8 +19,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from aiowsgi.bridge.pipes import ContentPipe, add_block
@@ -32,6 +37,8 @@ _SMALLEST_RESERVED_SIZE = 64 * 1024
 # A client gets so many times the memory of what it has sent, and no more. Arbitrary; a first read of 16 KB is enough
 # for 1 MB.
 _RESERVED_RATIO = 128
+# POSIX: no fewer than 16. Linux takes 1024.
+_MOST_BLOCKS = os.sysconf("SC_IOV_MAX")
 
 
 class MemoryBudget:
@@ -105,9 +112,10 @@ class ContentBuffer(_Arrival):
         "_memory",
         "_memory_limit",
         "_on_written",
+        "_spilled",
         "_view",
         "_wakeup",
-        "_writing",
+        "_write_size",
         "released",
     )
 
@@ -123,8 +131,9 @@ class ContentBuffer(_Arrival):
         # What reserve() has provided, with room for all of the content, and a view to write to it. No file then.
         self._memory: BinaryIO | None = None
         self._view: memoryview | None = None
-        self._file: BinaryIO | None = None
-        self._writing = False
+        self._file: io.FileIO | None = None
+        self._spilled = False  # the content goes to a file
+        self._write_size = 0  # bytes in the hands of a write; there is one at a time
         self._ended = False
         #: Nobody reads the content any more; set by the loop.
         self.released = False
@@ -132,12 +141,16 @@ class ContentBuffer(_Arrival):
     @property
     def complete(self) -> bool:
         """All content has arrived and lies where :meth:`open` finds it."""
-        return self._ended and not self._writing
+        return self._ended and not self._write_size
 
     @property
     def full(self) -> bool:
-        """A part is being written: read no more from the connection until ``on_written``."""
-        return self._writing
+        """Read no more from the connection until ``on_written``: the file is behind."""
+        return self._write_size > 0 and (self._ended or self._over_limits)
+
+    @property
+    def _over_limits(self) -> bool:
+        return self._held_size > self._memory_limit or self._budget.exhausted
 
     @property
     def total_size(self) -> int | None:
@@ -158,8 +171,9 @@ class ContentBuffer(_Arrival):
         self.size += len(block)
         self._held_size += len(block)
         self._budget.used += len(block)
-        if self._held_size > self._memory_limit or self._file is not None or self._budget.exhausted:
-            self._spill()
+        if self._over_limits:
+            self._spilled = True
+        self._spill()
 
     def end(self) -> None:
         """All content has arrived."""
@@ -184,7 +198,7 @@ class ContentBuffer(_Arrival):
         if not _SMALLEST_RESERVED_SIZE <= size <= min(self._memory_limit, self.size * _RESERVED_RATIO):
             return False
         budget = self._budget
-        if self._file is not None or self._writing or budget.used + missing_size > budget.limit // 2:
+        if self._spilled or budget.used + missing_size > budget.limit // 2:
             return False
         # BytesIO takes over bytes that nobody else holds, and read() without a size returns them as they are.
         memory = io.BytesIO(bytes(size))
@@ -213,30 +227,29 @@ class ContentBuffer(_Arrival):
             self._view = None
 
     def _spill(self) -> None:
-        if not self._writing and self.error is None:
-            self._writing = True
+        """Have what has arrived written, where that goes to a file; what arrives meanwhile is the next write's."""
+        if self._spilled and self._blocks and not self._write_size and self.error is None:
             blocks, self._blocks = self._blocks, []
-            self._io_pool.submit(_Write(self, blocks))
+            self._write_size = self._held_size
+            self._io_pool.submit(_Write(self, blocks, self._held_size))
 
     def write(self, blocks: list[bytes | bytearray]) -> None:
         """Write blocks to the file. I/O thread."""
         if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="aiowsgi-")  # noqa: SIM115 - closed by release()
-        self._file.writelines(blocks)
+            self._file = tempfile.TemporaryFile(prefix="aiowsgi-", buffering=0)  # noqa: SIM115 - closed by release()
+        _write_all(self._file.fileno(), blocks)
 
     def written(self, size: int, error: OSError | None) -> None:
         """A write has ended."""
-        self._writing = False
+        self._write_size = 0
         self._budget.used -= size
         self._held_size -= size
         self.error = error
         if self.released:
             self._close_file()
             return
-        if self._blocks and error is None:
-            self._spill()
-        if not self._writing:
-            self._on_written()
+        self._spill()
+        self._on_written()
 
     def notify(self, write: _Write) -> None:
         """Bring the end of a write back to the loop. I/O thread."""
@@ -250,7 +263,7 @@ class ContentBuffer(_Arrival):
             blocks, self._blocks = self._blocks, []
             return io.BytesIO(blocks[0] if len(blocks) == 1 else b"".join(blocks))
         self._file.seek(0)
-        return self._file
+        return io.BufferedReader(self._file)
 
     def release(self) -> None:
         """Give back memory and file. Nobody reads the content any more."""
@@ -259,14 +272,11 @@ class ContentBuffer(_Arrival):
         self.released = True
         self._release_view()
         self._memory = None
-        if not self._writing:
-            self._budget.used -= self._held_size
-            self._close_file()
-        else:
-            pending_size = sum(map(len, self._blocks))
-            self._budget.used -= pending_size
-            self._held_size -= pending_size
+        self._budget.used -= self._held_size - self._write_size  # written() gives back the rest
+        self._held_size = self._write_size
         self._blocks = []
+        if not self._write_size:
+            self._close_file()
 
     def _close_file(self) -> None:
         file, self._file = self._file, None
@@ -276,6 +286,23 @@ class ContentBuffer(_Arrival):
                 self._io_pool.submit(close)  # a large file takes its time to go
             except RuntimeError:  # the server has ended
                 close.run()
+
+
+def _write_all(fd: int, blocks: Sequence[bytes | bytearray]) -> None:
+    """Write blocks to a file, many by one call: with one for each, a 5 MB upload takes a seventh longer.
+
+    The kernel so finds space and memory for larger pieces than the network happened to bring.
+    """
+    pending: list[bytes | bytearray | memoryview] = list(blocks)
+    while pending:
+        size = os.writev(fd, pending[:_MOST_BLOCKS])
+        count = 0
+        while count < len(pending) and size >= len(pending[count]):
+            size -= len(pending[count])
+            count += 1
+        del pending[:count]
+        if size:
+            pending[0] = memoryview(pending[0])[size:]
 
 
 class _Close:
@@ -297,10 +324,10 @@ class _Write:
 
     __slots__ = ("_blocks", "_content", "_error", "_size")
 
-    def __init__(self, content: ContentBuffer, blocks: list[bytes | bytearray]) -> None:
+    def __init__(self, content: ContentBuffer, blocks: list[bytes | bytearray], size: int) -> None:
         self._content = content
         self._blocks = blocks
-        self._size = sum(map(len, blocks))
+        self._size = size
         self._error: OSError | None = None
 
     def run(self) -> None:
