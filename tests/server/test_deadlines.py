@@ -394,14 +394,47 @@ def test_connection_with_keep_alive_0_is_closed_after_each_response() -> None:
 
 
 def test_connection_whose_client_leaves_it_open_is_closed_in_the_end() -> None:
-    with MemoryServer(hello) as server:
+    with MemoryServer(hello, keep_alive=0) as server:
         client = SteppedClient(server)
-        client.get("/", "Connection: close")
+        client.get()
         assert client.at_end()
         server.advance(4.9)
         assert server.engine.connections
         server.advance(0.1 + LATE)
         assert not remains(server)
+
+
+@pytest.mark.parametrize("request_line", [b"GET / HTTP/1.1\r\nConnection: close", b"GET / HTTP/1.0"])
+def test_connection_whose_client_said_that_nothing_follows_is_closed_at_once(request_line: bytes) -> None:
+    with MemoryServer(hello) as server:
+        client = SteppedClient(server)
+        client.send(request_line + b"\r\nHost: test\r\n\r\n")
+        server.settle()
+        assert not remains(server)
+        assert client.receive().status_code == 200
+        assert client.at_end()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\nG",
+        b"POST / HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 1\r\n\r\na",
+        b"POST / HTTP/1.0\r\nHost: test\r\nContent-Length: 1\r\n\r\na",
+    ],
+    ids=["request begun", "content", "content of HTTP/1.0"],
+)
+def test_connection_whose_client_may_send_on_is_not_reset(data: bytes) -> None:
+    """RFC 9112 sections 9.6 and 2.2: a client that sends on, an empty line after content."""
+    with MemoryServer(hello) as server:
+        client = SteppedClient(server)
+        client.send(data)
+        server.settle()
+        assert server.engine.connections
+        client.send(b"\r\n")
+        server.settle()
+        assert client.receive().status_code == 200
+        assert client.at_end()
 
 
 def test_connections_ten_thousand_idle_leave_a_handful_of_timers() -> None:
