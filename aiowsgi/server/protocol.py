@@ -617,8 +617,12 @@ class Protocol(asyncio.Protocol):
         if not exchange.persistent:
             if self._nothing_follows(exchange.head) and self._outlet.flushed:
                 self.phase = _LINGERING
-                self._close_soon()
                 self._linger()
+                if exchange.whole is None:
+                    self._close_soon()  # its last piece may have been taken in resume_writing()
+                else:
+                    # Now, before the loop reads the client's end.
+                    self._transport.close()
             else:
                 self._close_after_flush()
         elif self._outlet.paused:
