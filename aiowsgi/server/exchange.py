@@ -53,6 +53,9 @@ _logger = logging.getLogger("aiowsgi.error")
 # A body up to this size is joined with its head: one send(). Above it the copy costs more than a second piece.
 _JOIN_SIZE = 64 * 1024
 
+# A file up to this size is read by its thread and goes out as any other body. Arbitrary.
+_READ_SIZE = 256 * 1024
+
 # Of the requests that have been asked for their id.
 _numbers = itertools.count(1)
 
@@ -366,7 +369,7 @@ class Exchange:
         if self.parked is not None:
             self.stream_file(head, region)
             return
-        if region.size <= self._engine.config.response_buffer:
+        if region.size <= min(_READ_SIZE, self._engine.config.response_buffer):
             try:
                 content = _read_region(region)
             finally:

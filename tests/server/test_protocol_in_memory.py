@@ -465,6 +465,26 @@ def test_file_goes_out_in_pieces_while_no_thread_waits(large_file: Path) -> None
     assert descriptors() == before
 
 
+@pytest.mark.parametrize(
+    ("size", "options", "in_pieces"),
+    [
+        (256 * 1024, {}, False),
+        (256 * 1024 + 1, {}, True),
+        (300_000, {"response_buffer": 1024 * 1024}, True),
+        (1001, {"response_buffer": 1000}, True),
+    ],
+)
+def test_file_that_is_small_is_read_by_its_thread(
+    size: int, options: dict[str, Any], in_pieces: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "small"
+    path.write_bytes(os.urandom(size))
+    with MemoryServer(file_application(path), **options) as server:
+        client = SteppedClient(server)
+        assert client.get().content == path.read_bytes()
+        assert bool(server.io_pool.stats().idle) == in_pieces
+
+
 def test_file_whose_client_goes_is_closed(large_file: Path) -> None:
     before = descriptors()
     with MemoryServer(file_application(large_file)) as server:
