@@ -31,7 +31,7 @@ from aiowsgi.server.content import MemoryBudget
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.messages import Message, MessageExchange, Receive, Send, body_message
 from aiowsgi.version import __version__
-from aiowsgi.wsgi.environ import connection_environ
+from aiowsgi.wsgi.environ import endpoint_environ
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication, WSGIEnvironment
@@ -210,7 +210,7 @@ def _connection_info(scope: Message) -> ConnectionInfo:
 
 def _base_environ(base: WSGIEnvironment, connection: ConnectionInfo, scope: Message) -> WSGIEnvironment:
     """Translate what a scope says of its connection and of where the application is mounted."""
-    environ = connection_environ(base, connection)
+    environ = endpoint_environ(base, connection)
     root_path = (scope.get("root_path") or "").rstrip("/")
     environ["SCRIPT_NAME"] = root_path.encode("utf-8", "surrogateescape").decode("latin-1")
     environ["asgi.scope"] = scope

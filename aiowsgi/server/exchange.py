@@ -249,7 +249,9 @@ class Exchange:
                 file = content.open()
                 if self.head.content_length is None:
                     content_size = content.total_size
-            environ = build_environ(self._base_environ, self.head, file, content_size)
+            environ = build_environ(self._base_environ, self._connection, self.head, file, content_size)
+            environ["aiowsgi.disconnected"] = self.disconnection
+            environ["waitress.client_disconnected"] = self.disconnection.is_set
             if self._connection.forwarding is not None:
                 try:
                     self._connection.forwarding(environ)

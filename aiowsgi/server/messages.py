@@ -47,7 +47,7 @@ class MessageExchange(Exchange):
         engine: the adapter's.
         head: the request.
         connection: whose it is.
-        base_environ: what environ has beside the request; it is added to.
+        base_environ: what environ has beside the request.
     """
 
     #: The message that begins the response; the worker sets it before it notifies the loop.
@@ -64,10 +64,7 @@ class MessageExchange(Exchange):
     def __init__(
         self, engine: Engine, head: RequestHead, connection: ConnectionInfo, base_environ: WSGIEnvironment
     ) -> None:
-        disconnection = Disconnection()
-        base_environ["aiowsgi.disconnected"] = disconnection
-        base_environ["waitress.client_disconnected"] = disconnection.is_set
-        super().__init__(engine, head, connection, base_environ, disconnection, None, _wake_itself)
+        super().__init__(engine, head, connection, base_environ, Disconnection(), None, _wake_itself)
         self._caller_context = contextvars.copy_context()
         self._changed = asyncio.Event()
         self._blocks: list[bytes] = []  # of what is parked

@@ -35,7 +35,6 @@ from aiowsgi.server.parked import ParkedResponse
 from aiowsgi.server.reception import ContentReceiver
 from aiowsgi.server.responder import OwnRequest, Responder
 from aiowsgi.server.socket_file_sender import SocketFileSender
-from aiowsgi.wsgi.environ import connection_environ
 from aiowsgi.wsgi.file_wrapper import FileRegion
 
 if TYPE_CHECKING:
@@ -398,17 +397,9 @@ class Protocol(asyncio.Protocol):
         engine = self._engine
         base_environ = self._base_environ
         if base_environ is None:
-            base_environ = self._make_base_environ()
+            base_environ = self._base_environ = engine.environ_of(self._info)
         make = Exchange if engine.observer is None else ObservedExchange
         return make(engine, head, self._info, base_environ, self._disconnection, content, self._exchange_ready)
-
-    def _make_base_environ(self) -> WSGIEnvironment:
-        """Make what is the same for all requests of the connection, at the first: 0.5 KB, and 0.4 µs less for each."""
-        environ = connection_environ(self._engine.base_environ, self._info)
-        environ["aiowsgi.disconnected"] = self._disconnection
-        environ["waitress.client_disconnected"] = self._disconnection.is_set
-        self._base_environ = environ
-        return environ
 
     def serves(self, exchange: Exchange) -> bool:
         """Tell whether an exchange is this connection's."""

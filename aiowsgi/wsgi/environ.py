@@ -19,7 +19,7 @@ from aiowsgi.wsgi.file_wrapper import FileWrapper
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
-__all__ = ["base_environ", "build_environ", "connection_environ"]
+__all__ = ["base_environ", "build_environ", "endpoint_environ"]
 
 
 class _Discard(io.TextIOBase):
@@ -30,6 +30,22 @@ class _Discard(io.TextIOBase):
 
 
 _DISCARD = _Discard()
+
+# What each request sets. It has its place already in what is copied for it, so that the copy does not have to grow.
+_PLACES = dict.fromkeys(
+    (
+        "REMOTE_ADDR",
+        "REMOTE_PORT",
+        "REQUEST_METHOD",
+        "PATH_INFO",
+        "QUERY_STRING",
+        "REQUEST_URI",
+        "RAW_URI",
+        "SERVER_PROTOCOL",
+        "wsgi.input",
+        "wsgi.errors",
+    )
+)
 
 
 def base_environ(
@@ -58,16 +74,14 @@ def base_environ(
     }
 
 
-def connection_environ(base: WSGIEnvironment, connection: ConnectionInfo) -> WSGIEnvironment:
-    """Return what is the same in every environ of a connection.
+def endpoint_environ(base: WSGIEnvironment, connection: ConnectionInfo) -> WSGIEnvironment:
+    """Return what is the same in every environ of a connection, and of all that differ in nothing but their peer.
 
     Args:
         base: from :func:`base_environ`; it is copied.
-        connection: peer and local address, and the scheme.
+        connection: local address, scheme and TLS.
     """
-    environ = base.copy()
-    environ["REMOTE_ADDR"] = connection.remote_host
-    environ["REMOTE_PORT"] = connection.remote_port
+    environ: WSGIEnvironment = {**base, **_PLACES}
     environ["wsgi.url_scheme"] = connection.scheme
     if connection.scheme == "https":
         environ["HTTPS"] = "on"
@@ -79,14 +93,19 @@ def connection_environ(base: WSGIEnvironment, connection: ConnectionInfo) -> WSG
 
 
 def build_environ(
-    base: WSGIEnvironment, head: RequestHead, content: BinaryIO, content_size: int | None
+    base: WSGIEnvironment,
+    connection: ConnectionInfo,
+    head: RequestHead,
+    content: BinaryIO,
+    content_size: int | None,
 ) -> WSGIEnvironment:
     """Map a request head to a WSGI environ.
 
     Reads no clock, socket or process environment.
 
     Args:
-        base: from :func:`connection_environ`; it is copied.
+        base: from :func:`endpoint_environ`; it is copied.
+        connection: the peer's address.
         head: request line and fields; values are latin-1 text.
         content: file-like; the request's content, then ``b""``.
         content_size: bytes in ``content`` where the request did not say (it was chunked) and all of it has been
@@ -102,6 +121,8 @@ def build_environ(
     script_name: str = environ["SCRIPT_NAME"]
     if script_name and (path == script_name or path.startswith(script_name + "/")):
         path = path[len(script_name) :]
+    environ["REMOTE_ADDR"] = connection.remote_host
+    environ["REMOTE_PORT"] = connection.remote_port
     environ["REQUEST_METHOD"] = head.method
     environ["PATH_INFO"] = path
     environ["QUERY_STRING"] = head.query

@@ -24,7 +24,7 @@ from aiowsgi.http.parsers import FieldLine, make_head_parser
 from aiowsgi.http.policy import RequestPolicy
 from aiowsgi.http.response import frame_response, serialize_head
 from aiowsgi.semantics import ConnectionInfo, RequestHead, ResponseHead
-from aiowsgi.wsgi.environ import base_environ, build_environ, connection_environ
+from aiowsgi.wsgi.environ import base_environ, build_environ, endpoint_environ
 from aiowsgi.wsgi.file_wrapper import FileRegion
 from aiowsgi.wsgi.run import run_application
 
@@ -64,7 +64,7 @@ def _read(head: bytes, parser_name: str = "h11") -> RequestHead:
 
 def _environ() -> WSGIEnvironment:
     base = base_environ(software="bench", root_path="", multithread=True, multiprocess=False)
-    return connection_environ(base, _CONNECTION)
+    return endpoint_environ(base, _CONNECTION)
 
 
 def parse(parser_name: str, head: bytes) -> Benchmark:
@@ -107,7 +107,7 @@ def make_environ(head: bytes) -> Benchmark:
     request = _read(head)
 
     def run() -> WSGIEnvironment:
-        return build_environ(base, request, io.BytesIO(), None)
+        return build_environ(base, _CONNECTION, request, io.BytesIO(), None)
 
     return run
 
@@ -158,7 +158,7 @@ def _blocks(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable
 
 def run_hello() -> Benchmark:
     """PEP 3333 for a small application: its call, its head's validation, its list."""
-    environ = build_environ(_environ(), _read(HEADS["small head"]), io.BytesIO(), None)
+    environ = build_environ(_environ(), _CONNECTION, _read(HEADS["small head"]), io.BytesIO(), None)
     sink = RecordingSink()
 
     def run() -> RecordingSink:
@@ -170,7 +170,7 @@ def run_hello() -> Benchmark:
 
 def run_blocks() -> Benchmark:
     """PEP 3333 for a generator of 200 small blocks."""
-    environ = build_environ(_environ(), _read(HEADS["small head"]), io.BytesIO(), None)
+    environ = build_environ(_environ(), _CONNECTION, _read(HEADS["small head"]), io.BytesIO(), None)
     sink = RecordingSink()
 
     def run() -> RecordingSink:

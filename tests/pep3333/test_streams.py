@@ -371,12 +371,12 @@ def test_errors_print_works_on_it(serve, capfd):
 ANY_TEXT_SCRIPT = """
 import sys
 from aiowsgi.semantics import ConnectionInfo, RequestHead
-from aiowsgi.wsgi.environ import base_environ, build_environ, connection_environ
+from aiowsgi.wsgi.environ import base_environ, build_environ, endpoint_environ
 
 base = base_environ(software="test", root_path="", multithread=True, multiprocess=False)
 head = RequestHead("GET", "/", "/", "", "1.1", {}, 0, True, False)
-base = connection_environ(base, ConnectionInfo("http", "", "", "", ""))
-environ = build_environ(base, head, None, None)
+connection = ConnectionInfo("http", "", "", "", "")
+environ = build_environ(endpoint_environ(base, connection), connection, head, None, None)
 errors = environ["wsgi.errors"]
 errors.write("caf\\xe9 \\u65e5\\u672c \\U0001f389 \\ud800 \\0\\n")
 errors.writelines(["one\\n", "two\\n"])

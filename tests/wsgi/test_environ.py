@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from aiowsgi.semantics import ConnectionInfo, RequestHead
-from aiowsgi.wsgi.environ import base_environ, build_environ, connection_environ
+from aiowsgi.wsgi.environ import base_environ, build_environ, endpoint_environ
 from aiowsgi.wsgi.file_wrapper import FileWrapper
 
 TCP = ConnectionInfo("http", "192.0.2.7", "51234", "192.0.2.1", "8080")
@@ -25,8 +25,8 @@ def base(root_path="", multithread=True, multiprocess=False):
 
 
 def build(request=None, connection=TCP, content=None, content_size=None, **options):
-    shared = connection_environ(base(**options), connection)
-    return build_environ(shared, request or head(), content or io.BytesIO(), content_size)
+    shared = endpoint_environ(base(**options), connection)
+    return build_environ(shared, connection, request or head(), content or io.BytesIO(), content_size)
 
 
 def test_environ_of_a_plain_request_has_exactly_these_variables():
@@ -61,11 +61,11 @@ def test_environ_of_a_plain_request_has_exactly_these_variables():
 def test_environ_is_a_copy_of_the_base():
     server = base()
     before = dict(server)
-    connection = connection_environ(server, TCP)
+    endpoint = endpoint_environ(server, TCP)
     assert server == before
-    before = dict(connection)
-    build_environ(connection, head(variables={"HTTP_HOST": "x"}), io.BytesIO(), None)["wsgi.version"] = None
-    assert connection == before
+    before = dict(endpoint)
+    build_environ(endpoint, TCP, head(variables={"HTTP_HOST": "x"}), io.BytesIO(), None)["wsgi.version"] = None
+    assert endpoint == before
 
 
 @pytest.mark.parametrize("multithread", [True, False])
