@@ -8,8 +8,8 @@ each job, and a request at 64 connections has 1.1 context switches there instead
 Nothing is lost: a thread sleeps only at a closed gate, after it has found nothing; a job is put before the gate is
 looked at; and who passes the gate looks again.
 
-Where there is only room for so many at work, the others sleep though there are jobs. Nothing is lost then either, if a
-thread counts as free before it comes for a job, and if whoever makes room calls.
+Where there is only room for so many at work, the others sleep though there are jobs. Nothing is lost then either: a
+thread counts as free before it comes for a job, and whoever makes room calls.
 
 Thread: any.
 """
@@ -25,6 +25,9 @@ from typing import Generic, TypeVar
 __all__ = ["JobQueue"]
 
 _T = TypeVar("_T")
+
+# How often a thread for which there is no room looks by itself: whoever said so may be gone.
+_LOOK_SECONDS = 0.5
 
 
 class JobQueue(Generic[_T]):
@@ -74,9 +77,13 @@ class JobQueue(Generic[_T]):
                     if called and jobs and self._gate.locked() and (room is None or room() > 1):
                         self._open()
                     return job
-            if not self._gate.acquire(timeout=timeout):
+            wait = timeout if room is None else min(timeout, _LOOK_SECONDS)
+            if self._gate.acquire(timeout=wait):
+                called = True
+            elif wait == timeout:
                 raise queue.Empty
-            called = True
+            else:
+                timeout -= wait
 
     def _open(self) -> None:
         try:  # noqa: SIM105 # suppress() takes three times as long

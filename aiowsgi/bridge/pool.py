@@ -21,6 +21,7 @@ import itertools
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -76,7 +77,7 @@ class Pool(Protocol):
 
     @property
     def waiting_count(self) -> int:
-        """Jobs that no thread has taken yet."""
+        """Jobs that no thread has taken yet, but for those for which one is free, though it is not its turn."""
         ...
 
     def submit(self, job: Job) -> None:
@@ -87,8 +88,11 @@ class Pool(Protocol):
         """Return a snapshot."""
         ...
 
-    def limit_running(self, count: int | None) -> None:
-        """Let at most so many threads work at once, beside those that are stalled; ``None`` for all."""
+    def limit_running(self, count: int | None, seconds: float = 0.0) -> None:
+        """Let about so many threads work at once, beside those that are stalled, for some seconds; ``None`` for all.
+
+        A thread that has just taken a job may not count yet, so that there is one more for a moment.
+        """
         ...
 
     def turns(self) -> Mapping[int, int]:
@@ -139,9 +143,11 @@ class ThreadPool:
 
     - ``_jobs``: safe by itself.
     - ``_idle``: a list used as a counter; ``append`` and ``pop`` are atomic on every build of CPython.
-    - ``_threads``, ``_stalled_count``, ``_stuck_count``, ``_allowed_count``, ``_closed``, ``_running_limit``: written
-      under ``_lock``. They are read without it on the way to :meth:`_grow`, which looks again under it, and by
-      :meth:`_room`, which may be a moment late.
+    - ``_threads``, ``_stalled_count``, ``_stuck_count``, ``_allowed_count``, ``_closed``: written under ``_lock``. They
+      are read without it on the way to :meth:`_grow`, which looks again under it, and by :meth:`_room`, which may be a
+      moment late.
+    - ``_running_limit``, ``_limited_until`` and the queue's ``room``: the event loop writes them; one may be older than
+      the others, for a moment.
     - what a worker says of itself: only that thread writes it.
     """
 
@@ -163,6 +169,7 @@ class ThreadPool:
         self._stuck_count = 0
         self._allowed_count = threads
         self._running_limit = 0
+        self._limited_until = 0.0
         self._closed = False
 
     @property
@@ -172,8 +179,9 @@ class ThreadPool:
 
     @property
     def waiting_count(self) -> int:
-        """Jobs that no thread has taken yet."""
-        return self._jobs.qsize()
+        """See :meth:`Pool.waiting_count`."""
+        count = self._jobs.qsize()
+        return count if self._jobs.room is None else max(0, count - len(self._idle))
 
     def stats(self) -> ThreadPoolStats:
         """Return a snapshot; the figures may be a moment apart."""
@@ -214,6 +222,7 @@ class ThreadPool:
             # No thread to be had: the process is at its limit. The job waits for one of those that run.
             with self._lock:
                 self._threads.discard(thread)
+            self._call()  # this one took the room of another
             _logger.error("cannot start a worker thread: %s", error)
 
     def _work(self, worker: _Worker) -> None:
@@ -260,11 +269,12 @@ class ThreadPool:
         self._call()
         return True
 
-    def limit_running(self, count: int | None) -> None:
-        """See :meth:`Pool.limit_running`."""
-        with self._lock:
-            self._running_limit = count or 0
-            self._jobs.room = self._room if count else None
+    def limit_running(self, count: int | None, seconds: float = 0.0) -> None:
+        """See :meth:`Pool.limit_running`. Without the lock: collecting garbage under it may come here."""
+        if count:
+            self._running_limit = count
+            self._limited_until = time.monotonic() + seconds
+        self._jobs.room = self._room if count else None
         self._jobs.call()
 
     def turns(self) -> Mapping[int, int]:
@@ -273,7 +283,9 @@ class ThreadPool:
             return {worker.native_id: worker.turns for worker in self._threads if worker.native_id is not None}
 
     def _room(self) -> int:
-        """Return how many more threads may work; one that comes for a job is idle."""
+        """Return how many more threads may work; one that comes for a job is idle, one that is being started is not."""
+        if time.monotonic() > self._limited_until:
+            return self._max_size
         return self._running_limit - (len(self._threads) - len(self._idle) - self._stalled_count)
 
     def _call(self) -> None:

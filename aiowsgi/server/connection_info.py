@@ -45,7 +45,7 @@ def connection_info(transport: asyncio.BaseTransport, addresses: tuple[object, o
     """
     peer, local = addresses or (transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
     remote_host, remote_port = host_and_port(peer)
-    server_host, server_port = _known_host_and_port(local)
+    server_host, server_port = _known_host_and_port(local) if isinstance(local, tuple) else ("", "")
     if transport.get_extra_info("sslcontext") is None:
         return ConnectionInfo("http", remote_host, remote_port, server_host, server_port)
     variables = _tls_variables(transport.get_extra_info("ssl_object"))

@@ -38,7 +38,7 @@ _SMALLEST_RESERVED_SIZE = 64 * 1024
 # for 1 MB.
 _RESERVED_RATIO = 128
 # POSIX: no fewer than 16. Linux takes 1024.
-_MOST_BLOCKS = os.sysconf("SC_IOV_MAX")
+_MOST_BLOCKS = max(16, os.sysconf("SC_IOV_MAX"))
 
 
 class MemoryBudget:

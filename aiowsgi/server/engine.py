@@ -113,6 +113,7 @@ class Engine:
         self.server_field = f"Server: {software.partition('/')[0]}\r\n" if config.server_header else ""
         #: What proxies may say of their clients; ``None`` for nothing.
         self.forwarding = forwarding_of(config)
+        #: What is the same in every environ; not to be changed after the first request.
         self.base_environ = _EXCHANGE_VARIABLES | base_environ(
             software=software,
             root_path=config.root_path,
@@ -214,8 +215,6 @@ class Engine:
 
     def _submit_batch(self) -> None:
         batch, self._batch = self._batch, []
-        if self._batch_time >= self.saturation.next_look:
-            self.saturation.look(self._batch_time)
         for exchange in batch:
             try:
                 self.pool.submit(exchange)
@@ -224,6 +223,8 @@ class Engine:
                 # A shared pool may also have been closed by its owner, too early: queue_timeout answers then.
                 if not self.draining:
                     _logger.error("cannot run %r: %s", exchange, error)
+        if self._batch_time >= self.saturation.next_look:
+            self.saturation.look(self._batch_time)
 
     def forget(self, exchange: Exchange) -> None:
         """An exchange has ended, or will never run. Any thread."""

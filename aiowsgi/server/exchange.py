@@ -70,7 +70,7 @@ class Exchange:
         engine: shared by all connections of a server.
         head: the request.
         connection: whose it is.
-        base_environ: what is the same in every environ of its connection.
+        base_environ: what is the same in every environ of its connection; shared with others, and not changed.
         disconnection: the connection's.
         content: complete, or ``None`` if the request has none; the exchange releases it.
         on_ready: called by the loop when there is something to take.

@@ -71,7 +71,7 @@ class StepPool:
         stalled = sum(worker.stalled for worker in self._begun)
         return ThreadPoolStats(len(self._waiting), len(self._begun) - stalled, stalled, len(self._free))
 
-    def limit_running(self, count: int | None) -> None:
+    def limit_running(self, count: int | None, seconds: float = 0.0) -> None:
         """One moves at a time, in any case."""
 
     def turns(self) -> Mapping[int, int]:

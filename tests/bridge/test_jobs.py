@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import sys
 import threading
@@ -11,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from aiowsgi.bridge import jobs as module
 from aiowsgi.bridge.jobs import JobQueue
 
 
@@ -119,7 +119,8 @@ def test_job_for_which_there_is_no_room_waits_until_somebody_calls() -> None:
     assert jobs.get(timeout=1) == 1
 
 
-def test_no_thread_is_called_for_whom_there_is_no_room() -> None:
+def test_no_thread_is_called_for_whom_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 60.0)
     jobs = JobQueue[int]()
     room = 0
     looks: list[int] = []  # the threads that were awake
@@ -129,8 +130,7 @@ def test_no_thread_is_called_for_whom_there_is_no_room() -> None:
         return room
 
     def get() -> None:
-        with contextlib.suppress(queue.Empty):
-            taken.append(jobs.get(timeout=0.3))
+        taken.append(jobs.get(timeout=60))
 
     jobs.room = look
     taken: list[int] = []
@@ -142,13 +142,17 @@ def test_no_thread_is_called_for_whom_there_is_no_room() -> None:
     jobs.put(2)
     room = 1
     other.start()  # finds a job without being called
-    other.join(20)
-    asleep.join(20)
+    other.join(60)
     assert taken == [1]
     assert looks.count(asleep.ident or 0) == 1
+    jobs.room = None
+    jobs.call()
+    asleep.join(60)
+    assert taken == [1, 2]
 
 
-def test_thread_that_takes_the_last_room_calls_no_other() -> None:
+def test_thread_that_takes_the_last_room_calls_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 60.0)
     jobs = JobQueue[int]()
     room = 0
     looks: list[int] = []
@@ -158,8 +162,7 @@ def test_thread_that_takes_the_last_room_calls_no_other() -> None:
         return room
 
     def get() -> None:
-        with contextlib.suppress(queue.Empty):
-            taken.append(jobs.get(timeout=0.3))
+        taken.append(jobs.get(timeout=60))
 
     jobs.room = look
     taken: list[int] = []
@@ -172,7 +175,42 @@ def test_thread_that_takes_the_last_room_calls_no_other() -> None:
     jobs.put(2)
     room = 1
     jobs.call()
-    for thread in threads:
-        thread.join(20)
-    assert taken == [1]
+    while not taken:
+        time.sleep(0)
     assert sum(looks.count(thread.ident or 0) > 1 for thread in threads) == 1
+    jobs.room = None
+    jobs.put(3)
+    for thread in threads:
+        thread.join(60)
+    assert sorted(taken) == [1, 2, 3]
+
+
+def test_thread_for_which_there_is_no_room_looks_by_itself_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.05)
+    jobs = JobQueue[int]()
+    room = 0
+    looks: list[None] = []
+
+    def look() -> int:
+        looks.append(None)
+        return room
+
+    jobs.room = look
+    jobs.put(1)
+    taken: list[int] = []
+    thread = threading.Thread(target=lambda: taken.append(jobs.get(timeout=60)))
+    thread.start()
+    while len(looks) < 2:
+        time.sleep(0)
+    room = 1  # and nobody calls
+    thread.join(30)
+    assert taken == [1]
+
+
+def test_get_without_room_raises_after_the_time_however_often_it_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.02)
+    jobs = JobQueue[int]()
+    jobs.room = lambda: 0
+    jobs.put(1)
+    with pytest.raises(queue.Empty):
+        jobs.get(timeout=0.1)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+import aiowsgi.bridge.jobs
 from aiowsgi.bridge.pool import ThreadPool
 from aiowsgi.testing import StepPool
 
@@ -295,7 +296,7 @@ def test_pool_with_a_limit_lets_the_other_threads_wait_for_their_turn(make: Call
     tasks = make(3)
     begun = tasks.submit(3)
     assert all_running(begun)
-    tasks.pool.limit_running(1)
+    tasks.pool.limit_running(1, LONG)
     waiting = tasks.submit(3)
     begun[0].may_end.set()
     begun[1].may_end.set()
@@ -313,11 +314,13 @@ def test_pool_calls_as_many_threads_as_a_higher_limit_or_none_allows(make: Calla
     assert all_running(tasks.submit(4))
     tasks.end()
     wait_for(lambda: tasks.pool.stats().idle == 4)
-    tasks.pool.limit_running(1)
-    first, second, third, *rest = tasks.submit(6)
+    tasks.pool.limit_running(1, LONG)
+    (first,) = tasks.submit()
     assert first.running.wait(LONG)
+    wait_for(lambda: tasks.pool.stats().idle == 3)
+    second, third, *rest = tasks.submit(5)
     assert not second.running.is_set()
-    tasks.pool.limit_running(2)
+    tasks.pool.limit_running(2, LONG)
     assert second.running.wait(LONG)
     assert not third.running.is_set()
     tasks.pool.limit_running(None)
@@ -329,7 +332,7 @@ def test_pool_with_a_limit_lets_another_thread_work_while_one_is_stalled(make: C
     assert all_running(tasks.submit(2))
     tasks.end()
     wait_for(lambda: tasks.pool.stats().idle == 2)
-    tasks.pool.limit_running(1)
+    tasks.pool.limit_running(1, LONG)
     (stalled,) = tasks.submit(stalls=True)
     assert stalled.running.wait(LONG)
     assert all_running(tasks.submit())
@@ -339,15 +342,66 @@ def test_pool_with_a_limit_ends_all_its_threads_when_it_is_closed(make: Callable
     tasks = make(4)
     busy, *others = tasks.submit(4)
     assert all_running([busy, *others])
-    tasks.pool.limit_running(1)
+    tasks.pool.limit_running(1, LONG)
     for task in others:
         task.may_end.set()
     wait_for(lambda: tasks.pool.stats().idle == 3)
     tasks.pool.close()
     wait_for(lambda: len(threads_named("test-pool")) == 1)
-    tasks.pool.limit_running(1)  # whoever limits it may not have heard of that
+    tasks.pool.limit_running(1, LONG)  # whoever limits it may not have heard of that
     busy.may_end.set()
     wait_for(lambda: not threads_named("test-pool"))
+
+
+def test_limit_that_is_not_said_anew_is_none(make: Callable[..., Tasks]) -> None:
+    tasks = make(3)
+    running = tasks.submit(3)
+    assert all_running(running)
+    tasks.pool.limit_running(1, 0.1)
+    waiting = tasks.submit(2)  # one of which has to wait, if it has come to that yet
+    for task in running[1:]:
+        task.may_end.set()
+    assert all_running(waiting)
+    assert not running[0].ended.is_set()
+
+
+def test_jobs_for_which_a_thread_is_free_do_not_count_as_waiting(make: Callable[..., Tasks]) -> None:
+    tasks = make(3)
+    assert all_running(tasks.submit(3))
+    tasks.end()
+    wait_for(lambda: tasks.pool.stats().idle == 3)
+    tasks.pool.limit_running(1, LONG)
+    assert all_running(tasks.submit())
+    wait_for(lambda: tasks.pool.stats().idle == 2)
+    tasks.submit(2)
+    assert tasks.pool.waiting_count == 0
+    tasks.submit(3)
+    assert tasks.pool.waiting_count == 3
+    assert tasks.pool.stats().waiting == 5
+
+
+def test_thread_that_cannot_start_leaves_its_room_to_another(
+    make: Callable[..., Tasks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aiowsgi.bridge.jobs, "_LOOK_SECONDS", 2 * LONG)
+    tasks = make(2)
+    (first,) = tasks.submit()
+    assert first.running.wait(LONG)
+    first.may_end.set()
+    wait_for(lambda: tasks.pool.stats().idle == 1)
+    tasks.pool.limit_running(1, LONG)
+
+    def start(self: threading.Thread) -> None:
+        # Until now it counted, so that the thread that was called has gone back to sleep.
+        time.sleep(0.05)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        second, third = tasks.submit(2)
+    assert second.running.wait(LONG)
+    second.may_end.set()
+    assert third.running.wait(LONG)
 
 
 def test_pool_tells_of_each_threads_turns(make: Callable[..., Tasks]) -> None:
@@ -376,7 +430,7 @@ def test_pool_whose_limit_and_threads_change_all_the_time_loses_no_job(make: Cal
     def change() -> None:
         while not over.is_set():
             for limit in (1, 2, None, 1, 3):
-                tasks.pool.limit_running(limit)
+                tasks.pool.limit_running(limit, LONG)
                 time.sleep(0)
 
     changing = threading.Thread(target=change)
@@ -390,7 +444,7 @@ def test_pool_whose_limit_and_threads_change_all_the_time_loses_no_job(make: Cal
                 time.sleep(0)
         over.set()
         changing.join(LONG)
-        tasks.pool.limit_running(1)  # and nobody calls after this but the threads themselves
+        tasks.pool.limit_running(1, LONG)  # and nobody calls after this but the threads themselves
         for _ in range(count):
             assert done.acquire(timeout=LONG)
     finally:

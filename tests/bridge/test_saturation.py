@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import math
 import threading
 import time
@@ -43,7 +45,8 @@ class Machine:
         self._loop_computed = 0.0
         self._process_time = 0.0
 
-    def limit_running(self, count: int | None) -> None:
+    def limit_running(self, count: int | None, seconds: float = 0.0) -> None:
+        assert count is None or seconds > 0.1  # until the next tick, and some more
         self.limit = count
         self.limits.append(count)
 
@@ -66,12 +69,12 @@ class Machine:
         return self._process_time
 
     def saturation(self, **options: object) -> Saturation:
+        options.setdefault("accounts", self.accounts)
         return Saturation(
             cast(asyncio.AbstractEventLoop, self.loop),
             self,
             clock=self.loop.time,
             process_time=self.process_time,
-            accounts=self.accounts,
             **options,  # type: ignore[arg-type]
         )
 
@@ -226,6 +229,16 @@ def test_close_lets_all_threads_go_for_good(machine: Machine) -> None:
     assert machine.limit is None
 
 
+def test_threads_are_let_go_where_nobody_is_left_to_do_it(machine: Machine) -> None:
+    saturation = machine.saturation()
+    machine.run(saturation, 1)
+    assert machine.limit == 1
+    machine.loop = VirtualLoop()  # the other one is gone, with its timers
+    del saturation
+    gc.collect()
+    assert machine.limit is None
+
+
 @pytest.mark.parametrize("missing", ["_HAS_LOCK", "_TOLD"])
 def test_nothing_is_looked_at_where_it_cannot_help(
     machine: Machine, missing: str, monkeypatch: pytest.MonkeyPatch
@@ -256,3 +269,25 @@ def test_accounts_of_threads_say_what_they_computed() -> None:
 
 def test_account_of_a_thread_that_is_no_more_is_left_out() -> None:
     assert read_accounts([0]) == {}
+
+
+def test_accounts_without_file_descriptors_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_bytes(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert read_accounts([LOOP_THREAD]) == {}
+
+
+def no_accounts(thread_ids: Iterable[int]) -> dict[int, Account]:
+    return {}
+
+
+def test_threads_of_which_nothing_is_known_any_more_are_let_go(machine: Machine) -> None:
+    saturation = machine.saturation(accounts=lambda thread_ids: known(thread_ids))
+    known = machine.accounts
+    machine.run(saturation, 1)
+    assert machine.limit == 1
+    known = no_accounts
+    machine.run(saturation, 1)
+    assert machine.limit is None

@@ -419,10 +419,11 @@ def test_connection_whose_client_said_that_nothing_follows_is_closed_at_once(req
     "data",
     [
         b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\nG",
+        b"POST / HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 1\r\n\r\na",
         b"POST / HTTP/1.0\r\nHost: test\r\nContent-Length: 1\r\n\r\na",
     ],
-    ids=["request begun", "content", "content of HTTP/1.0"],
+    ids=["request begun", "empty content", "content", "content of HTTP/1.0"],
 )
 def test_connection_whose_client_may_send_on_is_not_reset(data: bytes) -> None:
     """RFC 9112 sections 9.6 and 2.2: a client that sends on, an empty line after content."""

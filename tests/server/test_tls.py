@@ -224,6 +224,17 @@ def test_idle_connection_ends_with_its_client(serve: Serve, certificates: Certif
     wait_until(lambda: not server.server.engine.connections, "the end of the connection")
 
 
+def test_connection_that_its_client_wanted_closed_waits_for_the_clients_own_alert(
+    serve: Serve, certificates: Certificates, files: dict[str, Any]
+) -> None:
+    server = serve(application, **files)
+    with certificates.connect(server.port, certificates.client_context()) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        assert client.receive().status_code == 200
+        assert server.server.engine.connections  # what comes now must not reset what the client has not read yet
+    wait_until(lambda: not server.server.engine.connections, "the end of the connection")
+
+
 def test_what_follows_a_closure_alert_is_ignored(
     serve: Serve, certificates: Certificates, files: dict[str, Any]
 ) -> None:
