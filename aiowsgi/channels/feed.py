@@ -104,8 +104,9 @@ class Feed:
             return low
         high = log.end
         if low == high:
-            # Later than all that was read here: those in between are on their way, and will be passed over.
-            return high if known and order(id) >= order(self.tail) else None
+            # Later than all that was read here: those in between are on their way, and will be passed over. Of an empty
+            # stream no id is, but that of one whose data Redis has lost.
+            return high if known and self.tail != BEGINNING and order(id) >= order(self.tail) else None
         wanted = order(id)
         first = low
         while low < high:
