@@ -457,6 +457,52 @@ async def test_redis_that_comes_back_without_its_data_has_subscribers_told(home:
         await each.aclose()
 
 
+async def test_slow_one_that_began_on_an_empty_stream_is_told_that_redis_has_lost_it(
+    home: Home, redis: RedisProcess
+) -> None:
+    channel = home.channel(limit=3)
+    slow, quick = channel.subscribe(), channel.subscribe()
+    await settle(slow, quick)
+    for number in range(5):
+        await channel.asend(b"%d" % number)
+        await take(quick, 1)
+    assert slow.dropped == 0
+    redis.restart(with_data=False)
+    assert (await take(quick, 1))[0].event == "reset"
+    await channel.asend("after")
+    assert (await take(slow, 1))[0].event == "reset"
+    assert await take(quick, 1) == [b"after"]
+    for each in (slow, quick):
+        await each.aclose()
+
+
+def test_send_takes_a_new_connection_where_the_loop_was_not_told_of_the_old_one_s_end(
+    home: Home, redis: RedisProcess
+) -> None:
+    channel = home.channel()
+    with asyncio.Runner() as runner:
+        runner.run(channel.asend("1"))
+        redis.restart()
+        runner.run(channel.asend("2"))
+    assert redis.call("XLEN", key_of(channel)) == 2
+
+
+async def test_thread_that_has_asked_in_vain_asks_again_once_a_loop_has_had_an_answer(
+    home: Home, redis: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiowsgi.channels.broker._DOUBT_SECONDS", 1000.0)
+    channel = home.channel()
+    follower = channel.subscribe()
+    await settle(follower)
+    redis.kill()
+    assert (await asyncio.to_thread(channel.subscribe)).place is None
+    await eventually(lambda: channel.stats().broker.state == "away")  # type: ignore[union-attr]
+    redis.start()
+    await eventually(lambda: channel.stats().broker.state == "reading")  # type: ignore[union-attr]
+    assert (await asyncio.to_thread(channel.subscribe)).place == "0-0"
+    await follower.aclose()
+
+
 async def test_redis_that_hangs_is_noticed_and_read_on_where_it_was(home: Home, redis: RedisProcess) -> None:
     channel = home.channel()
     subscription = channel.subscribe()

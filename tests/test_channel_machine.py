@@ -7,9 +7,11 @@ The oracle is what a browser relies on: each event that a subscription gives is 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import inf
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -21,6 +23,8 @@ from tests.channel_homes import HOMES, PATIENCE, Home
 from tests.redis_process import RedisProcess, redis_process
 
 HISTORY, LIMIT = 50, 3
+# Seconds for which a thread that has asked Redis in vain does not ask again.
+DOUBT = 0.02
 
 
 @dataclass(eq=False)
@@ -31,12 +35,19 @@ class Reader:
     position: int
     #: It may begin anew: its place is unknown, or lost.
     may_reset: bool = False
+    #: It began when the stream had never had an event.
+    blank: bool = False
+    #: Where it goes on when it is :attr:`blank`, if that was lost before it was read from: nobody can tell one empty
+    #: stream from another.
+    restart: int | None = None
 
 
 class ChannelMachine(RuleBasedStateMachine):
     """Over a home that a subclass names."""
 
     redis: RedisProcess | None
+    #: When Redis last came back; also for the next machine, whose channel has the same broker.
+    back_at = -inf
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,6 +58,8 @@ class ChannelMachine(RuleBasedStateMachine):
         self.channel: Channel = Home(self.redis).channel(history=HISTORY, limit=LIMIT)
         self.sent: list[tuple[str, bytes]] = []
         self.readers: set[Reader] = set()
+        # Redis has never had an event of it, as far as Redis knows.
+        self.blank = True
         # Events before this position may be gone.
         self.trimmed = 0
 
@@ -62,13 +75,20 @@ class ChannelMachine(RuleBasedStateMachine):
             data = b"%d" % len(self.sent)
             if self.up:
                 self.sent.append((self.runner.run(self.channel.asend(data, name)), data))
+                self.blank = False
             else:
                 with pytest.raises(BrokerUnavailable):
                     self.runner.run(self.channel.asend(data, name))
 
     @rule(target=opened)
     def subscribe(self) -> Reader:
-        return self._added(Reader(self.channel.subscribe(), len(self.sent), not self.up))
+        # Who thinks that Redis is away does not ask it.
+        away = self.remote and (not self.up or self._doubted or self.channel.stats().broker.state == "away")
+        return self._added(Reader(self.channel.subscribe(), len(self.sent), away, self.blank))
+
+    @property
+    def _doubted(self) -> bool:
+        return time.monotonic() < type(self).back_at + DOUBT
 
     @rule(target=opened, data=st.data())
     def come_back(self, data: st.DataObject) -> Reader:
@@ -112,8 +132,14 @@ class ChannelMachine(RuleBasedStateMachine):
             # Of an event that was lost with Redis's data there is none to come after.
             reader.position = ids.index(event.id) + 1 if event.id in ids else max(reader.position, self.trimmed)
             reader.may_reset = self.remote and not self.up
+            # It may have asked by itself, before its loop has noticed the loss and tells all.
+            reader.blank, reader.restart = event.id == "0-0", None
+            reader.may_reset |= reader.blank
             return
         position = reader.position
+        if reader.restart is not None and (event.id, event) != self.sent[position]:
+            position, reader.may_reset = reader.restart, False
+        reader.blank, reader.restart = False, None
         if not self.remote:
             # It misses the oldest ones, and that is counted.
             position = max(position, int(event))
@@ -148,17 +174,24 @@ class ChannelMachine(RuleBasedStateMachine):
         if not with_data:
             self.redis.lose_data()
             self.trimmed = len(self.sent)
+            self.blank = True
         for reader in self.readers:
+            if reader.blank and not with_data:
+                reader.restart = len(self.sent)
             # One that knows of nothing has not lost anything.
             reader.may_reset |= not with_data or reader.position < self.trimmed
+        self._start()
+
+    def _start(self) -> None:
+        assert self.redis is not None
         self.redis.start()
         self.up = True
+        type(self).back_at = time.monotonic()
 
     def teardown(self) -> None:
         try:
             if self.redis is not None and not self.up:
-                self.redis.start()
-                self.up = True
+                self._start()
             self.runner.run(self._finish())
         finally:
             self.runner.close()
@@ -191,7 +224,9 @@ def redis(request: pytest.FixtureRequest) -> Iterator[RedisProcess | None]:
 
 
 @pytest.mark.timeout(240)
-def test_channel_against_a_model(redis: RedisProcess | None) -> None:
+def test_channel_against_a_model(redis: RedisProcess | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiowsgi.channels.broker._DOUBT_SECONDS", DOUBT)
+
     class Machine(ChannelMachine):
         pass
 

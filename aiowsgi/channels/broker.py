@@ -123,6 +123,10 @@ class Broker:
             self._doubted_until = now + _DOUBT_SECONDS
             return None
 
+    def answers(self) -> None:
+        """A link has had an answer again: threads need doubt it no longer."""
+        self._doubted_until = 0.0
+
     def took(self, count: int, delay: float) -> None:
         """Count events that a link has read, and how long the last of them has taken."""
         bucket = bisect_left(DELAY_BUCKETS, delay)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -357,9 +358,17 @@ class Wire:
 
     @property
     def is_fresh(self) -> bool:
-        """Tell whether it can be used again: Redis has not closed it meanwhile."""
+        """Tell whether it can be used again: Redis has not closed it meanwhile.
+
+        The socket is asked as well: a loop that was busy while Redis went and came has not been told yet.
+        """
         stream: asyncio.StreamReader | None = getattr(self.connection, "_reader", None)
-        return self.is_open and stream is not None and not stream.at_eof()
+        writer: asyncio.StreamWriter | None = getattr(self.connection, "_writer", None)
+        if not self.is_open or stream is None or writer is None or stream.at_eof():
+            return False
+        poller = select.poll()
+        poller.register(writer.get_extra_info("socket"), select.POLLIN)
+        return not poller.poll(0)  # nothing has been asked: what there is to read is its end
 
     async def close(self) -> None:
         """Close it."""

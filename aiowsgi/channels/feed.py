@@ -55,6 +55,9 @@ class Feed:
         #: Times that Redis could not be asked for it.
         self.failure_count = 0
         self.subscriber_count = 0
+        #: The number of the last reset that tells of a stream that began anew: it has all that it ever got, and not
+        #: what was read here.
+        self.lost_at = -1
         # The number of the first event since the last gap.
         self._base_number = 1
         # The stream's beginning is known: nothing is missing between that and the first event.
@@ -80,6 +83,8 @@ class Feed:
 
     def reset(self, stream: StreamInfo) -> None:
         """Tell all that there is a gap, and go on at the stream's end."""
+        if stream.whole:
+            self.lost_at = self.log.end
         self.log.append(lambda _: Event(b"", stream.last_id, RESET))
         self.tail = stream.last_id
         self.added = stream.added

@@ -307,6 +307,7 @@ class Link:
             if self.state == "away":
                 _logger.info("%s is back", self._broker.label)
             self.state, self.reason = "reading", ""
+            self._broker.answers()
 
     def _went_away(self, error: Exception) -> None:
         text = str(error)

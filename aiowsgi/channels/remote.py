@@ -179,6 +179,7 @@ class RemoteSubscription(Subscription):
         "_link",
         "_number",
         "_page",
+        "_since",
         "_skip",
         "_task",
     )
@@ -198,6 +199,8 @@ class RemoteSubscription(Subscription):
         self._left_at: int | None = None
         # Of the feed, when it began: whether "now" is later than it was asked for.
         self._failure_count = 0
+        # The place in the feed at which the stream was the one that it reads.
+        self._since = 0
         self._first: Event | None = None
         self._page: deque[Event] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -248,6 +251,8 @@ class RemoteSubscription(Subscription):
                     continue
                 self._skip = None
             self._after = event.id
+            if event.event == RESET:
+                self._since = self._number
             return event
         return None
 
@@ -256,12 +261,16 @@ class RemoteSubscription(Subscription):
         settings = self._home.settings
         feed = self._feed = self._link.follow(self._home.key, settings.limit, settings.history)
         self._failure_count = -1 if self._link.state == "away" else feed.failure_count
+        self._since = feed.log.end
         self._home.count("subscribers")
         return feed
 
     def _place(self, feed: Feed) -> bool:
         """Go on in the feed, if that tells."""
-        if not feed.ready or self._after is None or self._page or self._first is not None:
+        if not feed.ready or self._page or self._first is not None:
+            return False
+        self._doubt_beginning(feed)
+        if self._after is None:
             return False
         number = feed.number_after(self._after, known=self._known)
         if number is None or feed.log.end - number > min(self._home.settings.limit, feed.capacity):
@@ -270,7 +279,13 @@ class RemoteSubscription(Subscription):
         self._skip = order(self._after)
         self._known = True
         self._left_at = None
+        self._since = number
         return True
+
+    def _doubt_beginning(self, feed: Feed) -> None:
+        """Begin anew, if the stream was empty and Redis has lost it since: one that is empty looks like another."""
+        if self._after == BEGINNING and feed.lost_at >= self._since:
+            self._after, self._known = None, False
 
     def wait(self, timeout: float | None = None) -> Awaitable[bool]:
         """See :class:`Subscription`."""
@@ -306,8 +321,9 @@ class RemoteSubscription(Subscription):
             self._task = None
 
     def _take_page(self, feed: Feed, page: Page) -> None:
+        self._doubt_beginning(feed)
         if self._after is None and self._known and feed.failure_count == self._failure_count:  # from now on
-            self._after = page.stream.last_id
+            self._after, self._since = page.stream.last_id, feed.log.end
         elif self._after is not None and page.continuous:
             self._known = True
             self._page.extend(page.events)
@@ -333,6 +349,7 @@ class RemoteSubscription(Subscription):
         self._first = Event(b"", page.stream.last_id, RESET)
         self._after = page.stream.last_id
         self._known = True
+        self._since = feed.log.end
 
     @property
     def behind(self) -> bool:
