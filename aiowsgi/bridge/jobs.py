@@ -20,7 +20,10 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from aiowsgi.bridge.affinity import Seat
 
 __all__ = ["JobQueue"]
 
@@ -33,13 +36,15 @@ _LOOK_SECONDS = 0.5
 class JobQueue(Generic[_T]):
     """Jobs in the order in which they were put."""
 
-    __slots__ = ("_gate", "_jobs", "room")
+    __slots__ = ("_gate", "_jobs", "room", "seat")
 
     def __init__(self) -> None:
         self._jobs: deque[_T] = deque()
         #: Tells how many more threads may be at work than there are, not counting those that come for a job; ``None``
         #: for any number.
         self.room: Callable[[], int] | None = None
+        #: Where threads wait, and go on; ``None`` where it does not matter.
+        self.seat: Seat | None = None
         self._gate = threading.Lock()
         self._gate.acquire()
 
@@ -76,9 +81,12 @@ class JobQueue(Generic[_T]):
                 else:
                     if called and jobs and self._gate.locked() and (room is None or room() > 1):
                         self._open()
+                    if (seat := self.seat) is not None:
+                        seat.bring_back()
                     return job
             wait = timeout if room is None else min(timeout, _LOOK_SECONDS)
-            if self._gate.acquire(timeout=wait):
+            seat = self.seat
+            if self._gate.acquire(timeout=wait) if seat is None else seat.wait(self._gate, wait):
                 called = True
             elif wait == timeout:
                 raise queue.Empty

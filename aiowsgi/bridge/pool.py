@@ -27,6 +27,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol
 
+from aiowsgi.bridge.affinity import Seat, go_anywhere
 from aiowsgi.bridge.jobs import JobQueue
 
 __all__ = ["Job", "Pool", "ThreadPool", "ThreadPoolStats"]
@@ -99,6 +100,10 @@ class Pool(Protocol):
         """Return how often each thread began or ended to work, stalls included, by its native id: odd while it does."""
         ...
 
+    def gather(self, seat: Seat | None) -> None:
+        """Have threads wait for jobs on one processor; see :mod:`aiowsgi.bridge.affinity`."""
+        ...
+
     def stalled(self, ready: Callable[[], bool]) -> AbstractContextManager[None]:
         """Mark the calling thread as waiting for a client, for the time of a ``with`` block.
 
@@ -127,6 +132,7 @@ class _Worker(threading.Thread):
         self.turns = 0
 
     def run(self) -> None:
+        go_anywhere()
         self._work(self)
 
 
@@ -146,8 +152,8 @@ class ThreadPool:
     - ``_threads``, ``_stalled_count``, ``_stuck_count``, ``_allowed_count``, ``_closed``: written under ``_lock``. They
       are read without it on the way to :meth:`_grow`, which looks again under it, and by :meth:`_room`, which may be a
       moment late.
-    - ``_running_limit``, ``_limited_until`` and the queue's ``room``: the event loop writes them; one may be older than
-      the others, for a moment.
+    - ``_running_limit``, ``_limited_until``, and the queue's ``room`` and ``seat``: the event loop writes them; one may
+      be older than the others, for a moment.
     - what a worker says of itself: only that thread writes it.
     """
 
@@ -281,6 +287,10 @@ class ThreadPool:
         """See :meth:`Pool.turns`."""
         with self._lock:
             return {worker.native_id: worker.turns for worker in self._threads if worker.native_id is not None}
+
+    def gather(self, seat: Seat | None) -> None:
+        """See :meth:`Pool.gather`. Who waits already, does so wherever it is."""
+        self._jobs.seat = seat
 
     def _room(self) -> int:
         """Return how many more threads may work; one that comes for a job is idle, one that is being started is not."""

@@ -13,6 +13,9 @@ before. So they do where one thread gets a fifth less done than all did. A job t
 another one runs beside it: nothing ever waits for its end. And a limit that nobody says anew is none, whatever has
 become of the loop.
 
+Where the loop belongs to the server as well, it and the thread that works stay on one processor, while nobody else
+wants that (:mod:`aiowsgi.bridge.affinity`).
+
 What is looked at is how long threads computed *or were ready to*: on a machine with more processes than cores, none
 of them keeps a core busy by itself. Linux tells both; elsewhere, and without an interpreter lock, jobs run as they
 come.
@@ -33,6 +36,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from aiowsgi.bridge.affinity import Affinity, Seat
 
 __all__ = ["Account", "Saturation", "TurnPool", "read_accounts"]
 
@@ -56,6 +61,8 @@ _STILL_SATURATED = 0.75
 _WORSE = 0.8
 # What computes on more than one core has let go of the interpreter: there threads do help.
 _ONE_CORE = 1.25
+# What others leave of a processor on which one of these threads was always ready.
+_OURS = 0.85
 # After so long all threads are let go for a look, if something has changed that one thread cannot show.
 _TERM_SECONDS = 30.0
 # After a look that found nothing to win, and twice as long each further time.
@@ -82,6 +89,10 @@ class TurnPool(Protocol):
 
     def turns(self) -> Mapping[int, int]:
         """Return how often each thread began or ended to work, stalls included, by its native id: odd while it does."""
+        ...
+
+    def gather(self, seat: Seat | None) -> None:
+        """Have threads wait for jobs on one processor."""
         ...
 
 
@@ -149,13 +160,18 @@ class Saturation:
         clock: of ``now``.
         process_time: of the processor, for the whole process.
         accounts: :func:`read_accounts`.
+        affinity: of the loop's thread; default :class:`Affinity`.
     """
 
     __slots__ = (
         "_accounts",
+        "_affinity",
         "_alone",
+        "_apart_pause",
         "_before",
         "_clock",
+        "_gathered",
+        "_hold_at",
         "_least_turns",
         "_loop",
         "_loop_thread",
@@ -178,6 +194,7 @@ class Saturation:
         clock: Callable[[], float] = time.monotonic,
         process_time: Callable[[], float] = time.process_time,
         accounts: Callable[[Iterable[int]], Mapping[int, Account]] = read_accounts,
+        affinity: Affinity | None = None,
     ) -> None:
         self._loop = loop
         self._pool = pool
@@ -186,6 +203,11 @@ class Saturation:
         self._process_time = process_time
         self._accounts = accounts
         self._loop_thread = threading.get_native_id()
+        self._affinity = affinity or Affinity()
+        # Whether the loop is held on one processor, when it may be, and the pause after it had to be let go.
+        self._gathered = False
+        self._hold_at = 0.0 if alone else math.inf
+        self._apart_pause = _FIRST_PAUSE_SECONDS
         # The process's time of the processor, and the clock's, when it was last looked.
         self._seen = (0.0, 0.0)
         # What the threads had done when it was last measured.
@@ -251,6 +273,7 @@ class Saturation:
         self._turns = {}
         self._before = self._measure(now)
         self._pool.limit_running(1, _LIMIT_SECONDS)
+        self._gather(now)
         self._timer = self._loop.call_later(_LONG_JOB_SECONDS, self._tick, _TRIAL_SECONDS)
         _logger.debug("requests keep the interpreter busy: they run one after another")
 
@@ -261,6 +284,7 @@ class Saturation:
             self._timer.cancel()
             self._timer = None
             self._pool.limit_running(None)
+            self._disperse()
 
     def _tick(self, period: float) -> None:
         """See that no job waits for the end of a long one, and now and then whether it is still right.
@@ -275,6 +299,8 @@ class Saturation:
             return
         long_count = sum(number % 2 and before.get(thread_id) == number for thread_id, number in turns.items())
         self._pool.limit_running(1 + long_count, _LIMIT_SECONDS)
+        if self._gathered and not self._affinity.is_held:
+            self._keep_apart(now)  # somebody else has said where this process is to run
         if self._before is None:
             self._before = self._measure(now)
         elif now - self._before.time >= period:
@@ -286,7 +312,12 @@ class Saturation:
     def _is_right(self, now: float) -> bool:
         """Tell whether one thread is still enough; let the others go if it is not, or not certain any more."""
         work = self._work(now)
-        if work.wanted < _STILL_SATURATED or work.turns < self._least_turns:
+        if self._gathered and work.computed < _OURS and work.wanted >= 1.0:
+            self._keep_apart(now)  # one was ready all the time, and others had the processor
+            return True
+        # On one processor these threads wait for one another there, and not for the interpreter.
+        wanted = work.computed if self._gathered else work.wanted
+        if wanted < _STILL_SATURATED or work.turns < self._least_turns:
             self._let_go(now)
             if self._pool.waiting_count:
                 self._pause_looking(now)  # it is not that there is less to do: jobs wait for something
@@ -295,4 +326,29 @@ class Saturation:
         if now - self._since >= _TERM_SECONDS:
             self._let_go(now)
             return False
+        if not self._gathered:
+            self._gather(now)
         return True
+
+    def _gather(self, now: float) -> None:
+        """Have the loop and the thread that works stay on one processor, if it is time."""
+        if now >= self._hold_at:
+            seat = self._affinity.hold()
+            if seat is None:
+                self._hold_at = math.inf
+            else:
+                self._gathered = True
+                self._pool.gather(seat)
+
+    def _keep_apart(self, now: float) -> None:
+        """End :meth:`_gather`, and do not try again for some time."""
+        self._disperse()
+        self._hold_at = now + self._apart_pause
+        self._apart_pause = min(2 * self._apart_pause, _LONGEST_PAUSE_SECONDS)
+
+    def _disperse(self) -> None:
+        """End :meth:`_gather`."""
+        if self._gathered:
+            self._gathered = False
+            self._pool.gather(None)
+            self._affinity.release()

@@ -17,6 +17,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
+from aiowsgi.bridge.affinity import Seat
 from aiowsgi.bridge.pool import Job, ThreadPoolStats
 
 __all__ = ["StepPool"]
@@ -73,6 +74,9 @@ class StepPool:
 
     def limit_running(self, count: int | None, seconds: float = 0.0) -> None:
         """One moves at a time, in any case."""
+
+    def gather(self, seat: Seat | None) -> None:
+        """They are wherever they are."""
 
     def turns(self) -> Mapping[int, int]:
         """Of no thread anything is known: they move when the test lets them. Any thread."""

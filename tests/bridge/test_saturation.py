@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import itertools
 import math
 import threading
 import time
@@ -15,10 +16,30 @@ from typing import cast
 import pytest
 
 from aiowsgi.bridge import saturation as module
+from aiowsgi.bridge.affinity import Affinity, Seat
 from aiowsgi.bridge.saturation import Account, Saturation, read_accounts
 from aiowsgi.testing import VirtualLoop
 
 LOOP_THREAD = threading.get_native_id()
+
+
+class FakeAffinity(Affinity):
+    """Of a loop that nobody has to hold."""
+
+    def __init__(self) -> None:
+        self.can_hold = self.is_left_alone = True
+        self.holds: list[bool] = []
+
+    def hold(self) -> Seat | None:
+        self.holds.append(True)
+        return Seat(frozenset({1}), frozenset({0, 1})) if self.can_hold else None
+
+    @property
+    def is_held(self) -> bool:
+        return self.holds[-1:] == [True] and self.is_left_alone
+
+    def release(self) -> None:
+        self.holds.append(False)
 
 
 class Machine:
@@ -40,6 +61,8 @@ class Machine:
         self.stuck = 0
         self.limit: int | None = None
         self.limits: list[int | None] = []
+        self.seat: Seat | None = None
+        self.held = FakeAffinity()
         self._jobs = 0.0
         self._computed = self._delayed = 0.0
         self._loop_computed = 0.0
@@ -49,6 +72,9 @@ class Machine:
         assert count is None or seconds > 0.1  # until the next tick, and some more
         self.limit = count
         self.limits.append(count)
+
+    def gather(self, seat: Seat | None) -> None:
+        self.seat = seat
 
     def turns(self) -> dict[int, int]:
         threads = {1000 + number: 1 for number in range(self.stuck)}
@@ -70,6 +96,7 @@ class Machine:
 
     def saturation(self, **options: object) -> Saturation:
         options.setdefault("accounts", self.accounts)
+        options.setdefault("affinity", self.held)
         return Saturation(
             cast(asyncio.AbstractEventLoop, self.loop),
             self,
@@ -250,6 +277,76 @@ def test_nothing_is_looked_at_where_it_cannot_help(
 def test_nothing_is_looked_at_where_there_is_one_thread(machine: Machine) -> None:
     machine.thread_limit = 1
     assert machine.saturation().next_look == math.inf
+
+
+# One processor.
+
+
+def test_loop_and_thread_that_work_one_after_another_are_on_one_processor(machine: Machine) -> None:
+    saturation = machine.saturation(alone=True)
+    machine.run(saturation, 20)
+    assert machine.held.holds == [True]
+    assert machine.seat is not None
+    saturation.close()
+    assert machine.held.holds == [True, False]
+    assert machine.seat is None
+
+
+def test_loop_of_a_program_s_own_is_not_held(machine: Machine) -> None:
+    saturation = machine.saturation()
+    machine.run(saturation, 5)
+    assert saturation.taking_turns
+    assert machine.held.holds == []
+
+
+def test_processor_that_others_want_is_left_to_them_ever_longer(machine: Machine) -> None:
+    machine.given = 0.6
+    machine.waiting_count = 50
+    saturation = machine.saturation(alone=True)
+    times: list[float] = []
+    for _ in range(2900):
+        held = len(machine.held.holds)
+        machine.run(saturation, 0.01)
+        if len(machine.held.holds) > held and machine.held.holds[held]:
+            times.append(machine.loop.time())
+    assert saturation.taking_turns  # that is no reason against it
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    for pause, least in zip(pauses, [1, 2, 4, 8, 10], strict=True):
+        assert least <= pause <= least + 0.6
+    assert machine.seat is None
+    machine.given = 1.0
+    machine.run(saturation, 12)
+    assert machine.seat is not None
+
+
+def test_processor_is_left_where_somebody_else_says_where_the_process_is_to_run(machine: Machine) -> None:
+    saturation = machine.saturation(alone=True)
+    machine.run(saturation, 1)
+    machine.held.is_left_alone = False
+    machine.run(saturation, 0.05)
+    assert machine.held.holds == [True, False]
+    assert machine.seat is None
+    assert saturation.taking_turns
+
+
+def test_loop_that_cannot_be_held_is_not_tried_again(machine: Machine) -> None:
+    machine.held.can_hold = False
+    saturation = machine.saturation(alone=True)
+    machine.run(saturation, 20)
+    assert saturation.taking_turns
+    assert machine.held.holds == [True]
+    assert machine.seat is None
+
+
+def test_threads_that_wait_on_one_processor_for_one_another_are_not_taken_for_busy(machine: Machine) -> None:
+    saturation = machine.saturation(alone=True)
+    machine.run(saturation, 1)
+    assert machine.seat is not None
+    machine.limited_wanted, machine.given = 0.95, 0.7  # two thirds of a core, and what one kept from the other
+    machine.free_wanted = 0.6
+    machine.run(saturation, 0.5)
+    assert not saturation.taking_turns
+    assert machine.seat is None
 
 
 # The kernel's accounts.

@@ -1,0 +1,306 @@
+"""One processor for threads that take turns: who is bound to it, when, and what is left of that afterwards."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from aiowsgi.bridge import affinity as module
+from aiowsgi.bridge.affinity import Affinity, Seat
+from aiowsgi.bridge.pool import ThreadPool
+
+PATIENCE = 20.0
+LOOP_THREAD = threading.get_native_id()
+
+
+class Kernel:
+    """Processors of a container, and where each thread may run."""
+
+    def __init__(self, processors: Iterable[int], count: int = 8) -> None:
+        self.container = frozenset(processors)
+        self.count = count
+        self.wanted: dict[int, frozenset[int]] = {LOOP_THREAD: frozenset(range(count))}
+        self.calls: list[frozenset[int]] = []
+        self.running_on = min(self.container)
+
+    def set(self, thread_id: int, processors: Iterable[int]) -> None:
+        thread_id = thread_id or LOOP_THREAD
+        if thread_id not in self.wanted:
+            raise ProcessLookupError(errno.ESRCH, "No such process")
+        wanted = frozenset(processors)
+        if not wanted & self.container:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        self.wanted[thread_id] = wanted
+        self.calls.append(wanted)
+
+    def get(self, thread_id: int) -> set[int]:
+        if (thread_id := thread_id or LOOP_THREAD) not in self.wanted:
+            raise ProcessLookupError(errno.ESRCH, "No such process")
+        return set(self.wanted[thread_id] & self.container)
+
+    @property
+    def threads(self) -> dict[int, set[int]]:
+        return {thread_id: self.get(thread_id) for thread_id in self.wanted}
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    """Put one with processors 0 to 3 of 8 in the place of ours."""
+    kernel = Kernel(range(4))
+    monkeypatch.setattr(os, "sched_setaffinity", kernel.set, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", kernel.get, raising=False)
+    monkeypatch.setattr(os, "sysconf", lambda name: kernel.count)
+    monkeypatch.setattr(module, "_processor_of", lambda thread_id: kernel.running_on)
+    monkeypatch.setattr(os, "listdir", lambda path: [str(thread_id) for thread_id in kernel.wanted] + ["999"])
+    return kernel
+
+
+def test_thread_is_held_where_it_is_and_released(kernel: Kernel) -> None:
+    kernel.running_on = 2
+    affinity = Affinity()
+    assert not affinity.is_held
+    assert affinity.hold() is not None
+    assert affinity.is_held
+    assert kernel.threads == {LOOP_THREAD: {2}}
+    affinity.release()
+    assert not affinity.is_held
+    assert kernel.threads == {LOOP_THREAD: {0, 1, 2, 3}}
+    affinity.release()
+    assert kernel.threads == {LOOP_THREAD: {0, 1, 2, 3}}
+
+
+def test_thread_of_a_container_that_is_given_other_processors_meanwhile_has_them(kernel: Kernel) -> None:
+    affinity = Affinity()
+    affinity.hold()
+    kernel.container = frozenset(range(8))
+    affinity.release()
+    assert kernel.threads == {LOOP_THREAD: set(range(8))}
+
+
+def test_bounds_that_somebody_has_set_before_are_there_again(kernel: Kernel) -> None:
+    kernel.wanted[LOOP_THREAD] = frozenset({1, 2})
+    kernel.running_on = 1
+    affinity = Affinity()
+    affinity.hold()
+    assert kernel.threads == {LOOP_THREAD: {1}}
+    kernel.container = frozenset(range(8))
+    affinity.release()
+    assert kernel.threads == {LOOP_THREAD: {1, 2}}
+
+
+def test_bounds_that_somebody_sets_meanwhile_are_left_as_they_are(kernel: Kernel) -> None:
+    affinity = Affinity()
+    seat = affinity.hold()
+    assert seat is not None
+    kernel.wanted |= {LOOP_THREAD: frozenset({2, 3}), 5: frozenset({0}), 6: frozenset(range(8)), 7: frozenset({1, 2})}
+    assert not affinity.is_held
+    affinity.release()
+    assert kernel.threads == {LOOP_THREAD: {2, 3}, 5: {2, 3}, 6: {2, 3}, 7: {1, 2}}
+    kernel.container = frozenset(range(8))
+    assert kernel.threads[5] == {2, 3}
+    seat.wait(threading.Lock(), 0.0)  # one that was on its way
+    seat.bring_back()
+    assert kernel.threads[LOOP_THREAD] == {2, 3}
+
+
+def test_threads_that_were_started_meanwhile_are_let_go_and_those_of_others_are_not(kernel: Kernel) -> None:
+    kernel.wanted[5] = frozenset({0})
+    affinity = Affinity()
+    affinity.hold()
+    kernel.wanted[6] = frozenset({0})
+    kernel.wanted[7] = frozenset({1})
+    affinity.release()
+    assert kernel.threads == {LOOP_THREAD: {0, 1, 2, 3}, 5: {0}, 6: {0, 1, 2, 3}, 7: {1}}
+
+
+def test_thread_is_released_without_file_descriptors(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    affinity = Affinity()
+    affinity.hold()
+
+    def listdir(path: Path) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    affinity.release()
+    assert kernel.threads == {LOOP_THREAD: {0, 1, 2, 3}}
+
+
+def test_thread_that_has_one_processor_only_is_left_alone(kernel: Kernel) -> None:
+    kernel.wanted[LOOP_THREAD] = frozenset({3})
+    affinity = Affinity()
+    assert affinity.hold() is None
+    assert kernel.calls == []
+    affinity.release()
+    assert kernel.calls == []
+
+
+@pytest.mark.parametrize("name", ["sched_getaffinity", "sched_setaffinity"])
+def test_thread_that_cannot_be_held_is_left_alone(kernel: Kernel, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, name, refused)
+    affinity = Affinity()
+    assert affinity.hold() is None
+    affinity.release()
+    monkeypatch.delattr(os, name)  # as on macOS
+    assert Affinity().hold() is None
+    assert kernel.threads == {LOOP_THREAD: {0, 1, 2, 3}}
+
+
+def test_seat_that_the_container_has_lost_is_none(kernel: Kernel) -> None:
+    affinity = Affinity()
+    seat = affinity.hold()
+    assert seat is not None
+    kernel.container = frozenset({2, 3})
+    gate = threading.Lock()
+    assert seat.wait(gate, PATIENCE)
+    gate.release()
+    seat.bring_back()
+    assert kernel.wanted[LOOP_THREAD] == frozenset(range(8))
+
+
+def test_who_has_not_to_wait_is_not_bound(kernel: Kernel) -> None:
+    seat = Seat(frozenset({1}), frozenset({0, 1}))
+    gate = threading.Lock()
+    assert seat.wait(gate, 0.0)
+    assert kernel.calls == []
+    assert not seat.wait(gate, 0.01)
+    assert kernel.calls == [{1}, {0, 1}]
+
+
+def test_thread_is_brought_back_now_and_then(kernel: Kernel) -> None:
+    now = 1.0
+    seat = Seat(frozenset({1}), frozenset({0, 1}), clock=lambda: now)
+    for _ in range(3):
+        seat.bring_back()
+    assert kernel.calls == [{1}, {0, 1}]
+    now += 0.002
+    seat.bring_back()
+    assert kernel.calls == [{1}, {0, 1}] * 2
+
+
+def test_container_that_has_lost_the_processor_leaves_no_bounds(kernel: Kernel) -> None:
+    affinity = Affinity()
+    affinity.hold()
+    kernel.container = frozenset({2, 3})
+    kernel.wanted[LOOP_THREAD] = frozenset({2, 3})  # as the kernel does
+    affinity.release()
+    kernel.container = frozenset(range(8))
+    assert kernel.threads == {LOOP_THREAD: set(range(8))}
+
+
+# The kernel itself.
+
+_CAN_HOLD = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1 and Path("/proc/self/task").is_dir()
+needs_processors = pytest.mark.skipif(not _CAN_HOLD, reason="needs Linux and two processors")
+
+
+@pytest.fixture
+def processors() -> Iterator[set[int]]:
+    """Return those of this process; that is checked in the end."""
+    before = os.sched_getaffinity(0)
+    yield before
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPool]:
+    pool = ThreadPool(2)
+    yield pool
+    pool.close()
+
+
+def seen_by(pool: ThreadPool, function: Callable[[], object]) -> object:
+    """Return what a thread of a pool sees in a job."""
+    seen: list[object] = []
+    done = threading.Event()
+
+    class Look:
+        def run(self) -> None:
+            try:
+                seen.append(function())
+            finally:
+                done.set()
+
+    pool.submit(Look())
+    assert done.wait(PATIENCE)
+    return seen[0]
+
+
+def child_sees() -> set[int]:
+    script = "import os; print(*os.sched_getaffinity(0))"
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, timeout=PATIENCE)
+    return set(map(int, answer.stdout.split()))
+
+
+def thread_sees() -> set[int]:
+    seen: list[set[int]] = []
+    thread = threading.Thread(target=lambda: seen.append(os.sched_getaffinity(0)))
+    thread.start()
+    thread.join(PATIENCE)
+    return seen[0]
+
+
+def is_bound(thread_id: int, processors: set[int]) -> bool:
+    """Wait until a thread is bound so."""
+    deadline = threading.Event()
+    for _ in range(round(PATIENCE / 0.01)):
+        if os.sched_getaffinity(thread_id) == processors:
+            return True
+        deadline.wait(0.01)
+    return False
+
+
+@needs_processors
+@pytest.mark.parametrize("look", [lambda: os.sched_getaffinity(0), child_sees, thread_sees])
+def test_application_sees_all_processors_and_its_thread_waits_on_one(
+    processors: set[int], pool: ThreadPool, look: Callable[[], set[int]]
+) -> None:
+    affinity = Affinity()
+    assert seen_by(pool, look) == processors  # a thread that has begun before
+    seat = affinity.hold()
+    assert seat is not None
+    try:
+        here = os.sched_getaffinity(0)
+        assert len(here) == 1
+        pool.gather(seat)
+        for _ in range(20):
+            assert seen_by(pool, look) == processors
+        thread_id = seen_by(pool, threading.get_native_id)
+        assert isinstance(thread_id, int)
+        assert is_bound(thread_id, here)
+    finally:
+        pool.gather(None)
+        affinity.release()
+    assert os.sched_getaffinity(thread_id) == processors
+    assert seen_by(pool, look) == processors
+
+
+@needs_processors
+def test_thread_that_a_pool_starts_meanwhile_sees_all_processors(processors: set[int], pool: ThreadPool) -> None:
+    affinity = Affinity()
+    affinity.hold()
+    try:
+        assert seen_by(pool, lambda: os.sched_getaffinity(0)) == processors
+    finally:
+        affinity.release()
+
+
+@needs_processors
+def test_thread_is_held_on_the_processor_on_which_it_runs(processors: set[int]) -> None:
+    for processor in processors:
+        os.sched_setaffinity(0, {processor})  # it is there now
+        os.sched_setaffinity(0, processors)
+        found = module._processor_of(LOOP_THREAD)
+        assert found in processors
+    os.sched_setaffinity(0, {max(processors)})
+    assert module._processor_of(LOOP_THREAD) == max(processors)
+    os.sched_setaffinity(0, processors)
