@@ -44,7 +44,7 @@ def statistics_line(figures: Mapping[str, Mapping[str, float]]) -> str:
         if group == "queue_wait":
             words = ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in values.items())
         else:
-            words = ", ".join(f"{value:.0f} {name}" for name, value in values.items())
+            words = ", ".join(f"{value:.0f} {name.replace('_', ' ')}" for name, value in values.items())
         parts.append(f"{group.replace('_', ' ')}: {words}")
     return "; ".join(parts)
 

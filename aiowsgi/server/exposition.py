@@ -44,6 +44,7 @@ _GAUGES = {
     "threads": "Threads for applications, by what they do.",
     "queue_length": "Requests that wait for a thread.",
     "workers": "Processes that serve.",
+    "workers_taking_turns": "Of these, the ones whose threads work one after another, since they only compute.",
     "broker_links": "Event loops' ways to brokers of channels, by how they are.",
     "broker_silence_seconds": "Seconds since brokers last answered, over all that are read; some 3 at most for each.",
     "channel_subscribers": "Subscriptions to channels with a broker.",

@@ -158,6 +158,7 @@ class Metrics:
             **{f"threads state={name}": getattr(stats.threads, name) for name in _THREAD_STATES},
             "queue_length": stats.requests.waiting,
             "workers": 1,
+            "workers_taking_turns": stats.threads.taking_turns,
             **broker_gauges(),
         }
         histograms: dict[str, list[float]] = {

@@ -72,12 +72,14 @@ class ThreadStats:
         running: running an application.
         stalled: waiting for a client.
         stuck: running on for a request that was given up; of those that are running or stalled.
+        taking_turns: 1 while they work one after another, since all that they do is compute; else 0.
     """
 
     idle: int
     running: int
     stalled: int
     stuck: int = 0
+    taking_turns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,13 @@ def take_stats(engine: Engine, stuck_count: int = 0) -> ServerStats:
             parked=sum(connection.parked for connection in engine.connections),
             done=engine.completed_count,
         ),
-        ThreadStats(idle=pool.idle, running=pool.running, stalled=pool.stalled, stuck=stuck_count),
+        ThreadStats(
+            idle=pool.idle,
+            running=pool.running,
+            stalled=pool.stalled,
+            stuck=stuck_count,
+            taking_turns=int(engine.saturation.taking_turns),
+        ),
         QueueWaitStats(p50=_quantile(waits, 0.5), p90=_quantile(waits, 0.9), p99=_quantile(waits, 0.99)),
     )
 

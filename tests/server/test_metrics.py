@@ -14,6 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from aiowsgi import Server, StartupError
+from aiowsgi.bridge.saturation import Saturation
 from aiowsgi.config import Config
 from aiowsgi.errors import ConfigError
 from aiowsgi.server.exposition import exposition
@@ -119,6 +120,13 @@ def test_lag_of_the_loop_is_looked_at_while_metrics_are_on() -> None:
         assert sample(told(metrics.snapshot()), "event_loop_lag_seconds_count") == 4
 
 
+def test_metrics_tell_that_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Saturation, "taking_turns", True)
+    with ObservedServer(hello) as server:
+        snapshot = Metrics(server.engine).snapshot()
+    assert sample(told(summed([snapshot, snapshot])), "workers_taking_turns") == 2
+
+
 async def scrape(server: Server) -> tuple[Server, bytes]:
     (side,) = server._side_servers
     return side, await ask(side.port, "/metrics")
@@ -136,6 +144,7 @@ def test_metrics_are_told_on_a_listener_of_their_own(loop_name: str) -> None:
             assert sample(samples, "connections_accepted_total") == 1
             assert sample(samples, "workers") == 1
             assert sample(samples, "threads", state="stuck") == 0
+            assert sample(samples, "workers_taking_turns") == 0
             assert b" 404 " in await ask(side.port, "/other")
             assert b"hello" in await ask(server.port, "/metrics")
             port = side.port
