@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import gc
 import os
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -469,10 +471,34 @@ async def test_slow_one_that_began_on_an_empty_stream_is_told_that_redis_has_los
     assert slow.dropped == 0
     redis.restart(with_data=False)
     assert (await take(quick, 1))[0].event == "reset"
-    await channel.asend("after")
     assert (await take(slow, 1))[0].event == "reset"
-    assert await take(quick, 1) == [b"after"]
+    await settle(slow)
+    await channel.asend("after")
     for each in (slow, quick):
+        assert await take(each, 1) == [b"after"]
+        await each.aclose()
+
+
+async def test_loss_is_told_once_and_not_to_those_who_come_after_it(home: Home, redis: RedisProcess) -> None:
+    channel = home.channel(limit=3)
+    slow, quick = channel.subscribe(), channel.subscribe()
+    await settle(slow, quick)
+    await channel.asend("lost")
+    for each in (slow, quick):
+        await take(each, 1)
+    redis.restart(with_data=False)
+    for each in (slow, quick):
+        (event,) = await take(each, 1)
+        assert (event.event, event.id) == ("reset", "0-0")
+    of_a_thread, of_the_loop = await asyncio.to_thread(channel.subscribe), channel.subscribe()
+    assert of_a_thread.place == "0-0"
+    await settle(of_a_thread, of_the_loop)
+    for number in range(5):
+        await sent_at_last(channel, f"{number}")
+        await take(quick, 1)
+    for each in (slow, of_a_thread, of_the_loop):
+        assert await take(each, 5) == [b"0", b"1", b"2", b"3", b"4"]
+    for each in (slow, quick, of_a_thread, of_the_loop):
         await each.aclose()
 
 
@@ -485,6 +511,31 @@ def test_send_takes_a_new_connection_where_the_loop_was_not_told_of_the_old_one_
         redis.restart()
         runner.run(channel.asend("2"))
     assert redis.call("XLEN", key_of(channel)) == 2
+
+
+def answer_one_event_and_reset(listener: socket.socket, count: int) -> None:
+    """Be a Redis whose host forgets each connection after one event."""
+    for number in range(count):
+        with listener.accept()[0] as sock, sock.makefile("rb") as commands:
+            words = [b""]
+            while words[0] != b"XADD":
+                words = []
+                for _ in range(int(commands.readline()[1:])):
+                    size = int(commands.readline()[1:])
+                    words.append(commands.read(size + 2)[:size])
+                sock.sendall(b"$3\r\n%d-1\r\n" % number if words[0] == b"XADD" else b"+OK\r\n")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+async def test_send_takes_a_new_connection_where_the_old_one_was_reset() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer_one_event_and_reset, args=(listener, 3), daemon=True)
+        thread.start()
+        channel = Channel("reset", broker=f"redis://127.0.0.1:{listener.getsockname()[1]}")
+        for number in range(3):
+            assert await unless_late(channel.asend("1")) == f"{number}-1"
+            await asyncio.sleep(0.05)  # the loop sees it
+        await asyncio.to_thread(thread.join, PATIENCE)
 
 
 async def test_thread_that_has_asked_in_vain_asks_again_once_a_loop_has_had_an_answer(

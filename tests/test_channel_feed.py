@@ -23,6 +23,14 @@ def test_id_of_a_stream_whose_data_was_lost_has_no_place_behind_the_gap(id: str)
     assert feed.number_after(BEGINNING, known=True) == feed.log.end
 
 
+def test_stream_that_has_lost_what_was_read_is_told_from_one_that_was_trimmed() -> None:
+    feed = feed_of_two()
+    feed.reset(StreamInfo("9-0", 3, 9))
+    assert feed.lost_at == -1
+    feed.reset(StreamInfo("11-0", 1, 1))
+    assert feed.lost_at == feed.log.end - 1
+
+
 def test_known_id_later_than_all_that_was_read_waits_for_what_is_on_its_way() -> None:
     feed = feed_of_two()
     feed.reset(StreamInfo("5-0", 0, 5))

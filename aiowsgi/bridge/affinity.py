@@ -9,10 +9,14 @@ processors: "hello" 27.2 → 19.6 µs of processor time, and a third more of the
 So the loop's thread is *held* on the processor where it is. Threads of the pool are not, for a thread or a process that
 an application starts would inherit that, and so would what it believes to have for itself. They are bound to that
 processor only while they wait for a job, so that they wake there, and are free again before they take it. One that was
-moved away is *brought back* the same way, between two jobs, now and then.
+moved away is *brought back* the same way, between two jobs, now and then. (Who asks for the affinity of the process by
+its number is told that of its first thread, which is the loop's; and what the loop starts is held with it, until that
+is released.)
 
-Who sets the affinity of this process besides, has the last word. What it was is there again afterwards: that is, no
-restriction where there was none, also if a container was given other processors meanwhile.
+Who sets the affinity of a thread besides, has the last word: one that is not as all were is left as it is. Only who
+chooses the very processor on which the loop is just being held cannot be told from this, and has to choose it again.
+What was is there again afterwards; where there were no bounds but a container's, that means none, whatever it is given
+meanwhile.
 
 Thread: event loop, but :class:`Seat` and :func:`go_anywhere`: any.
 
@@ -25,7 +29,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from pathlib import Path
 
 __all__ = ["Affinity", "Seat", "go_anywhere"]
@@ -44,38 +48,61 @@ class Seat:
 
     Args:
         here: it.
-        anywhere: all that these threads may run on.
+        allowed: where threads may run that nobody has bound.
+        anywhere: what is to be set for that.
         clock: for any thread.
     """
 
-    __slots__ = ("_clock", "_here", "_return_at", "anywhere")
+    __slots__ = ("_allowed", "_anywhere", "_clock", "_here", "_return_at", "closed")
 
     def __init__(
-        self, here: frozenset[int], anywhere: frozenset[int], clock: Callable[[], float] = time.monotonic
+        self,
+        here: frozenset[int],
+        allowed: frozenset[int],
+        anywhere: frozenset[int],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._here = here
-        self.anywhere = anywhere
+        self._allowed = allowed
+        self._anywhere = anywhere
         self._clock = clock
         # Of all threads: there is mostly one that works.
         self._return_at = 0.0
+        #: Nobody is to come here any more. Set before those are looked for that have.
+        self.closed = False
 
     def wait(self, gate: threading.Lock, seconds: float) -> bool:
         """Acquire a lock as :meth:`threading.Lock.acquire` does, and wake here if that takes waiting."""
         if gate.acquire(blocking=False):
             return True
-        _bind(self._here)
+        if not self._take():
+            return gate.acquire(timeout=seconds)
         try:
             return gate.acquire(timeout=seconds)
         finally:
-            _bind(self.anywhere)
+            self._leave()
 
     def bring_back(self) -> None:
         """Have the calling thread go on here, if that was not looked after just now."""
         now = self._clock()
         if now >= self._return_at:
             self._return_at = now + _RETURN_SECONDS
-            _bind(self._here)
-            _bind(self.anywhere)
+            if self._take():
+                self._leave()
+
+    def _take(self) -> bool:
+        """Bind the calling thread, unless somebody else has."""
+        if self.closed or os.sched_getaffinity(0) != self._allowed:
+            return False
+        _bind(self._here)
+        if self.closed:  # just now, and perhaps too late to be found
+            _unbind(self._here, self._anywhere)
+        return True
+
+    def _leave(self) -> None:
+        # Who is found here after all were let go, was bound by somebody else.
+        if not self.closed or os.sched_getaffinity(0) != self._here:
+            _unbind(self._here, self._anywhere)
 
 
 class Affinity:
@@ -88,14 +115,14 @@ class Affinity:
         affinity.release()
     """
 
-    __slots__ = ("_allowed", "_bound_before", "_here", "_seat", "_thread_id")
+    __slots__ = ("_anywhere", "_bound_before", "_here", "_seat", "_thread_id")
 
     def __init__(self) -> None:
         self._thread_id = threading.get_native_id()
+        # Where it is held, and what is to be set for it not to be.
+        self._here: frozenset[int] | None = None
+        self._anywhere: frozenset[int] = frozenset()
         self._seat: Seat | None = None
-        # The processor of the seat, and where the thread was allowed to be before.
-        self._here: frozenset[int] = frozenset()
-        self._allowed: frozenset[int] = frozenset()
         # Threads that are bound to the same processor, and not by this.
         self._bound_before: set[int] = set()
 
@@ -108,44 +135,41 @@ class Affinity:
                 return None
             anywhere = self._widest(allowed)
             here = frozenset({_processor_of(self._thread_id)})
-            bound_before = _threads_bound_to({here})
+            bound_before = _threads_bound_to(here)
             os.sched_setaffinity(self._thread_id, here)
         # Not on this system, not in this sandbox, or not now.
         except (AttributeError, OSError, ValueError, IndexError):
             return None
-        self._here, self._allowed, self._bound_before = here, allowed, bound_before
-        self._seat = Seat(here, anywhere)
+        self._here, self._anywhere, self._bound_before = here, anywhere, bound_before
         _anywhere = anywhere
+        self._seat = Seat(here, allowed, anywhere)
         return self._seat
 
     def _widest(self, allowed: frozenset[int]) -> frozenset[int]:
-        """Return what is to be set for a thread to have no other bounds than these, which it has."""
-        everything = frozenset(range(os.sysconf("SC_NPROCESSORS_CONF")))
-        _bind(everything, self._thread_id)
+        """Return what is to be set for the thread to have no other bounds than these, which it has."""
+        everything = allowed | frozenset(range(os.sysconf("SC_NPROCESSORS_CONF")))
+        os.sched_setaffinity(self._thread_id, everything)
         if os.sched_getaffinity(self._thread_id) == allowed:
             return everything  # they are its container's, and may become others
-        _bind(allowed, self._thread_id)
+        os.sched_setaffinity(self._thread_id, allowed)
         return allowed
 
     @property
     def is_held(self) -> bool:
         """Whether the thread is still where it is held: nobody else has set its affinity."""
-        return self._seat is not None and os.sched_getaffinity(self._thread_id) == self._here
+        return self._here is not None and os.sched_getaffinity(self._thread_id) == self._here
 
     def release(self) -> None:
-        """Let the thread go, and what it has started; wherever somebody else wants it to be, if that was set."""
+        """Let the thread go, and what it has started."""
         global _anywhere
-        seat, self._seat = self._seat, None
-        if seat is None:
+        here, self._here = self._here, None
+        if here is None or self._seat is None:
             return
+        self._seat.closed = True
         _anywhere = None
-        now = frozenset(os.sched_getaffinity(self._thread_id))
-        ours = {self._here}
-        if now != self._here:
-            seat.anywhere = self._widest(now)
-            ours.add(self._allowed)
-        for thread_id in _threads_bound_to(ours) - self._bound_before:
-            _bind(seat.anywhere, thread_id)
+        _unbind(here, self._anywhere, self._thread_id)
+        for thread_id in _threads_bound_to(here) - self._bound_before:
+            _bind(self._anywhere, thread_id)
 
 
 def go_anywhere() -> None:
@@ -161,14 +185,24 @@ def _bind(processors: frozenset[int], thread_id: int = 0) -> None:
         os.sched_setaffinity(thread_id, processors)
 
 
+def _unbind(here: frozenset[int], anywhere: frozenset[int], thread_id: int = 0) -> None:
+    """End what :func:`_bind` has done, if nobody has bound the thread elsewhere meanwhile."""
+    with contextlib.suppress(OSError):
+        found = os.sched_getaffinity(thread_id)
+        os.sched_setaffinity(thread_id, anywhere)
+        # A container that has lost the processor lets the thread run anywhere. That was nobody's choice.
+        if found != here and os.sched_getaffinity(thread_id) != found:
+            os.sched_setaffinity(thread_id, found)
+
+
 def _processor_of(thread_id: int) -> int:
     """Return the processor on which a thread runs, or ran last."""
     line = (_THREADS / str(thread_id) / "stat").read_text(errors="replace")
     return int(line.rpartition(")")[2].split()[36])
 
 
-def _threads_bound_to(choices: Container[frozenset[int]]) -> set[int]:
-    """Return the threads of this process that may run on all of one of these sets, and nowhere else."""
+def _threads_bound_to(processors: frozenset[int]) -> set[int]:
+    """Return the threads of this process that may run on all of these, and nowhere else."""
     try:
         thread_ids = [int(name) for name in os.listdir(_THREADS)]
     except OSError:  # no file descriptor is left; those of other languages are none of ours
@@ -176,6 +210,6 @@ def _threads_bound_to(choices: Container[frozenset[int]]) -> set[int]:
     found = set()
     for thread_id in thread_ids:
         with contextlib.suppress(OSError):  # it has just ended
-            if frozenset(os.sched_getaffinity(thread_id)) in choices:
+            if os.sched_getaffinity(thread_id) == processors:
                 found.add(thread_id)
     return found

@@ -23,6 +23,8 @@ from collections.abc import Callable, Coroutine
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
+from aiowsgi.bridge.affinity import go_anywhere
+
 __all__ = ["BLOCKING_SECONDS", "WatchedCoroutine"]
 
 _logger = logging.getLogger("aiowsgi.error")
@@ -210,6 +212,7 @@ class _Watcher:
                 _logger.error("cannot start the thread that watches for blocking calls: %s", error)
 
     def _run(self) -> None:
+        go_anywhere()
         idle_count = 0
         # How late the last looks were, where no watched thread was the reason.
         lateness: deque[float] = deque(maxlen=5)

@@ -21,6 +21,8 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 
+from aiowsgi.bridge.affinity import go_anywhere
+
 __all__ = ["LogFile", "LogWriter"]
 
 _logger = logging.getLogger("aiowsgi.error")
@@ -148,6 +150,7 @@ class LogWriter:
         return not thread.is_alive()
 
     def _run(self) -> None:
+        go_anywhere()
         while True:
             with self._lock:
                 self._changed.wait_for(lambda: self._batches or self._ending.is_set())

@@ -324,6 +324,8 @@ class Saturation:
             return False
         self._pause = _FIRST_PAUSE_SECONDS
         if now - self._since >= _TERM_SECONDS:
+            if self._gathered:
+                self._apart_pause = _FIRST_PAUSE_SECONDS
             self._let_go(now)
             return False
         if not self._gathered:
@@ -335,7 +337,7 @@ class Saturation:
         if now >= self._hold_at:
             seat = self._affinity.hold()
             if seat is None:
-                self._hold_at = math.inf
+                self._keep_apart(now)
             else:
                 self._gathered = True
                 self._pool.gather(seat)

@@ -366,9 +366,14 @@ class Wire:
         writer: asyncio.StreamWriter | None = getattr(self.connection, "_writer", None)
         if not self.is_open or stream is None or writer is None or stream.at_eof():
             return False
+        if writer.is_closing():
+            return False
         poller = select.poll()
-        poller.register(writer.get_extra_info("socket"), select.POLLIN)
-        return not poller.poll(0)  # nothing has been asked: what there is to read is its end
+        try:
+            poller.register(writer.get_extra_info("socket"), select.POLLIN)
+            return not poller.poll(0)  # nothing has been asked: what there is to read is its end
+        except (OSError, ValueError):
+            return False  # it was reset, and is closed already
 
     async def close(self) -> None:
         """Close it."""

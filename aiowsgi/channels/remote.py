@@ -279,7 +279,6 @@ class RemoteSubscription(Subscription):
         self._skip = order(self._after)
         self._known = True
         self._left_at = None
-        self._since = number
         return True
 
     def _doubt_beginning(self, feed: Feed) -> None:

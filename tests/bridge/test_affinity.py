@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -43,7 +44,8 @@ class Kernel:
     def get(self, thread_id: int) -> set[int]:
         if (thread_id := thread_id or LOOP_THREAD) not in self.wanted:
             raise ProcessLookupError(errno.ESRCH, "No such process")
-        return set(self.wanted[thread_id] & self.container)
+        # The kernel lets a thread that has lost all that was set for it run wherever its container may.
+        return set(self.wanted[thread_id] & self.container) or set(self.container)
 
     @property
     def threads(self) -> dict[int, set[int]]:
@@ -54,6 +56,7 @@ class Kernel:
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """Put one with processors 0 to 3 of 8 in the place of ours."""
     kernel = Kernel(range(4))
+    monkeypatch.setattr(module, "_anywhere", None)
     monkeypatch.setattr(os, "sched_setaffinity", kernel.set, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", kernel.get, raising=False)
     monkeypatch.setattr(os, "sysconf", lambda name: kernel.count)
@@ -96,18 +99,107 @@ def test_bounds_that_somebody_has_set_before_are_there_again(kernel: Kernel) -> 
 
 
 def test_bounds_that_somebody_sets_meanwhile_are_left_as_they_are(kernel: Kernel) -> None:
+    kernel.wanted |= {5: frozenset(range(8)), 6: frozenset(range(8))}
+    affinity = Affinity()
+    affinity.hold()
+    kernel.wanted |= {LOOP_THREAD: frozenset({2, 3}), 5: frozenset({1, 2})}
+    assert not affinity.is_held
+    affinity.release()
+    assert kernel.wanted == {LOOP_THREAD: {2, 3}, 5: {1, 2}, 6: set(range(8))}
+
+
+def test_thread_that_somebody_has_bound_stays_there_and_takes_no_seat(kernel: Kernel) -> None:
     affinity = Affinity()
     seat = affinity.hold()
     assert seat is not None
-    kernel.wanted |= {LOOP_THREAD: frozenset({2, 3}), 5: frozenset({0}), 6: frozenset(range(8)), 7: frozenset({1, 2})}
-    assert not affinity.is_held
-    affinity.release()
-    assert kernel.threads == {LOOP_THREAD: {2, 3}, 5: {2, 3}, 6: {2, 3}, 7: {1, 2}}
-    kernel.container = frozenset(range(8))
-    assert kernel.threads[5] == {2, 3}
-    seat.wait(threading.Lock(), 0.0)  # one that was on its way
+    kernel.wanted[LOOP_THREAD] = frozenset({2})  # it is the calling thread as well
+    gate = threading.Lock()
+    assert seat.wait(gate, 0.01)
+    assert not seat.wait(gate, 0.01)
     seat.bring_back()
-    assert kernel.threads[LOOP_THREAD] == {2, 3}
+    assert kernel.wanted[LOOP_THREAD] == {2}
+
+
+@pytest.mark.parametrize(("released", "chosen"), [(False, {2, 3}), (True, {2, 3}), (True, {0})])
+def test_thread_that_somebody_binds_while_it_waits_stays_there(
+    kernel: Kernel, released: bool, chosen: set[int]
+) -> None:
+    affinity = Affinity()
+    seat = affinity.hold()
+    assert seat is not None
+    kernel.wanted[LOOP_THREAD] = frozenset(range(8))
+
+    class Gate:
+        def acquire(self, blocking: bool = True, timeout: float = -1.0) -> bool:
+            if blocking:
+                assert kernel.wanted[LOOP_THREAD] == {0}
+                if released:
+                    affinity.release()
+                kernel.wanted[LOOP_THREAD] = frozenset(chosen)
+            return blocking
+
+    assert seat.wait(cast(threading.Lock, Gate()), 1.0)
+    assert kernel.wanted[LOOP_THREAD] == chosen
+
+
+def test_seat_that_is_closed_is_none_also_for_one_that_was_just_coming(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat = Seat(frozenset({1}), frozenset(range(4)), frozenset(range(8)))
+
+    def set_and_close(thread_id: int, processors: Iterable[int]) -> None:
+        kernel.set(thread_id, processors)
+        seat.closed = True
+
+    gate = threading.Lock()
+    gate.acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sched_setaffinity", set_and_close)
+        seat.wait(gate, 0.0)
+    assert kernel.wanted[LOOP_THREAD] == set(range(8))
+    kernel.calls.clear()
+    seat.wait(gate, 0.0)
+    seat.bring_back()
+    assert kernel.calls == []
+
+
+def test_thread_that_is_interrupted_while_it_waits_is_free(kernel: Kernel) -> None:
+    seat = Seat(frozenset({1}), frozenset(range(4)), frozenset(range(8)))
+
+    class Gate:
+        def acquire(self, blocking: bool = True, timeout: float = -1.0) -> bool:
+            if blocking:
+                raise KeyboardInterrupt
+            return False
+
+    with pytest.raises(KeyboardInterrupt):
+        seat.wait(cast(threading.Lock, Gate()), 1.0)
+    assert kernel.calls == [{1}, set(range(8))]
+
+
+def test_container_that_has_other_numbers_than_there_are_processors_is_no_bound(kernel: Kernel) -> None:
+    kernel.container = kernel.wanted[LOOP_THREAD] = frozenset({4, 5, 6, 7})
+    kernel.count = 4  # as musl counts
+    kernel.running_on = 6
+    affinity = Affinity()
+    seat = affinity.hold()
+    assert seat is not None
+    assert kernel.get(0) == {6}
+    affinity.release()
+    assert kernel.get(0) == {4, 5, 6, 7}
+
+
+def test_new_thread_goes_anywhere_only_while_one_is_held(kernel: Kernel) -> None:
+    module.go_anywhere()
+    affinity = Affinity()
+    affinity.hold()
+    kernel.calls.clear()
+    module.go_anywhere()
+    assert kernel.calls == [set(range(8))]
+    affinity.release()
+    kernel.calls.clear()
+    module.go_anywhere()
+    assert kernel.calls == []
 
 
 def test_threads_that_were_started_meanwhile_are_let_go_and_those_of_others_are_not(kernel: Kernel) -> None:
@@ -156,19 +248,30 @@ def test_thread_that_cannot_be_held_is_left_alone(kernel: Kernel, name: str, mon
 
 
 def test_seat_that_the_container_has_lost_is_none(kernel: Kernel) -> None:
-    affinity = Affinity()
-    seat = affinity.hold()
-    assert seat is not None
+    seat = Seat(frozenset({1}), frozenset(range(4)), frozenset(range(8)))
     kernel.container = frozenset({2, 3})
     gate = threading.Lock()
-    assert seat.wait(gate, PATIENCE)
-    gate.release()
+    gate.acquire()
+    assert not seat.wait(gate, 0.01)
     seat.bring_back()
-    assert kernel.wanted[LOOP_THREAD] == frozenset(range(8))
+    assert kernel.calls == []
+
+
+def test_thread_whose_container_loses_the_seat_while_it_waits_has_no_bounds(kernel: Kernel) -> None:
+    seat = Seat(frozenset({1}), frozenset(range(4)), frozenset(range(8)))
+
+    class Gate:
+        def acquire(self, blocking: bool = True, timeout: float = -1.0) -> bool:
+            if blocking:
+                kernel.container = frozenset({2, 3})
+            return False
+
+    seat.wait(cast(threading.Lock, Gate()), 1.0)
+    assert kernel.wanted[LOOP_THREAD] == set(range(8))
 
 
 def test_who_has_not_to_wait_is_not_bound(kernel: Kernel) -> None:
-    seat = Seat(frozenset({1}), frozenset({0, 1}))
+    seat = Seat(frozenset({1}), frozenset(range(4)), frozenset({0, 1}))
     gate = threading.Lock()
     assert seat.wait(gate, 0.0)
     assert kernel.calls == []
@@ -178,7 +281,8 @@ def test_who_has_not_to_wait_is_not_bound(kernel: Kernel) -> None:
 
 def test_thread_is_brought_back_now_and_then(kernel: Kernel) -> None:
     now = 1.0
-    seat = Seat(frozenset({1}), frozenset({0, 1}), clock=lambda: now)
+    seat = Seat(frozenset({1}), frozenset({0, 1}), frozenset({0, 1}), clock=lambda: now)
+    kernel.wanted[LOOP_THREAD] = frozenset({0, 1})
     for _ in range(3):
         seat.bring_back()
     assert kernel.calls == [{1}, {0, 1}]
@@ -191,7 +295,6 @@ def test_container_that_has_lost_the_processor_leaves_no_bounds(kernel: Kernel) 
     affinity = Affinity()
     affinity.hold()
     kernel.container = frozenset({2, 3})
-    kernel.wanted[LOOP_THREAD] = frozenset({2, 3})  # as the kernel does
     affinity.release()
     kernel.container = frozenset(range(8))
     assert kernel.threads == {LOOP_THREAD: set(range(8))}
@@ -296,11 +399,6 @@ def test_thread_that_a_pool_starts_meanwhile_sees_all_processors(processors: set
 
 @needs_processors
 def test_thread_is_held_on_the_processor_on_which_it_runs(processors: set[int]) -> None:
-    for processor in processors:
-        os.sched_setaffinity(0, {processor})  # it is there now
-        os.sched_setaffinity(0, processors)
-        found = module._processor_of(LOOP_THREAD)
-        assert found in processors
     os.sched_setaffinity(0, {max(processors)})
     assert module._processor_of(LOOP_THREAD) == max(processors)
     os.sched_setaffinity(0, processors)

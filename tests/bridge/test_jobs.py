@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 
 from aiowsgi.bridge import jobs as module
+from aiowsgi.bridge.affinity import Seat
 from aiowsgi.bridge.jobs import JobQueue
 
 
@@ -105,6 +106,35 @@ def test_jobs_of_many_threads_reach_many_threads_once_each() -> None:
 
 
 # Room for so many.
+
+
+class RecordingSeat(Seat):
+    """One that binds nobody."""
+
+    def __init__(self) -> None:
+        super().__init__(frozenset(), frozenset(), frozenset())
+        self.calls: list[str] = []
+
+    def wait(self, gate: threading.Lock, seconds: float) -> bool:
+        self.calls.append("wait")
+        return gate.acquire(timeout=seconds)
+
+    def bring_back(self) -> None:
+        self.calls.append("bring back")
+
+
+def test_thread_waits_in_its_seat_and_is_brought_back_to_it_for_each_job() -> None:
+    jobs = JobQueue[int]()
+    seat = jobs.seat = RecordingSeat()
+    jobs.put(1)
+    assert jobs.get(timeout=1) == 1
+    assert seat.calls == ["bring back"]
+    with pytest.raises(queue.Empty):
+        jobs.get(timeout=0.01)
+    jobs.seat = None
+    jobs.put(2)
+    assert jobs.get(timeout=1) == 2
+    assert set(seat.calls[1:]) == {"wait"}
 
 
 def test_job_for_which_there_is_no_room_waits_until_somebody_calls() -> None:

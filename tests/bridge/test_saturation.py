@@ -32,7 +32,7 @@ class FakeAffinity(Affinity):
 
     def hold(self) -> Seat | None:
         self.holds.append(True)
-        return Seat(frozenset({1}), frozenset({0, 1})) if self.can_hold else None
+        return Seat(frozenset({1}), frozenset({0, 1}), frozenset({0, 1})) if self.can_hold else None
 
     @property
     def is_held(self) -> bool:
@@ -300,7 +300,7 @@ def test_loop_of_a_program_s_own_is_not_held(machine: Machine) -> None:
 
 
 def test_processor_that_others_want_is_left_to_them_ever_longer(machine: Machine) -> None:
-    machine.given = 0.6
+    machine.given = 0.8
     machine.waiting_count = 50
     saturation = machine.saturation(alone=True)
     times: list[float] = []
@@ -314,7 +314,7 @@ def test_processor_that_others_want_is_left_to_them_ever_longer(machine: Machine
     for pause, least in zip(pauses, [1, 2, 4, 8, 10], strict=True):
         assert least <= pause <= least + 0.6
     assert machine.seat is None
-    machine.given = 1.0
+    machine.given = 0.9
     machine.run(saturation, 12)
     assert machine.seat is not None
 
@@ -329,13 +329,16 @@ def test_processor_is_left_where_somebody_else_says_where_the_process_is_to_run(
     assert saturation.taking_turns
 
 
-def test_loop_that_cannot_be_held_is_not_tried_again(machine: Machine) -> None:
+def test_loop_that_cannot_be_held_is_tried_again_ever_later(machine: Machine) -> None:
     machine.held.can_hold = False
     saturation = machine.saturation(alone=True)
     machine.run(saturation, 20)
     assert saturation.taking_turns
-    assert machine.held.holds == [True]
+    assert 4 <= machine.held.holds.count(True) <= 6  # after 1, 2, 4, 8 seconds
     assert machine.seat is None
+    machine.held.can_hold = True
+    machine.run(saturation, 12)
+    assert machine.seat is not None
 
 
 def test_threads_that_wait_on_one_processor_for_one_another_are_not_taken_for_busy(machine: Machine) -> None:
