@@ -61,7 +61,7 @@ _STILL_SATURATED = 0.75
 _WORSE = 0.8
 # What computes on more than one core has let go of the interpreter: there threads do help.
 _ONE_CORE = 1.25
-# What others leave of a processor on which one of these threads was always ready. To be there together is worth as much.
+# What others leave of a processor on which one of these threads was always ready. To share one is worth the rest.
 _OURS = 0.75
 # After so long all threads are let go for a look, if something has changed that one thread cannot show.
 _TERM_SECONDS = 30.0
