@@ -53,7 +53,7 @@ class Seat:
         clock: for any thread.
     """
 
-    __slots__ = ("_allowed", "_anywhere", "_clock", "_here", "_return_at", "closed")
+    __slots__ = ("_allowed", "_anywhere", "_clock", "_here", "_return_at", "closed", "empty")
 
     def __init__(
         self,
@@ -70,6 +70,8 @@ class Seat:
         self._return_at = 0.0
         #: Nobody is to come here any more. Set before those are looked for that have.
         self.closed = False
+        #: All that have come were let go.
+        self.empty = False
 
     def wait(self, gate: threading.Lock, seconds: float) -> bool:
         """Acquire a lock as :meth:`threading.Lock.acquire` does, and wake here if that takes waiting."""
@@ -101,7 +103,7 @@ class Seat:
 
     def _leave(self) -> None:
         # Who is found here after all were let go, was bound by somebody else.
-        if not self.closed or os.sched_getaffinity(0) != self._here:
+        if not self.empty or os.sched_getaffinity(0) != self._here:
             _unbind(self._here, self._anywhere)
 
 
@@ -166,10 +168,11 @@ class Affinity:
         if here is None or self._seat is None:
             return
         self._seat.closed = True
-        _anywhere = None
         _unbind(here, self._anywhere, self._thread_id)
         for thread_id in _threads_bound_to(here) - self._bound_before:
             _bind(self._anywhere, thread_id)
+        self._seat.empty = True
+        _anywhere = None  # a thread that begins before is free by itself
 
 
 def go_anywhere() -> None:

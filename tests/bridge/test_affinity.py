@@ -142,6 +142,19 @@ def test_thread_that_somebody_binds_while_it_waits_stays_there(
     assert kernel.wanted[LOOP_THREAD] == chosen
 
 
+def test_thread_that_wakes_while_all_are_being_let_go_is_free(kernel: Kernel) -> None:
+    seat = Seat(frozenset({1}), frozenset(range(4)), frozenset(range(8)))
+
+    class Gate:
+        def acquire(self, blocking: bool = True, timeout: float = -1.0) -> bool:
+            if blocking:
+                seat.closed = True  # and nobody has been looked for yet
+            return blocking
+
+    assert seat.wait(cast(threading.Lock, Gate()), 1.0)
+    assert kernel.wanted[LOOP_THREAD] == set(range(8))
+
+
 def test_seat_that_is_closed_is_none_also_for_one_that_was_just_coming(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
