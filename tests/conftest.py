@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
+import os
 import signal
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -45,7 +49,8 @@ class ServerThread:
         self._started = threading.Event()
         self._error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._shut_down = False
+        self._stopping: asyncio.Future[Any] | None = None
+        self._ended = False  # set in the loop, which takes no calls any more
         self._thread = threading.Thread(target=self._run, name="server under test")
 
     def _run(self) -> None:
@@ -56,6 +61,7 @@ class ServerThread:
             finally:
                 self._started.set()
             await self.server.serve_until_shutdown()
+            self._ended = True
 
         try:
             with asyncio.Runner(loop_factory=LOOPS[self._loop_name]) as runner:
@@ -81,15 +87,22 @@ class ServerThread:
 
     def shutdown(self, graceful: float = 5.0) -> Any:
         assert self._loop is not None
-        self._shut_down = True
         return asyncio.run_coroutine_threadsafe(self.server.shutdown(graceful), self._loop).result(graceful + 10)
 
-    def stop(self) -> None:
+    def stop(self, graceful: float = 5.0) -> None:
+        """Shut down, if nobody has done so, and wait for the end of the loop."""
+
+        def begin() -> None:
+            # A test may have shut down by itself: the loop then ends while this is said, and would not run a task.
+            if not self._ended:
+                self._stopping = asyncio.ensure_future(self.server.shutdown(graceful))
+
         if self._thread.is_alive():
-            if not self._shut_down:  # else its loop is about to end, and takes no more calls
-                self.shutdown()
-            self._thread.join(10)
-        assert not self._thread.is_alive()
+            assert self._loop is not None
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(begin)
+            self._thread.join(graceful + 10)
+        assert not self._thread.is_alive(), f"the server has not ended: {self._stopping}"
         if self._error is not None:
             raise self._error
 
@@ -145,3 +158,17 @@ def error_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """Return what ``aiowsgi.error`` logs, at level info and above."""
     caplog.set_level(logging.INFO, "aiowsgi.error")
     return caplog
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End also where a failed test has left a thread behind, which Python would wait for without end."""
+    deadline = time.monotonic() + 20
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.main_thread():
+            thread.join(max(0, deadline - time.monotonic()))
+            if thread.is_alive():
+                print(f"\nleft behind: {thread}", file=sys.stderr)
+                faulthandler.dump_traceback(sys.__stderr__)
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(pytest.ExitCode.TESTS_FAILED)

@@ -57,8 +57,10 @@ class Sharing:
 
     def __exit__(self, *exc_info: object) -> None:
         self.released.set()
-        self.first.stop()
-        self.second.stop()
+        try:
+            self.first.stop()
+        finally:
+            self.second.stop()
 
 
 def requests(server: ServerThread) -> tuple[int, int]:
