@@ -50,6 +50,12 @@ _logger = logging.getLogger("aiowsgi.error")
 # How many times its size the queue may hold, counting what was withdrawn. Arbitrary; such a request is half a kilobyte.
 _WITHDRAWN_FACTOR = 4
 
+# Requests that go to the threads together; more that arrive meanwhile are read later. What a request makes, about 5 KB,
+# is then still in the processor's cache when the thread comes to it, and again when the loop writes the response:
+# with 1,000 active connections one takes 22.9 µs instead of 29.6, with 4,000 28.5 instead of 37.2. 64 and 128 are as
+# good here, 32 and 192 are not; and no turn of the loop reads for longer than a millisecond.
+_BATCH_SIZE = 96
+
 # What an exchange sets in each environ: it has its place already.
 _EXCHANGE_VARIABLES = dict.fromkeys(("aiowsgi.disconnected", "aiowsgi.park", "waitress.client_disconnected"))
 
@@ -156,6 +162,12 @@ class Engine:
         self.clock = clock
         self._environs: dict[tuple[str, str, str], WSGIEnvironment] = {}
         self._batch: list[Exchange] = []
+        #: Requests that go to the threads together.
+        self.batch_size = _BATCH_SIZE
+        # Connections that have kept what arrived.
+        self._unread: deque[Protocol] = deque()
+        #: A batch is full, or requests wait to be looked at: another that arrives is to wait as well, behind them.
+        self.sated = False
         # When the batch was begun: the pool's jobs, and the time.
         self._waiting_count = 0
         self._batch_time = 0.0
@@ -197,6 +209,8 @@ class Engine:
         if not batch:
             self.loop.call_soon(self._submit_batch)
         batch.append(exchange)
+        if len(batch) >= self.batch_size:
+            self.sated = True
         return True
 
     @property
@@ -223,8 +237,29 @@ class Engine:
                 # A shared pool may also have been closed by its owner, too early: queue_timeout answers then.
                 if not self.draining:
                     _logger.error("cannot run %r: %s", exchange, error)
+        if self._unread:
+            self.loop.call_soon(self._read_on)
+        else:
+            self.sated = False
         if self._batch_time >= self.saturation.next_look:
             self.saturation.look(self._batch_time)
+
+    def put_off(self, connection: Protocol) -> None:
+        """Have ``connection.read_on()`` called in a later turn of the loop. Only while ``sated``."""
+        self._unread.append(connection)
+
+    def _read_on(self) -> None:
+        """Have what was put off looked at, as far as one batch goes."""
+        unread = self._unread
+        while unread and len(self._batch) < self.batch_size:
+            connection = unread.popleft()
+            try:
+                connection.read_on()
+            except Exception:
+                _logger.exception("internal error while reading from %r", connection)
+                connection.abort()
+        if not self._batch:
+            self.sated = False  # nothing of it was a whole request
 
     def forget(self, exchange: Exchange) -> None:
         """An exchange has ended, or will never run. Any thread."""

@@ -46,6 +46,8 @@ _logger = logging.getLogger("aiowsgi.error")
 
 # What is read of later requests while one is being answered. Arbitrary; a browser's whole window of heads fits.
 _READ_AHEAD_SIZE = 64 * 1024
+# Of a request that is put off until others have been read. More is read at once: not to be held by all connections.
+_PUT_OFF_SIZE = 8 * 1024
 # RFC 9112 §9.6: how long, and how much, to read on after our last answer, so that the client gets to see it.
 _LINGER_SECONDS = 5.0
 _DRAIN_LINGER_SECONDS = 0.5
@@ -96,6 +98,7 @@ class Protocol(asyncio.Protocol):
         "_head",
         "_http",
         "_info",
+        "_kept",
         "_outlet",
         "_parked",
         "_peer_ended",
@@ -126,6 +129,8 @@ class Protocol(asyncio.Protocol):
         self._receiver: ContentReceiver | None = None
         # Complete, and not yet taken by the transport; noted only where somebody observes.
         self._untaken: Exchange | None = None
+        # What was put off: see Engine.sated.
+        self._kept = b""
         self._read_paused = False
         self._peer_ended = False
         self._discarded_size = 0
@@ -158,6 +163,10 @@ class Protocol(asyncio.Protocol):
         if self.phase is _LINGERING or self.phase is _CLOSED:
             self._discard(len(data))
             return
+        if self._engine.sated:
+            data = self._put_off(data)
+            if not data:
+                return
         events = self._http.receive_data(data)
         if events:
             self._process(events)
@@ -167,8 +176,27 @@ class Protocol(asyncio.Protocol):
         elif self._http.buffered_size > _READ_AHEAD_SIZE and self._http.state is ReadState.COMPLETE:
             self._pause_reading()
 
+    def _put_off(self, data: bytes) -> bytes:
+        """Keep what begins a request until its turn comes; return what is to be read now, with what was kept."""
+        kept, self._kept = self._kept, b""
+        if kept:
+            self.phase = _IDLE
+            return kept + data
+        if self.phase is not _IDLE or len(data) > _PUT_OFF_SIZE:
+            return data
+        self._begin_head()  # it is not idle, though nobody knows yet whether this begins a request
+        self._kept = data
+        self._engine.put_off(self)
+        return b""
+
+    def read_on(self) -> None:
+        """Read what was put off, unless that has been done."""
+        if self._kept:
+            self.data_received(b"")
+
     def eof_received(self) -> bool:
         """See :class:`asyncio.Protocol`."""
+        self.read_on()
         self._peer_ended = True
         if self.phase in (_IDLE, _LINGERING, _CLOSED):
             return False
@@ -184,6 +212,7 @@ class Protocol(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """See :class:`asyncio.Protocol`."""
         self.phase = _CLOSED
+        self._kept = b""
         self._receiver = None
         exchange, self._exchange = self._exchange, None
         if self._engine.observer is not None:

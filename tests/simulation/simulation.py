@@ -295,10 +295,11 @@ class Simulation:
     """Everything that a run needs, and what may be done next.
 
     Args:
+        batch_size: requests that one turn of the loop reads.
         options: of the server, instead of the usual ones.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, batch_size: int = 96, **options: Any) -> None:
         self.options = _OPTIONS | options
         self.draining = False
         self.clients: list[Client] = []
@@ -313,6 +314,7 @@ class Simulation:
         application = Application(self._called)
         application.requests = self.requests
         self.server = _Server(application, kernel_size=_KERNEL_SIZE, **self.options)
+        self.server.engine.batch_size = batch_size
         self.stream_body = self.server.config.stream_body
         self.server.loop.simulation = self  # type: ignore[attr-defined]  # _Server makes it
         application.pool = self.server.pool

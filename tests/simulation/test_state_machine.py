@@ -58,9 +58,11 @@ class ServerMachine(RuleBasedStateMachine):
         clients = [client for client in self.simulation.clients if not client.gone and wanted(client)]
         return clients[which % len(clients)] if clients else None
 
-    @initialize(stream_body=st.booleans(), http=st.sampled_from(("h11", "httptools")))
-    def start(self, stream_body: bool, http: str) -> None:
-        self.simulation = Simulation(stream_body=stream_body, http=http)
+    @initialize(
+        batch_size=st.sampled_from((96, 1, 2)), stream_body=st.booleans(), http=st.sampled_from(("h11", "httptools"))
+    )
+    def start(self, **options: Any) -> None:
+        self.simulation = Simulation(**options)
         self._do(self.simulation.connect)
 
     @precondition(lambda self: sum(client.open for client in self.simulation.clients) < 4)

@@ -26,6 +26,7 @@ class Walk:
         self.random = random.Random(seed)
         choice = self.random.choice
         self.simulation = Simulation(
+            batch_size=choice((1, 2, 96)),
             stream_body=choice((False, True)),
             http=choice(("h11", "httptools")),
             keep_alive=choice((10, 10, 10, 0)),
