@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import logging
-import os
 import signal
 import socket
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -103,6 +100,8 @@ class ServerThread:
                 self._loop.call_soon_threadsafe(begin)
             self._thread.join(graceful + 10)
         assert not self._thread.is_alive(), f"the server has not ended: {self._stopping}"
+        if self._stopping is not None and not self._stopping.cancelled() and self._stopping.done():
+            self._stopping.result()
         if self._error is not None:
             raise self._error
 
@@ -161,14 +160,5 @@ def error_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End also where a failed test has left a thread behind, which Python would wait for without end."""
-    deadline = time.monotonic() + 20
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.main_thread():
-            thread.join(max(0, deadline - time.monotonic()))
-            if thread.is_alive():
-                print(f"\nleft behind: {thread}", file=sys.stderr)
-                faulthandler.dump_traceback(sys.__stderr__)
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(pytest.ExitCode.TESTS_FAILED)
+    """End also where a failed test has left a thread behind, which Python would wait for without end; say which."""
+    faulthandler.dump_traceback_later(30, exit=True)

@@ -46,8 +46,8 @@ _logger = logging.getLogger("aiowsgi.error")
 
 # What is read of later requests while one is being answered. Arbitrary; a browser's whole window of heads fits.
 _READ_AHEAD_SIZE = 64 * 1024
-# Of a request that is put off until others have been read. More is read at once: not to be held by all connections.
-_PUT_OFF_SIZE = 8 * 1024
+# What a connection keeps, at most, of a request that is read later. A larger one is read at once, before others.
+_MOST_POSTPONED_SIZE = 8 * 1024
 # RFC 9112 §9.6: how long, and how much, to read on after our last answer, so that the client gets to see it.
 _LINGER_SECONDS = 5.0
 _DRAIN_LINGER_SECONDS = 0.5
@@ -98,10 +98,10 @@ class Protocol(asyncio.Protocol):
         "_head",
         "_http",
         "_info",
-        "_kept",
         "_outlet",
         "_parked",
         "_peer_ended",
+        "_postponed",
         "_read_paused",
         "_receiver",
         "_sender",
@@ -129,8 +129,8 @@ class Protocol(asyncio.Protocol):
         self._receiver: ContentReceiver | None = None
         # Complete, and not yet taken by the transport; noted only where somebody observes.
         self._untaken: Exchange | None = None
-        # What was put off: see Engine.sated.
-        self._kept = b""
+        # What arrived while it was idle, and is read later: see Engine.postpones, which stays true for so long.
+        self._postponed = b""
         self._read_paused = False
         self._peer_ended = False
         self._discarded_size = 0
@@ -163,10 +163,10 @@ class Protocol(asyncio.Protocol):
         if self.phase is _LINGERING or self.phase is _CLOSED:
             self._discard(len(data))
             return
-        if self._engine.sated:
-            data = self._put_off(data)
-            if not data:
-                return
+        if not (self._engine.postpones and self._postpone(data)):
+            self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
         events = self._http.receive_data(data)
         if events:
             self._process(events)
@@ -176,27 +176,28 @@ class Protocol(asyncio.Protocol):
         elif self._http.buffered_size > _READ_AHEAD_SIZE and self._http.state is ReadState.COMPLETE:
             self._pause_reading()
 
-    def _put_off(self, data: bytes) -> bytes:
-        """Keep what begins a request until its turn comes; return what is to be read now, with what was kept."""
-        kept, self._kept = self._kept, b""
-        if kept:
-            self.phase = _IDLE
-            return kept + data
-        if self.phase is not _IDLE or len(data) > _PUT_OFF_SIZE:
-            return data
-        self._begin_head()  # it is not idle, though nobody knows yet whether this begins a request
-        self._kept = data
-        self._engine.put_off(self)
-        return b""
+    def _postpone(self, data: bytes) -> bool:
+        """Keep what begins a request until :meth:`read_postponed`, and return true; false if it is to be read now."""
+        if self._postponed:
+            self._postponed += data
+            if len(self._postponed) > _MOST_POSTPONED_SIZE:
+                self.read_postponed()
+            return True
+        if self.phase is not _IDLE or len(data) > _MOST_POSTPONED_SIZE:
+            return False
+        self._postponed = data
+        self._engine.postpone(self)
+        return True
 
-    def read_on(self) -> None:
-        """Read what was put off, unless that has been done."""
-        if self._kept:
-            self.data_received(b"")
+    def read_postponed(self) -> None:
+        """Read what was postponed, unless that has been done: the connection's turn has come, or its client's end."""
+        data, self._postponed = self._postponed, b""
+        if data:
+            self._receive(data)
 
     def eof_received(self) -> bool:
         """See :class:`asyncio.Protocol`."""
-        self.read_on()
+        self.read_postponed()
         self._peer_ended = True
         if self.phase in (_IDLE, _LINGERING, _CLOSED):
             return False
@@ -212,7 +213,7 @@ class Protocol(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """See :class:`asyncio.Protocol`."""
         self.phase = _CLOSED
-        self._kept = b""
+        self._postponed = b""
         self._receiver = None
         exchange, self._exchange = self._exchange, None
         if self._engine.observer is not None:
@@ -327,8 +328,8 @@ class Protocol(asyncio.Protocol):
 
     @property
     def awaits_content(self) -> bool:
-        """Whether more of a request's content is to be collected."""
-        return self.phase is _CONTENT
+        """Whether more of a request's content is to be collected, or may be for all that is known yet."""
+        return self.phase is _CONTENT or bool(self._postponed)
 
     def content_received(self, content: ContentBuffer, size: int) -> bool:
         """A part of the content has been received in its place; tell whether it was the last."""
@@ -755,11 +756,11 @@ class Protocol(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Whether the connection waits for a request, and its client has taken all answers."""
-        return self.phase is _IDLE and self._outlet.flushed
+        return self.phase is _IDLE and not self._postponed and self._outlet.flushed
 
     def drain(self) -> None:
         """Close the connection if no request is under way, and soon if it only waits for its client's end."""
-        if self.phase is _IDLE:
+        if self.phase is _IDLE and not self._postponed:
             self.phase = _LINGERING  # what is not flushed yet may take its time, and nothing more is answered
             self._transport.close()
         elif self._parked is not None:
@@ -814,6 +815,10 @@ class Protocol(asyncio.Protocol):
 
     def deadline_passed(self, now: float) -> None:
         """See :class:`~aiowsgi.server.deadlines.DeadlineHolder`."""
+        if self._postponed:
+            self.read_postponed()  # the loop is late, not the client
+            if self.phase is not _IDLE:
+                return
         phase = self.phase
         if phase is _HEAD:
             self._refuse(Refusal(408, "the request head took too long"))

@@ -2,7 +2,7 @@
 
 The usual one takes some seconds and is the same every time. For a long run, which is another one every time::
 
-    pytest tests/simulation --hypothesis-profile=long --timeout=0
+    pytest tests/simulation --hypothesis-profile=long --timeout=0 -o faulthandler_timeout=0
 """
 
 from hypothesis import HealthCheck, settings

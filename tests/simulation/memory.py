@@ -60,7 +60,7 @@ def remains(server: MemoryServer) -> dict[str, object]:
     held = {
         "connections": engine.connections,
         "exchanges": engine.exchanges,
-        "batch": (*engine._batch, *engine._unread, *([None] if engine.sated else ())),
+        "batch": (*engine._batch, *engine._postponed, *([None] if engine.postpones else ())),
         "deadlines": set().union(*engine.deadlines._buckets.values()),
         "watched": engine.watch._connections,
         "content bytes": engine.content_budget.used,

@@ -136,19 +136,18 @@ def what_was_read_ahead_is_lost(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(HTTPConnection, "start_next_request", start_without_it)
 
 
-def what_was_put_off_is_never_read(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Protocol, "read_on", nothing)
+def what_was_postponed_is_never_read(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Protocol, "read_postponed", nothing)
 
 
-def what_was_put_off_is_forgotten_when_more_arrives(patch: pytest.MonkeyPatch) -> None:
-    put_off = Protocol._put_off
+def what_was_postponed_is_forgotten_when_more_arrives(patch: pytest.MonkeyPatch) -> None:
+    postpone = Protocol._postpone
 
-    def put_off_anew(protocol: Protocol, data: bytes) -> bytes:
-        if data:
-            protocol._kept = b""
-        return put_off(protocol, data)
+    def postpone_anew(protocol: Protocol, data: bytes) -> bool:
+        protocol._postponed = b""
+        return postpone(protocol, data)
 
-    patch.setattr(Protocol, "_put_off", put_off_anew)
+    patch.setattr(Protocol, "_postpone", postpone_anew)
 
 
 def half_a_close_is_a_whole_one(patch: pytest.MonkeyPatch) -> None:
@@ -274,8 +273,8 @@ PLANTS: list[Plant] = [
     request_is_dispatched_before_the_one_before_it_is_answered,
     response_is_written_twice,
     what_was_read_ahead_is_lost,
-    what_was_put_off_is_never_read,
-    what_was_put_off_is_forgotten_when_more_arrives,
+    what_was_postponed_is_never_read,
+    what_was_postponed_is_forgotten_when_more_arrives,
     half_a_close_is_a_whole_one,
     connection_is_closed_at_once_after_its_last_response,
     connection_goes_on_behind_unread_content,
