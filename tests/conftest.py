@@ -161,4 +161,5 @@ def error_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End also where a failed test has left a thread behind, which Python would wait for without end; say which."""
-    faulthandler.dump_traceback_later(30, exit=True)
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        faulthandler.dump_traceback_later(30, exit=True)

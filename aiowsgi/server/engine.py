@@ -162,11 +162,11 @@ class Engine:
         self.clock = clock
         self._environs: dict[tuple[str, str, str], WSGIEnvironment] = {}
         self._batch: list[Exchange] = []
-        #: Of a queue that is smaller threads are to take some before more are read, and refused.
+        #: No more than the queue holds: before more are read, which it would refuse, threads may take some.
         self.batch_size = min(_BATCH_SIZE, config.queue_size)
         #: Who begins a request is to postpone it: a batch is full, or others have postponed theirs before.
         self.postpones = False
-        # In the order of their data's arrival. One that has been read in another way may be in it still.
+        # In the order of their data's arrival. One that has been read in another way may be in it still, or twice.
         self._postponed: deque[Protocol] = deque()
         # When the batch was begun: the pool's jobs, and the time.
         self._waiting_count = 0
@@ -242,8 +242,13 @@ class Engine:
         if self._batch_time >= self.saturation.next_look:
             self.saturation.look(self._batch_time)
 
+    @property
+    def behind(self) -> bool:
+        """Whether requests that have arrived are still to be read."""
+        return bool(self._postponed)
+
     def postpone(self, connection: Protocol) -> None:
-        """Have ``connection.read_postponed()`` called in a later turn of the loop. Only while it ``postpones``."""
+        """Have ``connection.read_postponed()`` called in a later turn. Only while the engine ``postpones``."""
         self._postponed.append(connection)
 
     def _read_postponed(self) -> None:

@@ -129,7 +129,7 @@ class Protocol(asyncio.Protocol):
         self._receiver: ContentReceiver | None = None
         # Complete, and not yet taken by the transport; noted only where somebody observes.
         self._untaken: Exchange | None = None
-        # What arrived while it was idle, and is read later: see Engine.postpones, which stays true for so long.
+        # What arrived while it was idle, and is read later: see Engine.postpones, which stays true until then.
         self._postponed = b""
         self._read_paused = False
         self._peer_ended = False
@@ -754,13 +754,19 @@ class Protocol(asyncio.Protocol):
             self._transport.close()
 
     @property
+    def postponed(self) -> bool:
+        """Whether what begins a request has arrived, and is read in a later turn of the loop."""
+        return bool(self._postponed)
+
+    @property
     def idle(self) -> bool:
         """Whether the connection waits for a request, and its client has taken all answers."""
         return self.phase is _IDLE and not self._postponed and self._outlet.flushed
 
     def drain(self) -> None:
         """Close the connection if no request is under way, and soon if it only waits for its client's end."""
-        if self.phase is _IDLE and not self._postponed:
+        self.read_postponed()  # it may begin a request, which is answered, or not
+        if self.phase is _IDLE:
             self.phase = _LINGERING  # what is not flushed yet may take its time, and nothing more is answered
             self._transport.close()
         elif self._parked is not None:
@@ -792,6 +798,7 @@ class Protocol(asyncio.Protocol):
     def abort(self) -> None:
         """Close the connection at once, whatever it does, and so that a response cut short does not look whole."""
         self._cut_off("aborted")
+        self._postponed = b""
         if (self._exchange is not None and self._exchange.begun) or not self._outlet.flushed:
             self._outlet.reset()
         else:
@@ -816,9 +823,8 @@ class Protocol(asyncio.Protocol):
     def deadline_passed(self, now: float) -> None:
         """See :class:`~aiowsgi.server.deadlines.DeadlineHolder`."""
         if self._postponed:
-            self.read_postponed()  # the loop is late, not the client
-            if self.phase is not _IDLE:
-                return
+            self._engine.deadlines.set(self, now)  # the loop is late, not the client: look again when it has been read
+            return
         phase = self.phase
         if phase is _HEAD:
             self._refuse(Refusal(408, "the request head took too long"))

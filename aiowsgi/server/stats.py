@@ -107,7 +107,8 @@ _WRITING = frozenset({Phase.ANSWERING, Phase.FLUSHING})
 
 def take_stats(engine: Engine, stuck_count: int = 0) -> ServerStats:
     """Take a snapshot. Event loop."""
-    phases = [connection.phase for connection in engine.connections]
+    # What is read in a later turn is a request that is being read.
+    phases = [Phase.HEAD if connection.postponed else connection.phase for connection in engine.connections]
     waiting = running = streaming = 0
     for exchange in requests_under_way(engine):
         # In this order, and each looked at once: a worker takes it from one state to the next meanwhile.

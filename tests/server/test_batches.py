@@ -11,6 +11,7 @@ import pytest
 
 from aiowsgi.http.connection import HTTPConnection
 from aiowsgi.server.reception import ContentReceiver
+from aiowsgi.server.stats import take_stats
 from aiowsgi.testing import MemoryServer
 from tests.conftest import ServerThread
 from tests.simulation.memory import SteppedClient, remains
@@ -175,6 +176,35 @@ def test_connection_whose_request_is_postponed_is_not_idle(crowd: Crowd) -> None
     assert response.value("Connection") == "close"
 
 
+def test_connection_that_has_sent_an_empty_line_is_drained(crowd: Crowd) -> None:
+    last = crowd.ask_before(b"\r\n")
+    crowd.server.drain(idle_grace=0)
+    crowd.server.loop.run_ready()
+    assert last.memory.at_end
+
+
+def test_connection_whose_request_is_postponed_is_reading(crowd: Crowd) -> None:
+    crowd.ask()
+    crowd.turn()
+    connections = take_stats(crowd.server.engine).connections
+    assert connections.idle == 0
+    assert connections.reading == len(crowd.clients) - BATCH_SIZE
+    assert crowd.server.engine.behind
+    crowd.server.settle()
+    assert take_stats(crowd.server.engine).connections.idle == len(crowd.clients)
+    assert not crowd.server.engine.behind
+
+
+def test_request_of_a_connection_that_is_aborted_is_not_read(crowd: Crowd) -> None:
+    crowd.ask()
+    crowd.turn()
+    for connection in crowd.server.engine.connections:
+        if connection.postponed:
+            connection.abort()
+    crowd.server.settle()
+    assert crowd.order == [f"/{number}" for number in range(BATCH_SIZE)]
+
+
 @pytest.mark.parametrize("ends", [False, True])
 def test_empty_line_that_was_postponed_is_no_beginning_of_a_request(crowd: Crowd, ends: bool) -> None:
     last = crowd.ask_before(b"\r\n")
@@ -217,7 +247,18 @@ def test_request_that_was_postponed_is_answered_however_late_the_loop_is(crowd: 
 def test_idle_connection_is_closed_however_late_the_loop_is(crowd: Crowd) -> None:
     last = crowd.ask_before(b"\r\n")
     crowd.server.loop._time += 1000
+    crowd.server.advance(1)
     assert last.at_end()
+
+
+def test_turns_are_kept_however_late_the_loop_is(crowd: Crowd) -> None:
+    crowd.ask()
+    crowd.turn()
+    crowd.server.loop._time += 1000
+    counts = [crowd.turn() for _ in range(10)]
+    assert {later - sooner for sooner, later in itertools.pairwise(counts)} == {0, BATCH_SIZE}
+    crowd.server.settle()
+    assert crowd.order == [f"/{number}" for number in range(len(crowd.clients))]
 
 
 def test_large_piece_is_not_postponed(crowd: Crowd) -> None:
@@ -260,8 +301,15 @@ def test_upload_whose_head_was_postponed_is_received_in_its_place(crowd: Crowd) 
 
 
 def test_small_queue_is_filled_no_faster_than_it_is_emptied() -> None:
-    with MemoryServer(path, queue_size=2) as server:
-        assert server.engine.batch_size == 2
+    with MemoryServer(path, queue_size=1) as server:
+        clients = [SteppedClient(server) for _ in range(12)]
+        server.settle()
+        for client in clients:
+            client.send(get(0))
+        while any(not client.memory.arrived_size for client in clients):
+            server.loop.run_turn()
+            server.pool.step()  # a thread that keeps up
+        assert [client.receive().status_code for client in clients] == [200] * 12
 
 
 def test_error_in_one_connection_keeps_no_other_waiting(
