@@ -52,8 +52,8 @@ _WITHDRAWN_FACTOR = 4
 
 # Requests that go to the threads together. Of connections that begin one meanwhile, as many have theirs read in each
 # turn of the loop. What a request makes, about 5 KB, is then still in the processor's cache when the thread comes to
-# it, and again when the loop writes the response: with 1,000 active connections one takes 22.9 µs instead of 29.6, with
-# 4,000 28.5 instead of 37.2. 64 and 128 are as good, 32 and 192 are not.
+# it, and again when the loop writes the response: with 1,000 active connections one takes 30.5 µs instead of 37.3, with
+# 4,000 36.8 instead of 47.8. 64 and 128 are as good, 32 and 192 are not.
 _BATCH_SIZE = 96
 
 # What an exchange sets in each environ: it has its place already.
