@@ -27,6 +27,7 @@ from aiowsgi.http.policy import RequestPolicy
 from aiowsgi.server.content import MemoryBudget
 from aiowsgi.server.deadlines import Deadlines
 from aiowsgi.server.dispersal import Dispersal
+from aiowsgi.server.intake import Intake
 from aiowsgi.server.reception import HEAD_BUFFER_SIZE
 from aiowsgi.server.watch import DisconnectWatch
 from aiowsgi.wsgi.environ import base_environ, endpoint_environ
@@ -46,15 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 _logger = logging.getLogger("aiowsgi.error")
-
-# How many times its size the queue may hold, counting what was withdrawn. Arbitrary; such a request is half a kilobyte.
-_WITHDRAWN_FACTOR = 4
-
-# Requests that go to the threads together. Of connections that begin one meanwhile, as many have theirs read in each
-# turn of the loop. What a request makes, about 5 KB, is then still in the processor's cache when the thread comes to
-# it, and again when the loop writes the response: with 1,000 active connections one takes 30.5 µs instead of 37.3, with
-# 4,000 36.8 instead of 47.8. 64 and 128 are as good, 32 and 192 are not.
-_BATCH_SIZE = 96
 
 # What an exchange sets in each environ: it has its place already.
 _EXCHANGE_VARIABLES = dict.fromkeys(("aiowsgi.disconnected", "aiowsgi.park", "waitress.client_disconnected"))
@@ -108,6 +100,8 @@ class Engine:
         self.saturation = Saturation(loop, pool, alone=alone, clock=clock)
         if config.concurrency == "fixed":
             self.saturation.close()
+        #: What requests pass on their way to the pool.
+        self.intake = Intake(loop, pool, self.saturation, config.queue_size, clock, self._log_refusal)
         self.wakeup = Wakeup(loop, clock, self.haste.note)
         self.deadlines = Deadlines(loop)
         self.watch = DisconnectWatch(loop)
@@ -133,14 +127,12 @@ class Engine:
         self.openings: set[Opening] = set()
         #: Connections that are open.
         self.connections: set[Protocol] = set()
-        #: Exchanges that were submitted and whose worker has not ended. Any thread removes its own.
-        self.exchanges: set[Exchange] = set()
+        #: Of the intake, whose worker has not ended. Any thread removes its own.
+        self.exchanges = self.intake.exchanges
         #: Closing what was parked and will not be sent; the loop itself holds tasks only weakly.
         self.closing_tasks: set[asyncio.Task[object]] = set()
         #: A response may leave its connection open.
         self.keeps_connections = config.keep_alive > 0
-        #: One entry for each withdrawn exchange that the pool still holds; append and pop are atomic.
-        self.withdrawn: list[None] = []
         #: Seconds that the last requests waited for a thread. Workers append, which is atomic.
         self.queue_waits: deque[float] = deque(maxlen=1000)
         #: Requests that have been answered whole.
@@ -161,17 +153,6 @@ class Engine:
         self.observer: Observer | None = None
         self.clock = clock
         self._environs: dict[tuple[str, str, str], WSGIEnvironment] = {}
-        self._batch: list[Exchange] = []
-        #: No more than the queue holds: before more are read, which it would refuse, threads may take some.
-        self.batch_size = min(_BATCH_SIZE, config.queue_size)
-        #: Who begins a request is to postpone it: a batch is full, or others have postponed theirs before.
-        self.postpones = False
-        # In the order of their data's arrival. One that has been read in another way may be in it still, or twice.
-        self._postponed: deque[Protocol] = deque()
-        # When the batch was begun: the pool's jobs, and the time.
-        self._waiting_count = 0
-        self._batch_time = 0.0
-        self._queue_size = config.queue_size
         self._on_change: Callable[[], object] | None = None
 
     def environ_of(self, connection: ConnectionInfo) -> WSGIEnvironment:
@@ -190,87 +171,13 @@ class Engine:
                 self._environs[endpoint] = environ
         return environ
 
-    def submit(self, exchange: Exchange) -> bool:
-        """Hand an exchange to the pool, at the end of this turn of the loop; tell whether there was room for it.
+    def _log_refusal(self, exchange: Exchange, error: RuntimeError) -> None:
+        """The pool was closed: at the end of a drain, or a shared one by its owner, too early.
 
-        All requests that one turn reads go together: no thread wakes while the loop is still reading, to fight it for
-        the interpreter at every socket. At 64 connections that is 0.25 context switches for a request instead of 2.4.
+        In a drain the connections are being aborted, which withdraws the exchange; else ``queue_timeout`` answers.
         """
-        batch = self._batch
-        if not batch:
-            # Asked once for all: threads can only take from the queue meanwhile.
-            self._waiting_count = self.pool.waiting_count
-            self._batch_time = self.clock()
-        held_count = self._waiting_count + len(batch)
-        if held_count >= self._queue_size and not self._has_room(held_count):
-            return False
-        exchange.submitted_at = self._batch_time
-        self.exchanges.add(exchange)
-        if not batch:
-            self.loop.call_soon(self._submit_batch)
-        batch.append(exchange)
-        if len(batch) >= self.batch_size:
-            self.postpones = True
-        return True
-
-    @property
-    def queue_full(self) -> bool:
-        """Whether a request that came now would be refused."""
-        held_count = self.pool.waiting_count + len(self._batch)
-        return held_count >= self._queue_size and not self._has_room(held_count)
-
-    def _has_room(self, held_count: int) -> bool:
-        """Tell whether a full queue holds requests that were withdrawn, which no thread has had time to throw away.
-
-        Within a bound: clients that come and go while all threads are stuck must not fill the memory.
-        """
-        waiting_count = held_count - len(self.withdrawn)
-        return waiting_count < self._queue_size and held_count < _WITHDRAWN_FACTOR * self._queue_size
-
-    def _submit_batch(self) -> None:
-        batch, self._batch = self._batch, []
-        # Before anything can fail: who postpones for ever is deaf.
-        self._go_on()
-        for exchange in batch:
-            try:
-                self.pool.submit(exchange)
-            except RuntimeError as error:
-                # Closed at the end of a drain, whose connections are being aborted: that withdraws the exchange.
-                # A shared pool may also have been closed by its owner, too early: queue_timeout answers then.
-                if not self.draining:
-                    _logger.error("cannot run %r: %s", exchange, error)
-        if self._batch_time >= self.saturation.next_look:
-            self.saturation.look(self._batch_time)
-
-    @property
-    def behind(self) -> bool:
-        """Whether requests that have arrived are still to be read."""
-        return bool(self._postponed)
-
-    def postpone(self, connection: Protocol) -> None:
-        """Have ``connection.read_postponed()`` called in a later turn. Only while the engine ``postpones``."""
-        self._postponed.append(connection)
-
-    def _read_postponed(self) -> None:
-        """Have as many connections read as make a batch, also where others have begun one: nobody waits for ever."""
-        try:
-            for _ in range(min(len(self._postponed), self.batch_size)):
-                connection = self._postponed.popleft()
-                try:
-                    connection.read_postponed()
-                except Exception:
-                    _logger.exception("internal error while reading from %r", connection)
-                    connection.abort()
-        finally:
-            if not self._batch:
-                self._go_on()  # else with the batch
-
-    def _go_on(self) -> None:
-        """A batch is on its way: see to those that have postponed a request."""
-        if self._postponed:
-            self.loop.call_soon(self._read_postponed)
-        else:
-            self.postpones = False
+        if not self.draining:
+            _logger.error("cannot run %r: %s", exchange, error)
 
     def forget(self, exchange: Exchange) -> None:
         """An exchange has ended, or will never run. Any thread."""

@@ -138,11 +138,11 @@ class Exchange:
     def withdraw(self) -> bool:
         """Keep the exchange from ever running; tell whether that was still possible. Event loop."""
         engine = self._engine
-        engine.withdrawn.append(None)  # before the ticket is gone: a thread that finds none takes this away
+        engine.intake.withdrawn.append(None)  # before the ticket is gone: a thread that finds none takes this away
         try:
             self._ticket.pop()
         except IndexError:
-            engine.withdrawn.pop()
+            engine.intake.withdrawn.pop()
             return False
         engine.forget(self)
         self.release_content()
@@ -222,7 +222,7 @@ class Exchange:
         try:
             self._ticket.pop()
         except IndexError:
-            engine.withdrawn.pop()
+            engine.intake.withdrawn.pop()
             return
         self.started_at = engine.clock()
         engine.queue_waits.append(self.started_at - self.submitted_at)

@@ -48,7 +48,7 @@ class Health:
         conditions = {
             STARTING: engine.starting,
             DRAINING: engine.leaving or engine.draining,
-            QUEUE_FULL: engine.queue_full,
+            QUEUE_FULL: engine.intake.full,
             THREADS_STUCK: self._threads_stuck(),
             BROKER_AWAY: any(link.state != "reading" for link in engine.broker_links),
         }

@@ -101,7 +101,7 @@ class MessageExchange(Exchange):
 
     async def respond(self, receive: Receive, send: Send) -> None:
         """Have the application run, and send what it hands over."""
-        if not self._engine.submit(self):
+        if not self._engine.intake.submit(self):
             raise Refusal(503, "too many requests are waiting")
         self._submitted = True
         watch = asyncio.ensure_future(self._watch(receive))

@@ -129,7 +129,7 @@ class Protocol(asyncio.Protocol):
         self._receiver: ContentReceiver | None = None
         # Complete, and not yet taken by the transport; noted only where somebody observes.
         self._untaken: Exchange | None = None
-        # What arrived while it was idle, and is read later: see Engine.postpones, which stays true until then.
+        # What arrived while it was idle, and is read later: see Intake.postpones, which stays true until then.
         self._postponed = b""
         self._read_paused = False
         self._peer_ended = False
@@ -163,7 +163,7 @@ class Protocol(asyncio.Protocol):
         if self.phase is _LINGERING or self.phase is _CLOSED:
             self._discard(len(data))
             return
-        if not (self._engine.postpones and self._postpone(data)):
+        if not (self._engine.intake.postpones and self._postpone(data)):
             self._receive(data)
 
     def _receive(self, data: bytes) -> None:
@@ -186,7 +186,7 @@ class Protocol(asyncio.Protocol):
         if self.phase is not _IDLE or len(data) > _MOST_POSTPONED_SIZE:
             return False
         self._postponed = data
-        self._engine.postpone(self)
+        self._engine.intake.postpone(self)
         return True
 
     def read_postponed(self) -> None:
@@ -401,7 +401,7 @@ class Protocol(asyncio.Protocol):
         if content is not None and isinstance(content, ContentBuffer):
             self._content = None  # the exchange's from now on
         exchange = self._make_exchange(head, content)
-        if engine.submit(exchange):
+        if engine.intake.submit(exchange):
             self._exchange = exchange
             self._set_deadline(engine.config.queue_timeout)
         else:

@@ -349,7 +349,7 @@ class Server:
     def _is_busy(self) -> bool:
         """Tell whether as many requests wait for a thread as there are threads, or some to be read."""
         engine = self._started_engine()
-        return engine.behind or engine.pool.waiting_count >= self.config.threads
+        return engine.intake.behind or engine.pool.waiting_count >= self.config.threads
 
     def _make_room(self) -> bool:
         """Close idle connections at the limit, if there are any: their clients know how to come back."""

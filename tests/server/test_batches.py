@@ -40,7 +40,7 @@ class Crowd:
     def __init__(self, count: int) -> None:
         self.order: list[str] = []
         self.server = MemoryServer(self.application, header_timeout=10, keep_alive=60, queue_timeout=9999)
-        self.server.engine.batch_size = BATCH_SIZE
+        self.server.engine.intake.batch_size = BATCH_SIZE
         self.clients = [SteppedClient(self.server, peername=("192.0.2.1", number)) for number in range(count)]
         self.server.settle()
 
@@ -189,10 +189,10 @@ def test_connection_whose_request_is_postponed_is_reading(crowd: Crowd) -> None:
     connections = take_stats(crowd.server.engine).connections
     assert connections.idle == 0
     assert connections.reading == len(crowd.clients) - BATCH_SIZE
-    assert crowd.server.engine.behind
+    assert crowd.server.engine.intake.behind
     crowd.server.settle()
     assert take_stats(crowd.server.engine).connections.idle == len(crowd.clients)
-    assert not crowd.server.engine.behind
+    assert not crowd.server.engine.intake.behind
 
 
 def test_request_of_a_connection_that_is_aborted_is_not_read(crowd: Crowd) -> None:
@@ -272,12 +272,12 @@ def test_large_piece_is_not_postponed(crowd: Crowd) -> None:
 
 def test_what_is_postponed_does_not_grow_without_a_bound(crowd: Crowd) -> None:
     last = crowd.ask_before(b"POST /much HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % (100 * 1000))
-    crowd.server.engine.batch_size = 0  # nobody's turn comes
+    crowd.server.engine.intake.batch_size = 0  # nobody's turn comes
     for _ in range(100):
         last.send(bytes(1000))
         crowd.turn()
         assert all(len(connection._postponed) <= POSTPONED_SIZE for connection in crowd.server.engine.connections)
-    crowd.server.engine.batch_size = BATCH_SIZE
+    crowd.server.engine.intake.batch_size = BATCH_SIZE
     assert last.receive().content == b"/much" + bytes(100 * 1000)
 
 
@@ -362,7 +362,7 @@ class MemoryErrors:
 
 def test_crowd_on_sockets_is_answered_round_after_round(serve: Callable[..., ServerThread]) -> None:
     server = serve(path, backlog=512)
-    server.server.engine.batch_size = 8
+    server.server.engine.intake.batch_size = 8
     with ExitStack() as stack:
         clients = [stack.enter_context(server.connect()) for _ in range(200)]
         for _ in range(3):

@@ -60,13 +60,13 @@ def remains(server: MemoryServer) -> dict[str, object]:
     held = {
         "connections": engine.connections,
         "exchanges": engine.exchanges,
-        "batch": (*engine._batch, *engine._postponed, *([None] if engine.postpones else ())),
+        "batch": (*engine.intake._batch, *engine.intake._postponed, *([None] if engine.intake.postpones else ())),
         "deadlines": set().union(*engine.deadlines._buckets.values()),
         "watched": engine.watch._connections,
         "content bytes": engine.content_budget.used,
         "jobs": (*server.pool.begun, *server.io_pool.begun),
         "waiting jobs": server.io_pool.waiting_count,
-        "withdrawn": () if server.pool.waiting_count else engine.withdrawn,
+        "withdrawn": () if server.pool.waiting_count else engine.intake.withdrawn,
         "closing tasks": engine.closing_tasks,
         "wake-ups": engine.wakeup._ready,
     }

@@ -314,7 +314,7 @@ class Simulation:
         application = Application(self._called)
         application.requests = self.requests
         self.server = _Server(application, kernel_size=_KERNEL_SIZE, **self.options)
-        self.server.engine.batch_size = batch_size
+        self.server.engine.intake.batch_size = batch_size
         self.stream_body = self.server.config.stream_body
         self.server.loop.simulation = self  # type: ignore[attr-defined]  # _Server makes it
         application.pool = self.server.pool
