@@ -637,7 +637,7 @@ def test_notification_that_comes_late_does_not_end_the_stream(site: Site) -> Non
         wait_until(lambda: stream.released, "it is parked")
 
         def tell_again() -> None:
-            (connection,) = (each for each in site.server.server.engine.connections if each._parked is not None)
+            (connection,) = (each for each in site.server.server.engine.connections if each.parked)
             exchange = connection._exchange
             assert exchange is not None
             exchange.wake()

@@ -86,6 +86,11 @@ class Outlet:
         return duplicate
 
     @property
+    def closing(self) -> bool:
+        """Whether the transport is closed, or about to be: it takes nothing any more."""
+        return self._transport.is_closing()
+
+    @property
     def flushed(self) -> bool:
         """Whether the kernel has taken all that was written."""
         return not self._transport.get_write_buffer_size()
@@ -149,6 +154,10 @@ class Outlet:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_SECONDS)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_SECONDS)
+
+    def abort(self) -> None:
+        """Close at once: the client has gone."""
+        self._transport.abort()
 
     def reset(self) -> None:
         """Close with a reset: what the client has of the response is not all of it."""

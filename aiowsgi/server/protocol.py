@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import AsyncIterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from aiowsgi.bridge.disconnection import Disconnection
@@ -26,16 +25,13 @@ from aiowsgi.semantics import ConnectionInfo, RequestHead
 from aiowsgi.server.connection_info import connection_info
 from aiowsgi.server.content import ContentBuffer, ContentStream
 from aiowsgi.server.deadlines import NEVER
+from aiowsgi.server.delivery import Delivery
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.exchange import Exchange
-from aiowsgi.server.file_sender import FileSender
 from aiowsgi.server.observed import UNKNOWN_HEAD, ObservedExchange
 from aiowsgi.server.outlet import Outlet
-from aiowsgi.server.parked import ParkedResponse
 from aiowsgi.server.reception import ContentReceiver
 from aiowsgi.server.responder import OwnRequest, Responder
-from aiowsgi.server.socket_file_sender import SocketFileSender
-from aiowsgi.wsgi.file_wrapper import FileRegion
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
@@ -91,6 +87,7 @@ class Protocol(asyncio.Protocol):
     __slots__ = (
         "_base_environ",
         "_content",
+        "_delivery",
         "_discarded_size",
         "_disconnection",
         "_engine",
@@ -99,12 +96,10 @@ class Protocol(asyncio.Protocol):
         "_http",
         "_info",
         "_outlet",
-        "_parked",
         "_peer_ended",
         "_postponed",
         "_read_paused",
         "_receiver",
-        "_sender",
         "_transport",
         "_untaken",
         "deadline",
@@ -124,8 +119,7 @@ class Protocol(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._disconnection = Disconnection()
         self._base_environ: WSGIEnvironment | None = None
-        self._sender: FileSender | SocketFileSender | None = None
-        self._parked: ParkedResponse | None = None
+        self._delivery: Delivery | None = None
         self._receiver: ContentReceiver | None = None
         # Complete, and not yet taken by the transport; noted only where somebody observes.
         self._untaken: Exchange | None = None
@@ -222,11 +216,8 @@ class Protocol(asyncio.Protocol):
             exchange.withdraw()
             exchange.release()
         self._disconnection.set()
-        if self._parked is not None:
-            self._parked.cancel()
-            self._parked = None
+        self._end_delivery()
         self._release_content(ClientDisconnected("the client disconnected before the end of its request"))
-        self._close_sender()
         self._engine.deadlines.remove(self)
         self._engine.watch.discard(self)
         self._engine.remove_connection(self)
@@ -241,11 +232,8 @@ class Protocol(asyncio.Protocol):
         if self._untaken is not None:
             self._untaken.ended("complete")
             self._untaken = None
-        if self._parked is not None:
-            self._parked.resume()
-            self._engine.deadlines.set(self, NEVER)
-        elif self.phase is _ANSWERING:
-            self._send_on()
+        if self._delivery is not None:
+            self._delivery.resume()
         elif self.phase is _FLUSHING:
             self._start_next_request()
         elif self.phase is _LINGERING:
@@ -352,12 +340,12 @@ class Protocol(asyncio.Protocol):
         """Set the deadline for more content, unless something else is due before it."""
         if self._exchange is not None and self._exchange.waiting:
             return  # a thread
-        if isinstance(self._sender, SocketFileSender):
-            return  # it writes past the transport, which is never paused, and looks after its own deadline
+        if self._delivery is not None and self._delivery.passes_transport:
+            return
         if self.phase is _ANSWERING and self._outlet.paused:
-            # The client has to take some of its response first; then _send_on() comes back here.
+            # The client has to take some of its response first; then await_application() comes back here.
             if not self._outlet.watched:
-                self._watch_writing()
+                self.watch_writing()
         elif content.full:
             # The disk or the application is behind; that is not the client's fault.
             self._engine.deadlines.set(self, NEVER)
@@ -456,7 +444,7 @@ class Protocol(asyncio.Protocol):
             return
         if self._outlet.paused:
             self.phase = _FLUSHING
-            self._watch_writing()
+            self.watch_writing()
         else:
             self._start_next_request()
 
@@ -475,7 +463,7 @@ class Protocol(asyncio.Protocol):
             if exchange.begun:
                 if engine.observer is not None:
                     exchange.ended("truncated")
-                self._close_sender()
+                self._end_delivery()
                 self._outlet.reset()
                 return
         method = None if self._head is None else self._head.method
@@ -492,136 +480,37 @@ class Protocol(asyncio.Protocol):
         if exchange is not self._exchange:
             exchange.release()  # the connection went away meanwhile
             return
-        if self._parked is not None:
-            return  # told twice: resume_writing() has taken the last of it already
-        if exchange.whole is None:
-            self._send_on()
-            return
-        whole, exchange.whole = exchange.whole, ()
-        region = exchange.region
-        if region is None:
+        if exchange.whole is not None and exchange.region is None:
+            whole, exchange.whole = exchange.whole, ()
             self._outlet.write(whole)
-            self._finish_response(exchange)
+            self.finish_response(exchange)
             return
-        exchange.region = None
-        self._send_file(whole, region)
+        if self._delivery is None:
+            self._delivery = Delivery(self._engine, self, self._outlet, exchange)
+        self._delivery.worker_ready()
 
-    def _send_file(self, head: Sequence[bytes], region: FileRegion) -> None:
-        """Send a file, by the short way where there is one."""
-        engine = self._engine
-        sock = self._outlet.duplicate_socket()
-        if sock is None:
-            self._outlet.write(head)
-            self._sender = FileSender(region, engine.io_pool, engine.wakeup, self._send_piece)
-            self._send_on()
-            return
-        sender = SocketFileSender(
-            b"".join(head),
-            region,
-            sock,
-            engine.loop,
-            engine.io_pool,
-            engine.wakeup,
-            self._watch_writing,
-            self._end_watch,
-            self._file_sent,
-        )
-        self._sender = sender
-        self._end_watch()
-        sender.send_on()
-
-    def _file_sent(self, error: OSError | None) -> None:
-        exchange = cast(Exchange, self._exchange)
-        if isinstance(error, (ConnectionError, TimeoutError)):
-            self._transport.abort()  # which tells the rest
-            return
-        if error is not None:
-            _logger.error("cannot send the file for %s %s: %s", exchange.head.method, exchange.head.target, error)
-            exchange.failed = True
-        self._finish_response(exchange)
-
-    def _send_on(self) -> None:
-        """Send as much of a streamed response as the transport takes."""
-        if self._outlet.paused:
-            self._watch_writing()
-            return
-        exchange = self._exchange
-        if isinstance(self._sender, FileSender):
-            self._sender.read_on()
-            self._engine.deadlines.set(self, NEVER)
-        elif exchange is not None and exchange.pipe is not None:
-            pieces, ended = exchange.pipe.take()
-            if pieces:
-                self._outlet.write(pieces)
-            if ended and exchange.parked is not None and not exchange.failed:
-                iterable, exchange.parked = exchange.parked, None
-                self._park(exchange, iterable)
-            elif ended:
-                self._finish_response(exchange)
-            elif self._outlet.paused:
-                self._watch_writing()
-            else:
-                self._outlet.end_watch()
-                if self._content is not None:
-                    self._await_content(self._content)
-                else:
-                    self._engine.deadlines.set(self, NEVER)  # now it is the application that is awaited
-
-    def _send_piece(self, piece: bytes) -> None:
-        """A piece of a file has been read."""
-        sender = cast(FileSender, self._sender)
-        if piece:
-            self._outlet.write((piece,))
-        if piece and sender.missing_size:
-            self._send_on()
-        else:
-            self._file_sent(None if piece else OSError("it became shorter or unreadable"))
-
-    def _park(self, exchange: Exchange, iterable: AsyncIterable[bytes]) -> None:
-        """The application's part is over; the loop goes on with the rest of its response."""
-        exchange.leave_pipe()
-        exchange.lighten()
+    def lighten(self) -> None:
+        """Let go of what a response that is parked does without."""
         self._base_environ = None
-        parked = self._parked = ParkedResponse(self._engine, iterable, self._send_parked, self._end_parked)
-        if self._engine.draining and not exchange.finishes:
-            self._engine.dispersal.add(parked)
-        if self._outlet.paused:
-            parked.pause()
-            self._watch_writing()
+
+    def await_application(self) -> None:
+        """All that there is has been sent: wait for the application, or for the content that it reads."""
+        self._outlet.end_watch()
+        if self._content is not None:
+            self._await_content(self._content)
         else:
             self._engine.deadlines.set(self, NEVER)
 
-    # Methods, since two closures for each parked client are 0.3 KB more.
-
-    def _send_parked(self, block: bytes) -> None:
-        exchange, parked = self._exchange, self._parked
-        if exchange is None or parked is None or self._transport.is_closing():
-            return  # connection_lost() is on its way
-        self._outlet.write(exchange.frame_block(block))
-        if self._outlet.paused:
-            parked.pause()
-            self._watch_writing()
-
-    def _end_parked(self, error: BaseException | None) -> None:
-        exchange, self._parked = self._exchange, None
-        if exchange is None:
-            return  # it was broken off, and connection_lost() is on its way
-        if error is None:
-            self._outlet.write(exchange.end_pieces)
-        else:
-            exchange.failed = True
-            _logger.error("%r failed while parked: %r", exchange, error, exc_info=error)
-        self._finish_response(exchange)
-
-    def _finish_response(self, exchange: Exchange) -> None:
+    def finish_response(self, exchange: Exchange) -> None:
+        """All of a response has been written, or no more of it can be: go on to the next request, or close."""
         self._exchange = None
         self._head = None
         if self._engine.observer is not None:
             self._observe_end(exchange)
         if exchange.pipe is not None:
             exchange.leave_pipe()
-        if self._sender is not None:
-            self._close_sender()
+        if self._delivery is not None:
+            self._end_delivery()
         if self._content is not None:
             # The application has answered without reading all of its content.
             self._release_content(ClientDisconnected("the response is complete"))
@@ -649,7 +538,7 @@ class Protocol(asyncio.Protocol):
         elif self._outlet.paused:
             # A client that does not take its answers gets no further ones made.
             self.phase = _FLUSHING
-            self._watch_writing()
+            self.watch_writing()
         else:
             self._start_next_request()
 
@@ -703,12 +592,12 @@ class Protocol(asyncio.Protocol):
 
     # Writing and closing.
 
-    def _watch_writing(self) -> None:
+    def watch_writing(self) -> None:
         """Wait for the client to take what was written."""
         self._outlet.begin_watch()
         self._set_deadline(self._engine.config.write_timeout)
 
-    def _end_watch(self) -> None:
+    def end_watch(self) -> None:
         """The client has taken what it had to; what comes next is not for it to do."""
         self._outlet.end_watch()
         self._engine.deadlines.set(self, NEVER)
@@ -725,7 +614,7 @@ class Protocol(asyncio.Protocol):
             self._linger()
         else:
             self._outlet.tell_when_flushed()
-            self._watch_writing()
+            self.watch_writing()
 
     def _nothing_follows(self, head: RequestHead) -> bool:
         """Tell whether a request was its client's last, and all of it, so that nothing arrives after the close.
@@ -769,9 +658,8 @@ class Protocol(asyncio.Protocol):
         if self.phase is _IDLE:
             self.phase = _LINGERING  # what is not flushed yet may take its time, and nothing more is answered
             self._transport.close()
-        elif self._parked is not None:
-            if not (self._exchange is not None and self._exchange.finishes):
-                self._engine.dispersal.add(self._parked)
+        elif self._delivery is not None:
+            self._delivery.disperse()
         elif self.phase is _LINGERING and self._outlet.flushed:
             self._set_deadline(_DRAIN_LINGER_SECONDS)
 
@@ -783,7 +671,7 @@ class Protocol(asyncio.Protocol):
     @property
     def parked(self) -> bool:
         """Whether the loop goes on with a response that its application has parked."""
-        return self._parked is not None
+        return self._delivery is not None and self._delivery.parked
 
     @property
     def unsent(self) -> bool:
@@ -832,7 +720,7 @@ class Protocol(asyncio.Protocol):
             self._refuse(Refusal(408, "the request content took too long"))
         elif phase is _ANSWERING and self._exchange is not None and self._exchange.waiting:
             self._withdraw_busy(self._exchange)
-        elif not self._outlet.flushed or self._sender is not None:
+        elif not self._outlet.flushed or (self._delivery is not None and self._delivery.sends_file):
             self._check_writing()
         elif phase is _ANSWERING and self._content is not None:
             self._await_or_refuse(self._content)
@@ -859,7 +747,7 @@ class Protocol(asyncio.Protocol):
         config = self._engine.config
         # Not watched: it is another deadline that passed, while an earlier response was on its way.
         if not self._outlet.watched or self._outlet.taken_size >= max(1, config.write_min_rate * config.write_timeout):
-            self._watch_writing()
+            self.watch_writing()
         else:
             _logger.debug("%s does not take its response", self._info.remote_host or "unix")
             self._cut_off("timed_out")
@@ -892,7 +780,7 @@ class Protocol(asyncio.Protocol):
         elif content is not None:
             content.release()
 
-    def _close_sender(self) -> None:
-        sender, self._sender = self._sender, None
-        if sender is not None:
-            sender.close()
+    def _end_delivery(self) -> None:
+        delivery, self._delivery = self._delivery, None
+        if delivery is not None:
+            delivery.close()

@@ -207,7 +207,7 @@ def interim_response_comes_after_the_final_one(patch: pytest.MonkeyPatch) -> Non
 
 
 def writing_has_no_deadline(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Protocol, "_watch_writing", nothing)
+    patch.setattr(Protocol, "watch_writing", nothing)
 
 
 def content_has_no_deadline(patch: pytest.MonkeyPatch) -> None:
