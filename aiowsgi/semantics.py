@@ -3,8 +3,9 @@
 ``http``, ``wsgi`` and ``bridge`` do not import one another, yet both ``http`` and ``wsgi`` speak of a request's head
 and of tokens. Those words live here, beside ``config`` and ``errors``, and import nothing but the standard library.
 
-Thread: any; the messages are never changed once built. They are plain classes: one is made for each request, and a
-frozen dataclass costs three times as much to make.
+Thread: any. A message is not changed once it has been handed on, but that a response which is parked lets go of its
+request's fields. They are plain classes: one is made for each request, and a frozen dataclass costs three times as much
+to make.
 
 Source: RFC 9110 sections 5, 6, 7.6.1 and 15; RFC 9112 sections 2 and 3.
 """

@@ -14,12 +14,9 @@ from collections.abc import Iterable, Mapping
 
 import h11
 
-from aiowsgi.http.parsers import FieldLine, HeadSyntaxError
+from aiowsgi.http.parsers import NOT_CONTROL, FieldLine, HeadSyntaxError
 
 __all__ = ["H11HeadParser"]
-
-# RFC 9110 §5.5 allows no other control character in a value than HTAB; h11 accepts most, and a bare LF as a line end.
-_NOT_CONTROL = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
 
 
 class H11HeadParser:
@@ -31,7 +28,8 @@ class H11HeadParser:
 
     def parse_plain(self, head: bytes, line_count: int) -> Mapping[bytes, bytes]:
         """See :meth:`HeadParser.parse_plain`."""
-        controls = head.translate(None, _NOT_CONTROL)
+        # h11 accepts most of them, and a bare LF as a line end.
+        controls = head.translate(None, NOT_CONTROL)
         if controls != b"\r\n" * (len(controls) // 2):
             raise HeadSyntaxError("control character or bare line end")
         fields = dict(self.parse(head, line_count))

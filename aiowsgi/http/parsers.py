@@ -17,8 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-__all__ = ["FieldLine", "HeadParser", "HeadSyntaxError", "make_head_parser"]
+__all__ = ["NOT_CONTROL", "FieldLine", "HeadParser", "HeadSyntaxError", "make_head_parser"]
 
+
+#: RFC 9112 §3, RFC 9110 §5.5: all bytes but control characters, of which a value may have HTAB.
+NOT_CONTROL = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
 
 #: A name and a value, as they were sent.
 FieldLine = tuple[bytes, bytes]

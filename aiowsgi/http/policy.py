@@ -22,13 +22,10 @@ from functools import lru_cache
 
 from aiowsgi.config import Config
 from aiowsgi.http.events import Refusal
-from aiowsgi.http.parsers import FieldLine, HeadParser, HeadSyntaxError
+from aiowsgi.http.parsers import NOT_CONTROL, FieldLine, HeadParser, HeadSyntaxError
 from aiowsgi.semantics import TOKEN, TOKEN_CHARACTERS, RequestHead, variable_name
 
 __all__ = ["RequestPolicy", "is_host", "name_fields"]
-
-#: RFC 9112 §3: what is neither a control character nor half of a line end. HTAB is left to the field rules.
-_NOT_CONTROL = bytes(byte for byte in range(256) if byte == 0x09 or (byte >= 0x20 and byte != 0x7F))
 
 # RFC 9112 §3: a server SHOULD answer 501 to a method longer than any that it implements. Registered ones end at 17.
 _METHOD_SIZE = 32
@@ -164,7 +161,7 @@ class RequestPolicy:
         fresh = buffer[start:]
         line_ends = fresh.count(b"\r\n")
         bare = fresh.count(b"\n") - line_ends or fresh.count(b"\r") - fresh.endswith(b"\r") - line_ends
-        if bare or fresh.translate(None, _NOT_CONTROL).strip(b"\r\n"):
+        if bare or fresh.translate(None, NOT_CONTROL).strip(b"\r\n"):
             raise Refusal(400, "control character or bare line end in the request head")
         size = len(buffer) - buffer.endswith(b"\r")
         line_size = buffer.find(b"\r\n")
@@ -256,7 +253,7 @@ class RequestPolicy:
             raise Refusal(431, "request header field too large")
         line_count = head.count(b"\r\n")
         # Deleting all that is not a control character must leave nothing but whole line ends.
-        if head.translate(None, _NOT_CONTROL) != b"\r\n" * line_count:
+        if head.translate(None, NOT_CONTROL) != b"\r\n" * line_count:
             raise Refusal(400, "control character or bare line end in the request head")
         if line_count - 2 > self._field_count_limit:
             raise Refusal(431, "too many request header fields")

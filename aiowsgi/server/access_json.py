@@ -70,7 +70,7 @@ def make_json_formatter() -> Callable[[ObservedExchange], str]:
             queue_time, thread_time, write_time = x.queue_time, x.thread_time, x.write_time
         return (
             f'{{"timestamp":"{timestamp()}",{process},"url.scheme":"{x.scheme}"{known}'
-            f',"http.response.body.size":{x.sent_size},"http.server.request.duration":{ended_at - x.begun_at:.6f}'
+            f',"http.response.body.size":{x.sent_size},"http.server.request.duration":{ended_at - x.arrived_at:.6f}'
             f',"aiowsgi.queue_time":{queue_time:.6f},"aiowsgi.thread_time":{thread_time:.6f}'
             f',"aiowsgi.write_time":{write_time:.6f},"aiowsgi.outcome":"{x.outcome}"'
             f',"aiowsgi.request_id":"{x.request_id}"}}\n'

@@ -67,14 +67,15 @@ class _Arrival:
         engine: its clock and configuration.
     """
 
-    __slots__ = ("_begun", "_min_rate", "_timeout", "begun_at", "error", "size")
+    __slots__ = ("_min_rate", "_rate_since", "_timeout", "arrived_at", "error", "size")
 
     def __init__(self, engine: Engine) -> None:
-        self._begun = engine.loop.time()
+        # When the time began in which content is owed.
+        self._rate_since = engine.loop.time()
         self._timeout = engine.config.body_timeout
         self._min_rate = engine.config.body_min_rate
         #: When the head had arrived, by the engine's clock, where somebody wants to know; else 0.0.
-        self.begun_at = 0.0 if engine.observer is None else engine.clock()
+        self.arrived_at = 0.0 if engine.observer is None else engine.clock()
         #: Bytes received.
         self.size = 0
         #: Why the content could not be kept.
@@ -87,11 +88,11 @@ class _Arrival:
         """
         if not self._min_rate:
             return now + self._timeout
-        return min(now, self._begun + self.size / self._min_rate) + self._timeout
+        return min(now, self._rate_since + self.size / self._min_rate) + self._timeout
 
     def begin_anew(self, now: float) -> None:
         """Nothing is owed for the time until now: the application did not want any content."""
-        self._begun = now
+        self._rate_since = now
 
 
 class ContentBuffer(_Arrival):

@@ -3,8 +3,9 @@
 A :class:`~aiowsgi.server.protocol.Protocol` needs nothing else of the server, so that tests drive it with a virtual
 clock, an in-memory transport and a pool that steps.
 
-Thread: event loop, but for :meth:`Engine.forget` and the attributes that workers read: those never change, but for
-``keeps_connections``.
+Thread: event loop, but for :meth:`Engine.forget`. Workers read what never changes, and ``keeps_connections``,
+``draining`` and ``observer`` a moment late at worst; they add to, or take from, ``exchanges``, ``queue_waits`` and the
+intake's ``withdrawn``, each with one operation that is atomic.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """One request and its response, on its way through loop and worker.
 
-The loop makes an :class:`Exchange` once the content is complete and submits it as a job; the worker runs the
-application in it, with the exchange as the sink of the response. A response that is known whole is left in one
-attribute, and the loop is told once. A streamed one goes through a :class:`~aiowsgi.bridge.pipes.ResponsePipe`, made
-with its first block.
+The loop makes an :class:`Exchange` once the content is complete (with ``stream_body``, once the head is) and submits it
+as a job; the worker runs the application in it, with the exchange as the sink of the response. A response that is known
+whole is left in one attribute, and the loop is told once. A streamed one goes through a
+:class:`~aiowsgi.bridge.pipes.ResponsePipe`, made with its first block.
 
 Thread: as each method says. What passes from one side to the other, beside the pipe: ``_ticket`` (whoever pops it
 owns the exchange: the worker by starting, the loop by withdrawing), ``disconnection``, and the attributes of the
@@ -185,7 +185,7 @@ class Exchange:
             self.head.variables = {}
 
     @property
-    def begun(self) -> bool:
+    def response_begun(self) -> bool:
         """Whether a part of the response may have been sent."""
         return self.pipe is not None or self.whole is not None
 
@@ -227,12 +227,12 @@ class Exchange:
         self.started_at = engine.clock()
         engine.queue_waits.append(self.started_at - self.submitted_at)
         # Of the thread's; seldom wanted, and 0.5 µs.
-        begun_at = time.thread_time() if engine.haste.judging else None
+        thread_time = time.thread_time() if engine.haste.judging else None
         try:
             contextvars.Context().run(self._run_application)
         finally:
-            if begun_at is not None:
-                engine.haste.judge(time.thread_time() - begun_at)
+            if thread_time is not None:
+                engine.haste.judge(time.thread_time() - thread_time)
             engine.exchanges.discard(self)
             if engine.draining:
                 engine.wakeup.notify(engine)

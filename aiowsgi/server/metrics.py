@@ -126,7 +126,7 @@ class Metrics:
         ended_at = x.ended_at
         self._statuses[x.status_code // 100] += 1
         self._outcomes[x.outcome] += 1
-        self._duration.observe(ended_at - x.begun_at)
+        self._duration.observe(ended_at - x.arrived_at)
         started_at = x.started_at
         if started_at:
             self._queue_time.observe(started_at - x.submitted_at)

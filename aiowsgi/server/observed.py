@@ -79,7 +79,7 @@ class ObservedExchange(Exchange):
     # Beginnings that most of them keep to their end cost nothing as attributes of the class.
 
     #: When the head had arrived, by the engine's clock; 0.0 until it is submitted.
-    begun_at = 0.0
+    arrived_at = 0.0
     #: When the last of the response was out of the thread's hands; 0.0 until then.
     handed_over_at = 0.0
     #: When the response had ended for the client; 0.0 until then.
@@ -117,7 +117,7 @@ class ObservedExchange(Exchange):
         self.client_address = connection.remote_host
         self.scheme = connection.scheme
         if content is not None:
-            self.begun_at = content.begun_at
+            self.arrived_at = content.arrived_at
         observer = engine.observer
         if observer is not None and observer.ids is not None:
             self.request_id = observer.ids.of(head, connection)
@@ -158,7 +158,7 @@ class ObservedExchange(Exchange):
         if self.ended_at or engine.observer is None:
             return
         self.ended_at = engine.clock()
-        self.begun_at = self.begun_at or self.submitted_at or self.ended_at
+        self.arrived_at = self.arrived_at or self.submitted_at or self.ended_at
         if outcome == "complete" and self.response is None:
             outcome = "refused" if self.refusal is not None else "error"
         self.outcome = self.outcome or outcome
@@ -193,7 +193,7 @@ class ObservedExchange(Exchange):
     def _tell_queue_start(self, environ: WSGIEnvironment, trusted: Peers) -> None:
         """Say when the request arrived, unless a trusted proxy has: there it has waited longer."""
         if "HTTP_X_QUEUE_START" not in environ or self._connection.remote_host not in trusted:
-            age = self._engine.clock() - (self.begun_at or self.submitted_at)
+            age = self._engine.clock() - (self.arrived_at or self.submitted_at)
             environ["HTTP_X_QUEUE_START"] = f"t={time.time() - age:.6f}"
 
     def _timed(self, head: ResponseHead) -> ResponseHead:

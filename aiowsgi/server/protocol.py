@@ -365,7 +365,7 @@ class Protocol(asyncio.Protocol):
             stream.continue_wanted = False
             stream.begin_anew(self._engine.loop.time())
             # RFC 9110 §15.2: an interim response precedes the final one.
-            if self._exchange is not None and not self._exchange.begun:
+            if self._exchange is not None and not self._exchange.response_begun:
                 self._outlet.write((CONTINUE,))
         self._content_arrived()
 
@@ -460,11 +460,8 @@ class Protocol(asyncio.Protocol):
             # Its content was being streamed to the application, which gets to know of it.
             exchange.withdraw()
             self._disconnection.set()
-            if exchange.begun:
-                if engine.observer is not None:
-                    exchange.ended("truncated")
-                self._end_delivery()
-                self._outlet.reset()
+            if exchange.response_begun:
+                self._break_off(exchange)
                 return
         method = None if self._head is None else self._head.method
         data = refusal_response(refusal, method, engine.server_field, retry_after=retry_after)
@@ -473,6 +470,13 @@ class Protocol(asyncio.Protocol):
             self._observe_refusal(refusal, exchange or refused, data)
         self._close_after_flush()
 
+    def _break_off(self, exchange: Exchange) -> None:
+        """End a response of which the client may have a part, so that this does not look whole."""
+        if self._engine.observer is not None:
+            exchange.ended("truncated")
+        self._end_delivery()
+        self._outlet.reset()
+
     # Responses.
 
     def _exchange_ready(self, exchange: Exchange) -> None:
@@ -480,14 +484,15 @@ class Protocol(asyncio.Protocol):
         if exchange is not self._exchange:
             exchange.release()  # the connection went away meanwhile
             return
-        if exchange.whole is not None and exchange.region is None:
-            whole, exchange.whole = exchange.whole, ()
-            self._outlet.write(whole)
-            self.finish_response(exchange)
-            return
-        if self._delivery is None:
-            self._delivery = Delivery(self._engine, self, self._outlet, exchange)
-        self._delivery.worker_ready()
+        delivery = self._delivery
+        if delivery is None:
+            if exchange.whole is not None and exchange.region is None:
+                whole, exchange.whole = exchange.whole, ()
+                self._outlet.write(whole)
+                self.finish_response(exchange)
+                return
+            delivery = self._delivery = Delivery(self._engine, self, self._outlet, exchange)
+        delivery.worker_ready()
 
     def lighten(self) -> None:
         """Let go of what a response that is parked does without."""
@@ -525,16 +530,7 @@ class Protocol(asyncio.Protocol):
             return
         self._engine.completed_count += 1
         if not exchange.persistent:
-            if self._nothing_follows(exchange.head) and self._outlet.flushed:
-                self.phase = _LINGERING
-                self._linger()
-                if exchange.whole is None:
-                    self._close_soon()  # its last piece may have been taken in resume_writing()
-                else:
-                    # Now, before the loop reads the client's end.
-                    self._transport.close()
-            else:
-                self._close_after_flush()
+            self._close_after(exchange)
         elif self._outlet.paused:
             # A client that does not take its answers gets no further ones made.
             self.phase = _FLUSHING
@@ -616,6 +612,19 @@ class Protocol(asyncio.Protocol):
             self._outlet.tell_when_flushed()
             self.watch_writing()
 
+    def _close_after(self, exchange: Exchange) -> None:
+        """Close after a response that is the connection's last."""
+        if not (self._nothing_follows(exchange.head) and self._outlet.flushed):
+            self._close_after_flush()
+            return
+        self.phase = _LINGERING
+        self._linger()
+        if exchange.whole is None:
+            self._close_soon()  # its last piece may have been taken in resume_writing()
+        else:
+            # Now, before the loop reads the client's end.
+            self._transport.close()
+
     def _nothing_follows(self, head: RequestHead) -> bool:
         """Tell whether a request was its client's last, and all of it, so that nothing arrives after the close.
 
@@ -687,7 +696,7 @@ class Protocol(asyncio.Protocol):
         """Close the connection at once, whatever it does, and so that a response cut short does not look whole."""
         self._cut_off("aborted")
         self._postponed = b""
-        if (self._exchange is not None and self._exchange.begun) or not self._outlet.flushed:
+        if (self._exchange is not None and self._exchange.response_begun) or not self._outlet.flushed:
             self._outlet.reset()
         else:
             self._transport.abort()

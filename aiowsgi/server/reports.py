@@ -64,7 +64,7 @@ def _activity(server: Server) -> dict[str, Any]:
 
 
 def _request(exchange: Exchange, now: float) -> dict[str, Any]:
-    phase = "waiting" if exchange.waiting else "streaming" if exchange.begun else "running"
+    phase = "waiting" if exchange.waiting else "streaming" if exchange.response_begun else "running"
     return {
         "id": exchange.identify(),
         "method": exchange.head.method,

@@ -37,7 +37,7 @@ def describe_request(engine: Engine, exchange: Exchange) -> str:
     """Name a request: id, method, target, age, phase."""
     if exchange.waiting:
         phase = "waiting for a thread"
-    elif exchange.begun:
+    elif exchange.response_begun:
         phase = "streaming"
     else:
         phase = "running"

@@ -112,7 +112,7 @@ def take_stats(engine: Engine, stuck_count: int = 0) -> ServerStats:
     waiting = running = streaming = 0
     for exchange in requests_under_way(engine):
         # In this order, and each looked at once: a worker takes it from one state to the next meanwhile.
-        if exchange.begun:
+        if exchange.response_begun:
             streaming += 1
         elif exchange.waiting:
             waiting += 1

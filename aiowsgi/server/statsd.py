@@ -66,7 +66,7 @@ class StatsdSender:
             self._timer = self._loop.call_later(_SEND_SECONDS, self._send)
         self._statuses[x.status_code] += 1
         if len(self._durations) < _DURATION_COUNT:
-            self._durations.append(x.ended_at - x.begun_at)
+            self._durations.append(x.ended_at - x.arrived_at)
 
     def _send(self) -> None:
         self._timer = None

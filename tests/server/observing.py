@@ -53,7 +53,7 @@ def ended_exchange(
         "status_code": 200 if response is None else response.status_code,
         "sent_size": 13,
         "submitted_at": 100.0,
-        "begun_at": 100.0,
+        "arrived_at": 100.0,
         "started_at": 102.0,
         "handed_over_at": 102.5,
         "ended_at": 103.75,

@@ -63,7 +63,7 @@ def test_answer_that_was_taken_is_complete() -> None:
         assert (exchange.outcome, exchange.status_code, exchange.sent_size) == ("complete", 200, 5)
         assert exchange.response is not None
         assert exchange.environ is not None
-        assert exchange.ended_at >= exchange.begun_at > 0
+        assert exchange.ended_at >= exchange.arrived_at > 0
 
 
 def test_times_are_those_of_queue_thread_and_client() -> None:
@@ -75,7 +75,7 @@ def test_times_are_those_of_queue_thread_and_client() -> None:
         server.loop.advance(1.0)  # no thread takes it meanwhile
         server.advance(2.0)
         assert times(only(server)) == (1.0, 2.0, 0.0)
-        assert only(server).ended_at - only(server).begun_at == 3.0
+        assert only(server).ended_at - only(server).arrived_at == 3.0
 
 
 def test_time_begins_at_the_head_though_content_is_still_to_come() -> None:
@@ -85,7 +85,7 @@ def test_time_begins_at_the_head_though_content_is_still_to_come() -> None:
         server.advance(3.0)
         client.send(b"12345")
         server.settle()
-        assert only(server).ended_at - only(server).begun_at == 3.0
+        assert only(server).ended_at - only(server).arrived_at == 3.0
         assert times(only(server)) == (0.0, 0.0, 0.0)
 
 
@@ -191,7 +191,7 @@ def test_content_that_takes_too_long_is_refused_with_its_time() -> None:
         server.advance(6)
         exchange = only(server)
         assert (exchange.outcome, exchange.status_code, exchange.head.target) == ("refused", 408, "/up")
-        assert exchange.ended_at - exchange.begun_at >= 5
+        assert exchange.ended_at - exchange.arrived_at >= 5
 
 
 def test_connection_that_never_said_anything_is_no_request() -> None:
