@@ -203,7 +203,7 @@ def close_is_called_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def interim_response_comes_after_the_final_one(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Exchange, "begun", property(lambda exchange: False))
+    patch.setattr(Exchange, "response_begun", property(lambda exchange: False))
 
 
 def writing_has_no_deadline(patch: pytest.MonkeyPatch) -> None:
