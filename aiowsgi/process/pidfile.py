@@ -3,15 +3,19 @@
 Who holds the file's lock runs. A number alone says nothing: it may be another process's by now, and in a container it
 nearly always is.
 
+Whoever may write in the file's folder could have put a link in its place, and have root overwrite what that leads to:
+no link is followed, and no file written that has another name as well.
+
 Thread: the main thread.
 
-Source: flock(2).
+Source: flock(2); open(2) on O_NOFOLLOW.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 
 from aiowsgi.errors import StartupError
 
@@ -22,6 +26,8 @@ except ImportError:  # a platform without; then the file is written and nothing 
 
 __all__ = ["PidFile"]
 
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+
 
 class PidFile:
     """A file with this process's number, until it is closed.
@@ -30,7 +36,7 @@ class PidFile:
         path: of the file; ``None`` is no file.
 
     Raises:
-        StartupError: the file is that of a process that runs, or cannot be written.
+        StartupError: the file is that of a process that runs, is a link, or cannot be written.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -54,7 +60,7 @@ class PidFile:
         # A worker that was forked has the object too, and must leave what is not its own.
         if os.getpid() == self._pid:
             with contextlib.suppress(OSError):
-                if _is_same(fd, self._path):
+                if _status_if_same(fd, self._path) is not None:
                     os.unlink(self._path)
         os.close(fd)
 
@@ -62,9 +68,10 @@ class PidFile:
 def _open(path: str) -> int:
     while True:
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            fd = os.open(path, _FLAGS, 0o644)
         except OSError as error:
-            raise StartupError(f"pid={path}: cannot be written: {error.strerror}") from error
+            reason = "it is a symbolic link" if os.path.islink(path) else error.strerror
+            raise StartupError(f"pid={path}: cannot be written: {reason}") from error
         if fcntl is None:
             return fd
         try:
@@ -76,13 +83,19 @@ def _open(path: str) -> int:
         except OSError as error:
             os.close(fd)
             raise StartupError(f"pid={path}: cannot be locked: {error.strerror}") from error
-        if _is_same(fd, path):
+        there = _status_if_same(fd, path)
+        if there is not None and stat.S_ISREG(there.st_mode) and there.st_nlink == 1:
             return fd
-        os.close(fd)  # its owner has just removed it
+        os.close(fd)
+        if there is not None:
+            raise StartupError(f"pid={path}: cannot be written: it is no regular file, or has another name as well")
+        # Its owner has just removed it.
 
 
-def _is_same(fd: int, path: str) -> bool:
+def _status_if_same(fd: int, path: str) -> os.stat_result | None:
+    """The status of the file at a path, or ``None`` where that is not the open one."""
     try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
+        there = os.lstat(path)
     except FileNotFoundError:
-        return False
+        return None
+    return there if os.path.samestat(os.fstat(fd), there) else None

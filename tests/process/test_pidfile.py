@@ -61,6 +61,54 @@ def test_file_that_cannot_be_written_is_a_startup_error(tmp_path: Path) -> None:
         PidFile(str(tmp_path / "nowhere" / "pid"))
 
 
+@pytest.mark.parametrize("content", [None, "another's"])
+def test_symbolic_link_is_refused_and_what_it_leads_to_is_left(tmp_path: Path, content: str | None) -> None:
+    path, target = tmp_path / "pid", tmp_path / "target"
+    path.symlink_to(target)
+    if content is not None:
+        target.write_text(content)
+    with pytest.raises(StartupError, match=f"pid={path}: cannot be written: it is a symbolic link"):
+        PidFile(str(path))
+    assert (target.read_text() if target.exists() else None) == content
+    assert path.is_symlink()
+
+
+def test_folder_that_is_a_symbolic_link_is_followed(tmp_path: Path) -> None:
+    # As /var/run is.
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    file = PidFile(str(tmp_path / "link" / "pid"))
+    assert (tmp_path / "run" / "pid").read_text() == f"{os.getpid()}\n"
+    file.close()
+    assert not (tmp_path / "run" / "pid").exists()
+
+
+def test_file_with_another_name_is_refused_and_left(tmp_path: Path) -> None:
+    path, other = tmp_path / "pid", tmp_path / "other"
+    other.write_text("another's")
+    path.hardlink_to(other)
+    with pytest.raises(StartupError, match=f"pid={path}: cannot be written: .* has another name as well"):
+        PidFile(str(path))
+    assert other.read_text() == "another's"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    os.mkfifo(path)
+    with pytest.raises(StartupError, match=f"pid={path}: cannot be written: it is no regular file"):
+        PidFile(str(path))
+
+
+def test_symbolic_link_that_has_been_put_in_its_place_is_left(tmp_path: Path) -> None:
+    path, other = tmp_path / "pid", tmp_path / "other"
+    file = PidFile(str(path))
+    path.rename(other)
+    path.symlink_to(other)
+    file.close()
+    assert path.is_symlink()
+
+
 def test_no_path_is_no_file() -> None:
     PidFile(None).close()
 
