@@ -111,7 +111,9 @@ def _read(target: Any, name: str, owner: str) -> Any:
     """An attribute, or ``_MISSING``; reading it may run the application's code."""
     try:
         return getattr(target, name, _MISSING)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ApplicationImportError(
             f"attribute {name!r} of {owner} could not be read: {summary(error)}"
         ) from application_error(error)

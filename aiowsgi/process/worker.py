@@ -36,6 +36,7 @@ from aiowsgi.process.log import configure_logs, flush_logs
 from aiowsgi.process.loops import choose_loop
 from aiowsgi.process.memory import keep_freed_memory
 from aiowsgi.process.messages import Message, MessagePipe
+from aiowsgi.process.module import application_error, summary
 from aiowsgi.process.privileges import drop_privileges
 from aiowsgi.process.statistics import figures_of, statistics_line
 from aiowsgi.process.title import set_title
@@ -135,6 +136,7 @@ class _Worker:
         self._config = order.config
         self._pipe = pipe
         self._server: Server | None = None
+        self._started = False
         self._wear = Wear(order.config, time.monotonic())
         self._leaving: asyncio.Task[None] | None = None
         self._ended = anyio.Event()
@@ -157,13 +159,23 @@ class _Worker:
                 application = self._prepare(application)
                 anyio.run(self._serve, application, loop_name, backend_options={"loop_factory": loop_factory})
         except AiowsgiError as error:
-            cause = error.__cause__
-            trace = "".join(traceback.format_exception(cause)) if isinstance(error, StartupError) and cause else ""
-            pipe.send("failed", text=f"{trace}{error}")
-            return START_FAILURE
+            return self._failed(str(error), error.__cause__ if isinstance(error, StartupError) else None)
+        except (KeyboardInterrupt, SystemExit) as error:
+            if self._started:
+                raise
+            # Nobody has interrupted it: that signal is the supervisor's, and does nothing here. So it would be no
+            # other in the next worker.
+            text = f"the application or a hook ended its worker before that was ready: {summary(error)}"
+            return self._failed(text, application_error(error))
         finally:
             flush_logs()
         return 0
+
+    def _failed(self, text: str, cause: BaseException | None) -> int:
+        """Tell the supervisor why there is no server; return the exit code that says so."""
+        trace = "".join(traceback.format_exception(cause)) if cause else ""
+        self._pipe.send("failed", text=f"{trace}{text}")
+        return START_FAILURE
 
     def _install_handlers(self) -> None:
         for name in (*_IGNORED_NAMES, "SIGUSR2"):
@@ -202,6 +214,7 @@ class _Worker:
             loop.add_signal_handler(signal.SIGUSR2, self._log_statistics)
         self._hooks.call("worker_ready", server.urls)
         self._pipe.send("ready", urls=server.urls, loop=loop_name, parser=server.parser_name)
+        self._started = True
         self._beat()
         if self._wear.is_limited:
             self._look()

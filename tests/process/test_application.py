@@ -338,9 +338,10 @@ def test_exception_that_is_no_exception_is_a_failed_import(files: WriteFiles) ->
     assert str(failure_of("odd")) == "module 'odd' failed while it was imported: Odd"
 
 
-@pytest.mark.parametrize("text", ["stopped", "./stopped.py", "fine:make()"])
+@pytest.mark.parametrize("text", ["stopped", "./stopped.py", "fine:make()", "fine:site.app"])
 def test_keyboard_interrupt_is_not_the_fault_of_the_application(files: WriteFiles, text: str) -> None:
-    files({"stopped.py": "raise KeyboardInterrupt\n", "fine.py": "def make(): raise KeyboardInterrupt\n"})
+    fine = "def make(site=None): raise KeyboardInterrupt\nclass Site: app = property(make)\nsite = Site()\n"
+    files({"stopped.py": "raise KeyboardInterrupt\n", "fine.py": fine})
     with pytest.raises(KeyboardInterrupt):
         load_application(text)
 
@@ -358,6 +359,13 @@ def test_attribute_that_raises_is_named(files: WriteFiles) -> None:
     error = failure_of("lazy:site.app")
     assert str(error) == "attribute 'app' of 'lazy:site' could not be read: RuntimeError: no database"
     assert "raise RuntimeError" in trace_of(error)
+
+
+def test_attribute_that_exits_is_named(files: WriteFiles) -> None:
+    files({"lazy.py": "class Site:\n    @property\n    def app(self): raise SystemExit(0)\nsite = Site()\n"})
+    error = failure_of("lazy:site.app")
+    assert str(error) == "attribute 'app' of 'lazy:site' could not be read: SystemExit: 0"
+    assert "raise SystemExit" in trace_of(error)
 
 
 # Factories

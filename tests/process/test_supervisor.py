@@ -207,6 +207,41 @@ def test_application_that_cannot_be_imported_is_exit_3_and_told_once(folder: Pat
     assert count_in(server, "Traceback") == 1
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["stopped", "-w", "2"],
+        ["stopping:make()", "-w", "1"],
+        ["hello", "-w", "1", "--worker-init=stopping:make"],
+        ["hello", "-w", "1", "--worker-ready=stopping:make"],
+        ["hello", "-w", "1", "--worker-init=stopping:make", "--preload"],
+    ],
+)
+def test_worker_that_its_application_interrupts_is_exit_3_and_told_once(folder: Path, arguments: list[str]) -> None:
+    # No signal does that in a worker: those of a terminal are the supervisor's.
+    (folder / "stopped.py").write_text("raise KeyboardInterrupt\n")
+    (folder / "stopping.py").write_text("def make(*arguments):\n    raise KeyboardInterrupt\n")
+    with server_process(folder, *arguments, "-b", "127.0.0.1:0") as server:
+        assert server.wait() == 3
+    message = "\nthe application or a hook ended its worker before that was ready: KeyboardInterrupt\n"
+    assert count_in(server, message) == 1
+    assert count_in(server, "Traceback") == 1
+    assert count_in(server, "\n    raise KeyboardInterrupt\n") == 1
+
+
+def test_worker_that_its_application_interrupts_while_it_serves_is_replaced(folder: Path) -> None:
+    (folder / "stopping.py").write_text(
+        HELLO + "import asyncio\n"
+        "def stop(): raise KeyboardInterrupt\n"
+        "def ready(info):\n"
+        "    if info.worker == 1: asyncio.get_running_loop().call_soon(stop)\n"
+    )
+    with supervised(folder, "stopping", "-w", "1", "--worker-ready=stopping:ready") as server:
+        server.wait_for_log(r"worker 1 \(pid \d+\) was killed by SIGINT; it is replaced")
+        assert get(server).startswith("first ")
+        assert count_in(server, "in stop\n") == 1
+
+
 def test_sigterm_lets_requests_in_workers_end(folder: Path) -> None:
     with supervised(folder, "doing", "-w", "2") as server, server.connect() as client:
         client.send(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
