@@ -14,6 +14,7 @@ Source: logrotate(8); write(2) on ENOSPC; :mod:`logging.handlers`.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -56,6 +57,22 @@ class LogFile:
     @staticmethod
     def _open(path: str) -> int:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    @staticmethod
+    def check(path: str) -> None:
+        """Look whether a file could be opened, without making one.
+
+        Raises:
+            OSError: it could not. Some file systems tell that only to those that make one.
+        """
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
+        except FileNotFoundError:
+            folder = os.path.dirname(os.path.realpath(path))
+            if not os.path.isdir(folder):
+                raise
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path) from None
 
     def follow(self) -> None:
         """Open the path anew if another file lies there, or none.

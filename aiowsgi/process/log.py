@@ -9,12 +9,16 @@ Source: :mod:`logging.config`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import logging
 import logging.config
+import os
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,15 @@ from aiowsgi.config import Config
 from aiowsgi.errors import ConfigError
 from aiowsgi.process.log_format import JSONFormatter, LineFormatter
 
-__all__ = ["LOGGERS", "WriterHandler", "configure_logging", "configure_logs", "flush_logs", "load_log_config"]
+__all__ = [
+    "LOGGERS",
+    "WriterHandler",
+    "configure_logging",
+    "configure_logs",
+    "flush_logs",
+    "load_log_config",
+    "log_files_untouched",
+]
 
 LOGGERS = ("aiowsgi", "aiowsgi.error", "aiowsgi.access", "aiowsgi.supervisor")
 
@@ -135,3 +147,20 @@ def load_log_config(config: Config) -> bool:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise ConfigError([f"log_config={config.log_config}: {type(error).__name__}: {error}{cause}"]) from error
     return True
+
+
+@contextlib.contextmanager
+def log_files_untouched() -> Iterator[None]:
+    """Have the handlers of :mod:`logging` look whether they could open their files, and make, empty or write none."""
+    # The one method that all of them open files with, also those that a configuration derives from them.
+    original = logging.FileHandler._open
+    logging.FileHandler._open = _open_nothing  # type: ignore[method-assign,assignment]  # a method for a moment
+    try:
+        yield
+    finally:
+        logging.FileHandler._open = original  # type: ignore[method-assign]
+
+
+def _open_nothing(handler: logging.FileHandler) -> io.TextIOWrapper:
+    LogFile.check(handler.baseFilename)
+    return open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")

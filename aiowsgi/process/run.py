@@ -32,7 +32,7 @@ from aiowsgi.process.application import load_application
 from aiowsgi.process.descriptors import raise_descriptor_limit
 from aiowsgi.process.folders import prepare_imports
 from aiowsgi.process.hooks import SERVER_HOOKS, Hooks
-from aiowsgi.process.log import configure_logs, flush_logs, load_log_config
+from aiowsgi.process.log import configure_logs, flush_logs, load_log_config, log_files_untouched
 from aiowsgi.process.loops import choose_loop
 from aiowsgi.process.memory import keep_freed_memory
 from aiowsgi.process.notify import Notifier
@@ -45,6 +45,7 @@ from aiowsgi.process.supervisor import QUICK_SECONDS, Supervisor
 from aiowsgi.process.terminal import Terminal
 from aiowsgi.process.title import set_title
 from aiowsgi.server import Server
+from aiowsgi.server.access_log import check_access_log
 from aiowsgi.server.stacks import stack_report
 from aiowsgi.server.tls_context import has_tls
 from aiowsgi.version import __version__
@@ -121,7 +122,7 @@ def run(
 
 
 def check(config: Config) -> None:
-    """Do all that precedes listening, and no more.
+    """Do all that precedes listening, and no more; what it leaves behind is the application's alone.
 
     Args:
         config: its ``app`` names the application.
@@ -137,18 +138,19 @@ def check(config: Config) -> None:
     check_privileges(config)
     assert config.app is not None  # Sources would have missed it
     application = load_application(config.app, factory=config.factory)
-    load_log_config(config)
     _, loop_factory = choose_loop(config.loop)
 
     async def start_without_listening() -> None:
-        server = Server(application, config.for_own_process(), shared_sockets=[])
         try:
+            server = Server(application, check_access_log(config).for_own_process(), shared_sockets=[])
             await server.start()
         except OSError as error:
             raise StartupError(error.strerror or str(error)) from error
         await server.shutdown(0)
 
-    anyio.run(start_without_listening, backend_options={"loop_factory": loop_factory})
+    with log_files_untouched():
+        load_log_config(config)
+        anyio.run(start_without_listening, backend_options={"loop_factory": loop_factory})
 
 
 def exit_at_next_signal() -> None:

@@ -11,7 +11,10 @@ Thread: event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from aiowsgi.bridge.log_writer import LogFile, LogWriter
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from aiowsgi.config import Config
     from aiowsgi.server.observed import ObservedExchange
 
-__all__ = ["AccessLog"]
+__all__ = ["AccessLog", "check_access_log"]
 
 _access_logger = logging.getLogger("aiowsgi.access")
 _logger = logging.getLogger("aiowsgi.error")
@@ -118,10 +121,33 @@ class AccessLog:
             _logger.warning("the last lines of the access log were not written in %g s", _CLOSE_SECONDS)
 
 
+def check_access_log(config: Config) -> Config:
+    """Look whether the access log's file could be opened, without making it.
+
+    Returns:
+        The configuration of a server that does not open it either.
+
+    Raises:
+        OSError: it could not.
+    """
+    path = config.access_logfile
+    if path is None or path == "-" or _access_logger.handlers:
+        return config
+    with _named(path):
+        LogFile.check(path)
+    return dataclasses.replace(config, access_logfile="-")
+
+
 def _open(path: str) -> LogFile:
     if path == "-":
         return LogFile(fd=_STANDARD_OUTPUT)
-    try:
+    with _named(path):
         return LogFile(path)
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise OSError(error.errno, f"cannot open the access log {path}: {error.strerror}") from error

@@ -57,6 +57,27 @@ def test_file_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
         LogFile(str(tmp_path / "nowhere" / "log"))
 
 
+def test_file_that_could_be_opened_is_neither_made_nor_changed(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("old\n")
+    (tmp_path / "link").symlink_to("linked")
+    for name in ("log", "new", "link"):
+        LogFile.check(str(tmp_path / name))
+    assert (tmp_path / "log").read_text() == "old\n"
+    assert sorted(os.listdir(tmp_path)) == ["link", "log"]
+
+
+def test_file_that_could_not_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to("nowhere/log")
+    for name in ("nowhere/log", "link"):
+        with pytest.raises(FileNotFoundError):
+            LogFile.check(str(tmp_path / name))
+    with pytest.raises(IsADirectoryError):
+        LogFile.check(str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))  # root may write everywhere
+    with pytest.raises(PermissionError, match=r"Permission denied: .*new"):
+        LogFile.check(str(tmp_path / "new"))
+
+
 @pytest.mark.parametrize("removed", [False, True])
 def test_file_that_was_moved_or_removed_is_made_anew(tmp_path: Path, removed: bool) -> None:
     path, moved = tmp_path / "log", tmp_path / "log.1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -131,6 +132,53 @@ def test_check_config_of_what_is_bad_exits_3(
     code, out, err = outcome(capsys, "--check-config", *arguments)
     assert (code, out) == (3, "")
     assert f"aiowsgi: {message}" in err
+
+
+def test_check_config_makes_no_access_log(capsys: Capture, files: WriteFiles) -> None:
+    files({"hello.py": HELLO, "old.log": "old\n"})
+    for name in ("new.log", "old.log"):
+        code, _, err = outcome(capsys, "hello", "--check-config", f"--access-logfile={name}")
+        assert (code, err) == (0, "")
+    assert not Path("new.log").exists()
+    assert Path("old.log").read_text() == "old\n"
+
+
+LOG_CONFIG = """
+[loggers]
+keys=root
+[handlers]
+keys=new,old,watched
+[formatters]
+keys=
+[logger_root]
+level=DEBUG
+handlers=new,old,watched
+[handler_new]
+class=handlers.RotatingFileHandler
+args=("FOLDER/new.log",)
+[handler_old]
+class=FileHandler
+args=("FOLDER/old.log", "w")
+[handler_watched]
+class=handlers.WatchedFileHandler
+args=("FOLDER/watched.log",)
+"""
+
+
+def test_check_config_makes_and_empties_no_file_of_a_log_config(tmp_path: Path) -> None:
+    for name in ("logs", "missing"):
+        (tmp_path / f"{name}.ini").write_text(LOG_CONFIG.replace("FOLDER", name))
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/old.log").write_text("old\n")
+    arguments = ["tests.hosting:hello", "--check-config", "--loop=asyncio"]
+    with server_process(tmp_path, *arguments, "--log-config=logs.ini") as server:
+        assert server.wait() == 0
+    assert server.log == ""
+    assert (tmp_path / "logs/old.log").read_text() == "old\n"
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["old.log"]
+    with server_process(tmp_path, *arguments, "--log-config=missing.ini") as server:
+        assert server.wait() == 3
+    assert re.search(r"log_config=missing.ini: FileNotFoundError: .*missing/new\.log", server.log)
 
 
 def test_list_of_a_flag_may_have_commas(capsys: Capture, files: WriteFiles) -> None:
