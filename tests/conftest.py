@@ -53,10 +53,8 @@ class ServerThread:
     def _run(self) -> None:
         async def serve() -> None:
             self._loop = asyncio.get_running_loop()
-            try:
-                await self.server.start()
-            finally:
-                self._started.set()
+            await self.server.start()
+            self._started.set()
             await self.server.serve_until_shutdown()
             self._ended = True
 
@@ -65,6 +63,8 @@ class ServerThread:
                 runner.run(serve())
         except BaseException as error:
             self._error = error
+        finally:
+            self._started.set()  # whoever waits for the start finds why there was none
 
     def start(self) -> None:
         self._thread.start()
