@@ -52,6 +52,22 @@ class Kernel:
         return {thread_id: self.get(thread_id) for thread_id in self.wanted}
 
 
+class Gate:
+    """A lock that somebody holds, and releases once something has happened while a thread waits for it."""
+
+    def __init__(self, happen: Callable[[], object]) -> None:
+        self._happen = happen
+
+    def acquire(self, blocking: bool = True, timeout: float = -1.0) -> bool:
+        if blocking:
+            self._happen()
+        return blocking
+
+
+def gate_until(happen: Callable[[], object]) -> threading.Lock:
+    return cast(threading.Lock, Gate(happen))
+
+
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     """Put one with processors 0 to 3 of 8 in the place of ours."""
@@ -129,29 +145,23 @@ def test_thread_that_somebody_binds_while_it_waits_stays_there(
     assert seat is not None
     kernel.wanted[LOOP_THREAD] = frozenset(range(8))
 
-    class Gate:
-        def acquire(self, blocking: bool = True, timeout: float = -1.0) -> bool:
-            if blocking:
-                assert kernel.wanted[LOOP_THREAD] == {0}
-                if released:
-                    affinity.release()
-                kernel.wanted[LOOP_THREAD] = frozenset(chosen)
-            return blocking
+    def bind() -> None:
+        assert kernel.wanted[LOOP_THREAD] == {0}
+        if released:
+            affinity.release()
+        kernel.wanted[LOOP_THREAD] = frozenset(chosen)
 
-    assert seat.wait(cast(threading.Lock, Gate()), 1.0)
+    assert seat.wait(gate_until(bind), 1.0)
     assert kernel.wanted[LOOP_THREAD] == chosen
 
 
 def test_thread_that_wakes_while_all_are_being_let_go_is_free(kernel: Kernel) -> None:
     seat = Seat(frozenset({1}), frozenset(range(4)), frozenset(range(8)))
 
-    class Gate:
-        def acquire(self, blocking: bool = True, timeout: float = -1.0) -> bool:
-            if blocking:
-                seat.closed = True  # and nobody has been looked for yet
-            return blocking
+    def close() -> None:
+        seat.closed = True  # and nobody has been looked for yet
 
-    assert seat.wait(cast(threading.Lock, Gate()), 1.0)
+    assert seat.wait(gate_until(close), 1.0)
     assert kernel.wanted[LOOP_THREAD] == set(range(8))
 
 
@@ -179,14 +189,11 @@ def test_seat_that_is_closed_is_none_also_for_one_that_was_just_coming(
 def test_thread_that_is_interrupted_while_it_waits_is_free(kernel: Kernel) -> None:
     seat = Seat(frozenset({1}), frozenset(range(4)), frozenset(range(8)))
 
-    class Gate:
-        def acquire(self, blocking: bool = True, timeout: float = -1.0) -> bool:
-            if blocking:
-                raise KeyboardInterrupt
-            return False
+    def interrupt() -> None:
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        seat.wait(cast(threading.Lock, Gate()), 1.0)
+        seat.wait(gate_until(interrupt), 1.0)
     assert kernel.calls == [{1}, set(range(8))]
 
 
@@ -273,13 +280,10 @@ def test_seat_that_the_container_has_lost_is_none(kernel: Kernel) -> None:
 def test_thread_whose_container_loses_the_seat_while_it_waits_has_no_bounds(kernel: Kernel) -> None:
     seat = Seat(frozenset({1}), frozenset(range(4)), frozenset(range(8)))
 
-    class Gate:
-        def acquire(self, blocking: bool = True, timeout: float = -1.0) -> bool:
-            if blocking:
-                kernel.container = frozenset({2, 3})
-            return False
+    def lose() -> None:
+        kernel.container = frozenset({2, 3})
 
-    seat.wait(cast(threading.Lock, Gate()), 1.0)
+    assert seat.wait(gate_until(lose), 1.0)
     assert kernel.wanted[LOOP_THREAD] == set(range(8))
 
 
