@@ -6,7 +6,7 @@ import pathlib
 import re
 
 import aiowsgi
-from aiowsgi.config import markdown_table
+from aiowsgi.config import OPTIONS, markdown_table
 from aiowsgi.configuration.settings import Sources
 from tests.conftest import running_server
 
@@ -52,3 +52,29 @@ def test_ci_runs_the_test_command_of_the_readme():
 def test_files_named_in_readme_exist():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def anchor(heading: str) -> str:
+    """What a heading is called in links, as GitHub and others make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_contents_of_readme_name_every_section_and_each_link_leads_to_one():
+    headings = re.findall(r"^(##+) (.+)$", README, re.MULTILINE)
+    contents = README.split("\n## ", 1)[0]
+    links = set(re.findall(r"\]\(#([^)]+)\)", README))
+    assert links <= {anchor(heading) for _, heading in headings}
+    assert {anchor(heading) for level, heading in headings if level == "##"} <= set(
+        re.findall(r"\]\(#([^)]+)\)", contents)
+    )
+
+
+def test_options_that_readme_names_for_those_of_other_servers_exist():
+    section = README.split("\n## Coming from another server\n", 1)[1].split("\n## ", 1)[0]
+    known = {item.name for item in OPTIONS}
+    typed, _, ours = section.partition("| uWSGI | here |")
+    flags = {flag for command in re.findall(r"`aiowsgi [^`]+`", typed) for flag in re.findall(r"--([a-z-]+)", command)}
+    assert {flag.replace("-", "_") for flag in flags} <= known
+    names = {name for row in ours.splitlines() for name in re.findall(r"`([a-z]+_[a-z_]+)", row)}
+    assert names - {"uwsgi_pass", "uwsgi_params", "proxy_pass"} <= known
+    assert "request_timeout" in names
