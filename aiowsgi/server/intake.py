@@ -114,7 +114,7 @@ class Intake:
 
     def _submit_batch(self) -> None:
         batch, self._batch = self._batch, []
-        # Before anything can fail: who postpones for ever is deaf.
+        # First, so that no error below leaves connections postponed for ever.
         self._go_on()
         for exchange in batch:
             try:

@@ -108,6 +108,13 @@ def test_file_that_is_not_there_is_named(capsys: Capture, files: WriteFiles) -> 
     assert (code, err) == (3, "aiowsgi: no file 'none.py'; name gunicorn's configuration file\n")
 
 
+def test_file_of_uwsgis_is_not_executed(capsys: Capture, files: WriteFiles) -> None:
+    files({"shop.ini": "[uwsgi]\nmodule = shop\n"})
+    code, out, err = outcome(capsys, "migrate", "shop.ini")
+    message = "aiowsgi: 'shop.ini' is no configuration file of gunicorn's; uWSGI's are not read\n"
+    assert (code, out, err) == (3, "", message)
+
+
 def test_help_of_the_command_is_its_own(capsys: Capture) -> None:
     code, out, _ = outcome(capsys, "migrate", "--help")
     assert code == 0
