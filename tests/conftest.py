@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # A shell that runs the tests in the background has them ignore interrupts, and whatever they start as well.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# And nohup(1) has hangups ignored: here that stays so, by a function, which what is started does not inherit.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda signum, frame: None)
 
 # A loaded machine takes its time for an example; what hangs is ended by pytest-timeout.
 settings.register_profile("without a deadline", deadline=None)

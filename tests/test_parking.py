@@ -1333,13 +1333,12 @@ def test_park_on_another_server_raises_what_the_stream_raises() -> None:
 
 
 def test_park_on_another_server_leaves_the_threads_event_loop_alone() -> None:
-    policy = asyncio.get_event_loop_policy()
-    own = policy.new_event_loop()
+    own = asyncio.new_event_loop()
     asyncio.set_event_loop(own)
     try:
         with closing(aiowsgi.park({}, Stream(b"one"))) as body:  # type: ignore[type-var]
             assert list(body) == [b"one"]
-        assert policy.get_event_loop() is own
+        assert asyncio.get_event_loop() is own
     finally:
         asyncio.set_event_loop(None)
         own.close()

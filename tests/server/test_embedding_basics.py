@@ -243,7 +243,7 @@ def test_server_touches_neither_signals_nor_logging_nor_environment_nor_policy(l
             {number: signal.getsignal(number) for number in signal.valid_signals()},
             [(logger.level, logger.handlers[:], logger.propagate, logger.disabled) for logger in loggers],
             dict(os.environ),
-            asyncio.get_event_loop_policy(),
+            getattr(asyncio.events, "_event_loop_policy", None),
             os.getcwd(),
         ]
 

@@ -594,7 +594,7 @@ def _change_keys(client: ssl.SSLObject) -> None:
 
 @pytest.mark.skipif(
     sys.implementation.name != "cpython"
-    or not (3, 11) <= sys.version_info < (3, 14)
+    or not (3, 11) <= sys.version_info < (3, 15)
     or bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
     or not hasattr(_ssl, "__file__"),
     reason="reaches into CPython's ssl, whose inside is known of these versions",
