@@ -241,13 +241,13 @@ class Roster:
         self._settle(now)
 
     def stop(self, seconds: float, now: float) -> None:
-        """Let all workers leave, with so many seconds for their requests."""
-        if self.stopping:
-            return
-        self.stopping = True
-        self._actions.append(StopListening())
+        """Let all workers leave, with so many seconds for their requests; told again, with fewer if those are fewer."""
+        told_before, self.stopping = self.stopping, True
+        if not told_before:
+            self._actions.append(StopListening())
         for worker in list(self.workers.values()):
-            self._dismiss(worker, now, seconds, leave_backlog=False)
+            if not told_before or now + seconds + LEAVING_MARGIN_SECONDS < worker.deadline:
+                self._dismiss(worker, now, seconds, leave_backlog=False)
         for slot in self.slots:
             slot.serving = slot.starting = None
         self._settle(now)

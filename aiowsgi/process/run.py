@@ -1,8 +1,9 @@
 """Running a server as a process of its own, alone or as a supervisor with workers: what precedes it, and the end.
 
 Alone, the first SIGTERM lets the requests that run end, and SIGINT and SIGQUIT do so for a second; a second signal ends
-the process at once. SIGUSR1 logs every thread's stack, SIGUSR2 a line of figures; SIGHUP has the
-certificate of TLS, where there is one, read again; for all else it needs a supervisor, as SIGTTIN and SIGTTOU do.
+the process at once; what is ordered at the control socket counts as none (:mod:`aiowsgi.process.ending`). SIGUSR1 logs
+every thread's stack, SIGUSR2 a line of figures; SIGHUP has the certificate of TLS, where there is one, read again; for
+all else it needs a supervisor, as SIGTTIN and SIGTTOU do.
 
 Thread: the main thread, which becomes the event loop's; signals are received only there.
 """
@@ -30,6 +31,7 @@ from aiowsgi.errors import StartupError
 from aiowsgi.process.activation import take_passed_descriptors
 from aiowsgi.process.application import load_application
 from aiowsgi.process.descriptors import raise_descriptor_limit
+from aiowsgi.process.ending import END_SIGNALS, QUICK_SECONDS, Ending, Step
 from aiowsgi.process.folders import prepare_imports
 from aiowsgi.process.hooks import SERVER_HOOKS, Hooks
 from aiowsgi.process.log import configure_logs, flush_logs, load_log_config, log_files_untouched
@@ -41,7 +43,7 @@ from aiowsgi.process.privileges import check_privileges, drop_privileges
 from aiowsgi.process.reload import Reloader
 from aiowsgi.process.sockets import warn_of_backlog
 from aiowsgi.process.statistics import figures_of, statistics_line
-from aiowsgi.process.supervisor import QUICK_SECONDS, Supervisor
+from aiowsgi.process.supervisor import Supervisor
 from aiowsgi.process.terminal import Terminal
 from aiowsgi.process.title import set_title
 from aiowsgi.server import Server
@@ -52,7 +54,6 @@ from aiowsgi.version import __version__
 
 __all__ = ["check", "choose_loop", "exit_at_next_signal", "run"]
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGQUIT") if hasattr(signal, name))
 _SUPERVISOR_SIGNALS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGTTIN", "SIGTTOU") if hasattr(signal, name))
 
 # For what is left at a second signal: sockets to close, a socket file to remove. Arbitrary; milliseconds do.
@@ -159,7 +160,7 @@ def exit_at_next_signal() -> None:
     def end(signum: int, frame: object) -> None:
         _end_process(signum)
 
-    for signum in SIGNALS:
+    for signum in END_SIGNALS:
         signal.signal(signum, end)
 
 
@@ -244,6 +245,9 @@ class _Alone:
         self._pid_file = pid_file
         self._hooks = hooks
         self._terminal = Terminal()
+        self._ending = Ending(logger)
+        self._drain_wanted = anyio.Event()
+        self._haste_wanted = anyio.Event()
 
     async def serve(self) -> None:
         server = self._server
@@ -252,7 +256,7 @@ class _Alone:
             # Not the main thread: RuntimeError from asyncio, ValueError from uvloop.
             with contextlib.suppress(RuntimeError, ValueError):
                 # Before listening, so that whoever finds the port open may send a signal.
-                signals = stack.enter_context(anyio.open_signal_receiver(*SIGNALS))
+                signals = stack.enter_context(anyio.open_signal_receiver(*END_SIGNALS))
                 stack.enter_context(self._reports())
             try:
                 await server.start()
@@ -265,10 +269,17 @@ class _Alone:
             self._notifier.ready("serving")
             if self._notifier.watchdog_interval:
                 self._give_sign_of_life()
-            if signals is None:
+            async with anyio.create_task_group() as tasks:
+                if signals is not None:
+                    tasks.start_soon(self._follow_signals, signals)
+                tasks.start_soon(self._drain_when_asked)
+                tasks.start_soon(self._hasten_when_asked)
                 await server.serve_until_shutdown()
-            else:
-                await self._stop_at_signal(signals)
+                tasks.cancel_scope.cancel()
+            report = await server.shutdown()
+            level = logging.WARNING if report.abandoned else logging.INFO
+            text = "stopped; running requests: %d finished, %d abandoned"
+            logger.log(level, text, report.completed, report.abandoned)
 
     def _give_sign_of_life(self) -> None:
         self._notifier.watchdog()
@@ -305,7 +316,7 @@ class _Alone:
 
     def _asked_of_supervisor(self, signum: signal.Signals) -> None:
         if signum == signal.SIGHUP and self._terminal.is_closed:
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._end(self._ending.ordered("SIGHUP"))
         elif signum == signal.SIGHUP and has_tls(self._server.config):
             self._server.reload_tls()
         else:
@@ -314,7 +325,7 @@ class _Alone:
     def _ordered(self, what: str) -> dict[str, Any]:
         """Do what is asked for at the control socket."""
         if what == "drain":
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._end(self._ending.ordered("drain"))
             return {"done": "draining"}
         if not has_tls(self._server.config):
             return {"error": "to reload needs a supervisor, which --workers starts, be it with 1"}
@@ -326,26 +337,34 @@ class _Alone:
         if self._server.urls:
             logger.info("%s", statistics_line(figures_of(self._server.stats())))
 
-    async def _stop_at_signal(self, signals: AsyncIterator[signal.Signals]) -> None:
-        server = self._server
-        signum = await anext(signals)
-        seconds = server.config.graceful_timeout
-        if signum == signal.SIGTERM:
-            logger.info("%s: running requests may finish, a second signal ends at once", signum.name)
-        else:
-            seconds = min(seconds, QUICK_SECONDS)
-            logger.info("%s: stopping quickly, a second signal ends at once", signum.name)
-        self._notifier.stopping()
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._end_at_signal, signals)
-            report = await server.shutdown(seconds)
-            tasks.cancel_scope.cancel()
-        level = logging.WARNING if report.abandoned else logging.INFO
-        logger.log(level, "stopped; running requests: %d finished, %d abandoned", report.completed, report.abandoned)
+    async def _follow_signals(self, signals: AsyncIterator[signal.Signals]) -> None:
+        async for signum in signals:
+            step = self._ending.signalled(signum)
+            if step is Step.FORCE:
+                await self._end_at_once(signum)
+            self._end(step)
 
-    async def _end_at_signal(self, signals: AsyncIterator[signal.Signals]) -> NoReturn:
-        signum = await anext(signals)
-        logger.warning("%s again: ending at once", signum.name)
+    def _end(self, step: Step) -> None:
+        """Begin the end, or have it come sooner; before the server has started, that waits for its start."""
+        if step is Step.GO_ON:
+            return
+        self._notifier.stopping()
+        if step is Step.HASTEN:
+            self._haste_wanted.set()
+        self._drain_wanted.set()
+
+    async def _drain_when_asked(self) -> None:
+        await self._drain_wanted.wait()
+        seconds = self._server.config.graceful_timeout
+        await self._server.shutdown(min(seconds, QUICK_SECONDS) if self._haste_wanted.is_set() else seconds)
+
+    async def _hasten_when_asked(self) -> None:
+        await self._haste_wanted.wait()
+        with anyio.move_on_after(QUICK_SECONDS):
+            await anyio.Event().wait()
+        await self._server.shutdown(0)
+
+    async def _end_at_once(self, signum: signal.Signals) -> NoReturn:
         with anyio.move_on_after(FORCED_END_TIMEOUT, shield=True):
             await self._server.shutdown(graceful=0)
         self._pid_file.close()

@@ -3,8 +3,9 @@
 One thread and one wait, for signals, for what workers say and for the next deadline. What is to be done is decided by
 :class:`~aiowsgi.process.roster.Roster`, and done here. No application code runs in it, unless ``--preload`` says so.
 
-SIGTERM drains; SIGINT and SIGQUIT leave requests a second; a second one of any of them ends all at once. SIGHUP
-reloads; SIGTTIN and SIGTTOU change the number of workers; SIGUSR1 has workers dump their stacks; SIGUSR2 logs figures.
+SIGTERM drains; SIGINT and SIGQUIT leave requests a second; a second one of any of them ends all at once; what is
+ordered at the control socket counts as none (:mod:`aiowsgi.process.ending`). SIGHUP reloads; SIGTTIN and SIGTTOU change
+the number of workers; SIGUSR1 has workers dump their stacks; SIGUSR2 logs figures.
 
 Thread: the main thread, which is the only one.
 
@@ -31,6 +32,7 @@ from wsgiref.types import WSGIApplication
 from aiowsgi.bridge.threads import other_thread_names
 from aiowsgi.config import Config
 from aiowsgi.errors import AiowsgiError, StartupError
+from aiowsgi.process.ending import END_SIGNALS, QUICK_SECONDS, Ending, Step
 from aiowsgi.process.inside import Inside
 from aiowsgi.process.messages import Message
 from aiowsgi.process.notify import Notifier
@@ -58,12 +60,10 @@ from aiowsgi.process.worker import Order
 from aiowsgi.server.reports import REPORTS
 from aiowsgi.version import __version__
 
-__all__ = ["QUICK_SECONDS", "Supervisor"]
+__all__ = ["Supervisor"]
 
 logger = logging.getLogger("aiowsgi.supervisor")
 
-#: What SIGINT and SIGQUIT leave to requests. Arbitrary: what is nearly done is done.
-QUICK_SECONDS = 1.0
 # For workers to tell their figures; one whose loop is stuck does not.
 _CENSUS_SECONDS = 2.0
 
@@ -101,6 +101,7 @@ class Supervisor:
         self._reread = reread
         self._notifier = notifier
         self._terminal = Terminal()
+        self._ending = Ending(logger)
         self._roster = Roster(
             config.workers or 1, timeout=config.silence_timeout, graceful_timeout=config.graceful_timeout
         )
@@ -193,34 +194,33 @@ class Supervisor:
 
     def _signalled(self, signum: int) -> None:
         name = signal.Signals(signum).name
-        now = time.monotonic()
-        if name == "SIGHUP" and not self._terminal.is_closed:
+        if signum in END_SIGNALS:
+            step = self._ending.signalled(signum)
+            if step is Step.FORCE:
+                self._roster.kill()
+                self._forced_by = signum
+            else:
+                self._end(step)
+        elif name == "SIGHUP" and self._terminal.is_closed:
+            self._end(self._ending.ordered(name))
+        elif name == "SIGHUP":
             self._reload()
-        elif name in ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP"):
-            self._stop(signum, name, now)
         elif name in ("SIGTTIN", "SIGTTOU"):
             logger.info("%s: one worker %s", name, "more" if name == "SIGTTIN" else "fewer")
-            self._roster.resize(1 if name == "SIGTTIN" else -1, now)
+            self._roster.resize(1 if name == "SIGTTIN" else -1, time.monotonic())
         elif name == "SIGUSR1":
             self.dump_stacks()
         elif name == "SIGUSR2":
             self.take_census(self._log_figures)
 
-    def _stop(self, signum: int, name: str, now: float) -> None:
-        if self._roster.stopping:
-            logger.warning("%s again: ending at once", name)
-            self._roster.kill()
-            self._forced_by = signum
+    def _end(self, step: Step) -> None:
+        """Begin the end, or have it come sooner."""
+        if step is Step.GO_ON:
             return
         seconds = self._config.graceful_timeout
-        if name in ("SIGTERM", "SIGHUP"):
-            seconds += self._config.drain_delay
-            logger.info("%s: running requests may finish, a second signal ends at once", name)
-        else:
-            seconds = min(seconds, QUICK_SECONDS)
-            logger.info("%s: stopping quickly, a second signal ends at once", name)
+        seconds = min(seconds, QUICK_SECONDS) if step is Step.HASTEN else seconds + self._config.drain_delay
         self._notifier.stopping()
-        self._roster.stop(seconds, now)
+        self._roster.stop(seconds, time.monotonic())
 
     def _reload(self) -> None:
         if self._roster.stopping:
@@ -450,7 +450,7 @@ class Supervisor:
             self._reload()
         elif what == "drain":
             answer({"done": "draining"})
-            self._signalled(signal.SIGTERM)
+            self._end(self._ending.ordered("drain"))
         elif what == "metrics":
             self._gather("report", answer_metrics, what=what)
         elif what in REPORTS:

@@ -26,6 +26,7 @@ from aiowsgi.process.top import render
 from tests.conftest import running_server
 from tests.hosting import PATIENCE, Gated, hello, poll, request
 from tests.process.server_process import ServerProcess, environment, server_process, wait_until
+from tests.raw import RawClient
 
 
 @pytest.fixture
@@ -99,6 +100,67 @@ def test_single_process_is_looked_into_and_drained(folder: Path) -> None:
     assert not (folder / "ctl").exists()
     code, output = command(folder, "stats")
     assert (code, "No such file" in output) == (3, True)
+
+
+ALONE_AND_SUPERVISED = pytest.mark.parametrize("count", [0, 1])
+
+
+@contextmanager
+def waiting(folder: Path, count: int) -> Iterator[tuple[ServerProcess, RawClient]]:
+    """Run a server with a request that waits for the file ``go``."""
+    (folder / "app.py").write_text(
+        "import os, time\n"
+        "def app(environ, start_response):\n"
+        "    print('running', file=environ['wsgi.errors'], flush=True)\n"
+        "    while not os.path.exists('go'):\n"
+        "        time.sleep(0.01)\n"
+        "    start_response('200 OK', [])\n"
+        "    return [b'done']\n"
+    )
+    with workers(folder, count) as server, server.connect() as client:
+        client.send(request("/"))
+        server.wait_for_log("running")
+        yield server, client
+
+
+def drain(folder: Path) -> None:
+    assert query(str(folder / "ctl"), "/drain", order=True) == {"done": "draining"}
+
+
+@ALONE_AND_SUPERVISED
+def test_drain_that_is_ordered_twice_and_then_sigterm_let_the_request_end(folder: Path, count: int) -> None:
+    with waiting(folder, count) as (server, client):
+        drain(folder)
+        drain(folder)
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("SIGTERM: running requests may finish")
+        drain(folder)
+        (folder / "go").touch()
+        assert client.receive().content == b"done"
+        assert server.wait() == 0
+    assert "running requests: 1 finished, 0 abandoned" in server.log
+    assert "ending at once" not in server.log
+
+
+@ALONE_AND_SUPERVISED
+def test_second_signal_after_an_ordered_drain_ends_at_once(folder: Path, count: int) -> None:
+    with waiting(folder, count) as (server, _):
+        drain(folder)
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("SIGTERM: running requests may finish")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 128 + signal.SIGTERM
+    assert "SIGTERM again: ending at once" in server.log
+
+
+@ALONE_AND_SUPERVISED
+def test_sigint_hastens_an_ordered_drain(folder: Path, count: int) -> None:
+    with waiting(folder, count) as (server, _):
+        drain(folder)
+        server.signal(signal.SIGINT)
+        assert server.wait() == 0
+    assert "SIGINT: stopping quickly" in server.log
+    assert "running requests: 0 finished, 1 abandoned" in server.log
 
 
 def test_metrics_of_workers_are_one_and_never_go_back(folder: Path) -> None:

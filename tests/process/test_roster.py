@@ -359,6 +359,21 @@ def test_stop_closes_the_sockets_first_and_finishes_when_all_have_left() -> None
     assert actions[-1] == Finish(0, "")
 
 
+def test_stop_that_is_told_again_hastens_and_never_delays() -> None:
+    stage = Stage(1)
+    (worker,) = stage.started()
+    stage.actions()
+    stage.roster.stop(25.0, stage.now)
+    stage.actions()
+    stage.wait(10)
+    stage.roster.stop(25.0, stage.now)
+    assert stage.actions() == []
+    stage.roster.stop(1.0, stage.now)
+    assert stage.actions() == [AskToDrain(worker, 1.0, leave_backlog=False)]
+    stage.wait(6)
+    assert SendSignal(worker, signal.SIGKILL) in stage.actions()
+
+
 def test_worker_that_does_not_leave_is_killed() -> None:
     stage = Stage(1)
     (worker,) = stage.started()

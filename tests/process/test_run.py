@@ -17,6 +17,7 @@ import uvloop
 
 from aiowsgi.config import Config
 from aiowsgi.errors import ApplicationImportError, ConfigError, StartupError
+from aiowsgi.process.control import query
 from aiowsgi.process.run import run
 from tests.process.conftest import WriteFiles
 from tests.process.server_process import PATIENCE, connect_unix, wait_until
@@ -147,6 +148,21 @@ def test_run_outside_the_main_thread_serves_without_signals(
         loop.call_soon_threadsafe(cancel)
         assert isinstance(ended.exception(PATIENCE), asyncio.CancelledError)
     assert not path.exists()
+
+
+def test_run_outside_the_main_thread_ends_when_a_drain_is_ordered_and_leaves_the_program_alone(tmp_path: Path) -> None:
+    path, control = tmp_path / "sock", tmp_path / "ctl"
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        assert query(str(control), "/drain", order=True) == {"done": "draining"}
+        wait_until(lambda: not path.exists(), "the end of the Unix socket")
+        start_response("200 OK", [])
+        return [b"to the end"]
+
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(run, app, uds=str(path), control=f"unix:{control}")
+        assert get(path).content == b"to the end"
+        assert ended.result(PATIENCE) is None
 
 
 def test_run_with_bad_options_raises_config_error() -> None:

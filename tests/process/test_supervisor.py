@@ -542,23 +542,32 @@ def test_closed_terminal_is_the_end_and_no_reload(folder: Path, arguments: list[
     path = os.ttyname(slave)
     os.close(slave)
     log_path = folder / "stderr.log"
-    command = [sys.executable, "-c", IN_A_TERMINAL, path, "hello", "-b", "127.0.0.1:0", *arguments]
+    command = [sys.executable, "-c", IN_A_TERMINAL, path, "doing", "-b", "127.0.0.1:0", *arguments]
     with (
         log_path.open("wb") as log,
         subprocess.Popen(command, cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stderr=log) as process,
     ):
         server = ServerProcess(process, log_path)
         try:
-            assert get(server).startswith("first ")
+            assert get(server).isdigit()
             if arguments:
                 server.signal(signal.SIGHUP)
                 server.wait_for_log("all workers serve")
-            os.close(master)
+            with server.connect() as client:
+                client.send(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
+                server.wait_for_log("running /wait")
+                os.close(master)
+                # The kernel sends one, and a shell that ends with its terminal another.
+                server.wait_for_log("SIGHUP: running requests may finish")
+                server.signal(signal.SIGHUP)
+                wait_until(lambda: server.log.count("SIGHUP: ") == 2, "the other one")
+                (folder / "go").touch()
+                assert client.receive().status_code == 200
             assert server.wait() == 0
         finally:
             if process.poll() is None:
                 process.kill()
-    assert "stopped; running requests: 0 finished, 0 abandoned" in server.log
+    assert "stopped; running requests: 1 finished, 0 abandoned" in server.log
 
 
 def test_application_that_configures_logging_does_not_silence_its_worker(folder: Path) -> None:
