@@ -23,6 +23,7 @@ from aiowsgi.configuration.addresses import (
     parse_bind,
 )
 from aiowsgi.configuration.option import Option, option, options_of
+from aiowsgi.configuration.own_variables import is_own_variable
 from aiowsgi.configuration.peers import Peers
 from aiowsgi.configuration.sources import Given, merge, settle, variables
 from aiowsgi.configuration.values import GiB, KiB, Kind, MiB, format_value
@@ -421,8 +422,10 @@ class Config:
             yield f"max_threads={self.max_threads}: must be at least threads ({self.threads})"
         for text in self.environ:
             name, equals, _ = text.partition("=")
-            if not (name and equals) or name.startswith(("wsgi.", "HTTP_", "CONTENT_")):
-                yield f"environ={text}: must be NAME=value, and not a name of the server's own"
+            if not (name and equals):
+                yield f"environ={text}: must be NAME=value"
+            elif is_own_variable(name):
+                yield f"environ={text}: {name} is set, or left out, by the server itself: take another name"
         if self.request_id_header is not None and not re.fullmatch(r"[A-Za-z0-9-]+", self.request_id_header):
             yield f"request_id_header={self.request_id_header}: must be the name of a field, such as X-Request-ID"
         for name in ("metrics_bind", "statsd_host"):

@@ -519,10 +519,37 @@ def test_help_of_every_option_is_a_sentence() -> None:
         assert "|" not in option.help + option.default_text  # it stands in a table
 
 
-@pytest.mark.parametrize("text", ["MODE", "=value", "wsgi.version=1", "HTTP_X=1", "CONTENT_LENGTH=1"])
-def test_environ_that_is_no_variable_of_the_deployer_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="must be NAME=value"):
+@pytest.mark.parametrize("text", ["MODE", "=value"])
+def test_environ_that_is_no_variable_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"environ={text}: must be NAME=value"):
         Config(environ=[text])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "wsgi.version",
+        "aiowsgi.park",
+        "waitress.client_disconnected",
+        "HTTP_X",
+        "CONTENT_LENGTH",
+        "PATH_INFO",
+        "REQUEST_METHOD",
+        "REMOTE_ADDR",
+        "HTTPS",
+        "SSL_CLIENT_VERIFY",
+        "SERVER_NAME",
+        "SCRIPT_NAME",
+    ],
+)
+def test_environ_with_a_name_of_the_servers_own_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"environ={name}=1: {name} is set, or left out, by the server itself"):
+        Config(environ=[f"{name}=1"])
+
+
+def test_environ_with_a_name_that_only_looks_alike_is_taken() -> None:
+    texts = ("REMOTE_USER=jo", "SERVER_ADMIN=jo@example.org", "SSL=no", "HTTPS_PORT=8443", "PATH=/bin", "myapp.x=")
+    assert Config(environ=texts).environ == texts
 
 
 def test_environ_repeats() -> None:

@@ -1,0 +1,40 @@
+"""The names in environ that are the server's own, which a deployer cannot give to variables.
+
+Most would be overwritten in silence. Those that only some requests have would stay and tell what is not so: ``HTTPS``
+on a connection without TLS, or the client's certificate where nobody has asked for one. A test compares them to
+environs.
+
+Thread: any.
+
+Source: PEP 3333 "environ Variables"; RFC 3875 section 4.1; mod_ssl's "Environment Variables".
+"""
+
+from __future__ import annotations
+
+__all__ = ["OWN_PREFIXES", "OWN_VARIABLES", "is_own_variable"]
+
+OWN_VARIABLES = frozenset(
+    {
+        "HTTPS",
+        "PATH_INFO",
+        "QUERY_STRING",
+        "RAW_URI",
+        "REMOTE_ADDR",
+        "REMOTE_PORT",
+        "REQUEST_METHOD",
+        "REQUEST_URI",
+        "SCRIPT_NAME",
+        "SERVER_NAME",
+        "SERVER_PORT",
+        "SERVER_PROTOCOL",
+        "SERVER_SOFTWARE",
+    }
+)
+
+#: Of the request's fields, of TLS, and of interfaces; ``asgi.`` under the adapter.
+OWN_PREFIXES = ("CONTENT_", "HTTP_", "SSL_", "aiowsgi.", "asgi.", "waitress.", "wsgi.")
+
+
+def is_own_variable(name: str) -> bool:
+    """Whether a name in environ is the server's to set."""
+    return name in OWN_VARIABLES or name.startswith(OWN_PREFIXES)
