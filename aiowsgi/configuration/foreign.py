@@ -1,7 +1,8 @@
 """Names that other servers have for what has no counterpart here, and what to use instead.
 
-gunicorn 27, uvicorn 0.54, waitress 3.0 and hypercorn 0.18. A name that means the same as an option of this server is
-an alias of that option instead; where a name is both, the option wins.
+gunicorn 27, uvicorn 0.54, waitress 3.0 and hypercorn 0.18; of uWSGI's hundreds only ``harakiri``, for its counterpart
+is off by default. A name that means the same as an option of this server is an alias of that option instead; where a
+name is both, the option wins.
 
 Thread: any.
 
@@ -130,6 +131,7 @@ FOREIGN: tuple[Foreign, ...] = (
     ),
     Foreign(("h11_max_incomplete_event_size",), "use --limit-request-head"),
     Foreign(("read_timeout",), "use --header-timeout and --body-timeout"),
+    Foreign(("harakiri",), "use --request-timeout, which answers 504 and gives the request's thread a successor"),
     Foreign(("channel_timeout",), "use --keep-alive, --header-timeout, --body-timeout and --write-timeout"),
     Foreign(
         ("channel_request_lookahead",), "leave it out, waitress.client_disconnected in the environ works without it"

@@ -98,7 +98,10 @@ def translate(settings: Mapping[str, object], source: str) -> Iterator[str]:
     yield ""
     if "app" not in said:
         yield '# app = "module:application", which gunicorn is given on its command line'
-    yield from said.values()
+    for name, line in said.items():
+        yield line
+        if name == "timeout":
+            yield from _timeout_advice(given)
     yield from _defaults(given)
     if unsaid:
         yield ""
@@ -122,6 +125,27 @@ def _defaults(given: Mapping[str, object]) -> Iterator[str]:
         if name in given or item is None or (name == "threads" and _is_one_of(given.get("worker_class"), _GREENLETS)):
             continue
         yield f"{item.name} = {toml_value(item, _value(item, name, value))}  # {remark}"
+
+
+def _timeout_advice(given: Mapping[str, object]) -> Iterator[str]:
+    """Say that the line above limits no request, though it may have done so in gunicorn; and what does."""
+    item = _NAMES["request_timeout"]
+    value = _value(item, "timeout", given["timeout"])
+    if not value:
+        return
+    if _is_sync(given):
+        was = "gunicorn killed its sync worker where a request took so long, and here it limits no request"
+    else:
+        was = "as with gunicorn's worker of this kind, it limits no request"
+    yield from _comment(f"timeout: {was}: a worker is replaced whose event loop is silent. What limits requests is:")
+    yield f"# {item.name} = {toml_value(item, value)}"
+
+
+def _is_sync(given: Mapping[str, object]) -> bool:
+    """Whether gunicorn takes its sync worker, which it does by default, and not if there are several threads."""
+    worker_class = given.get("worker_class", "sync")
+    name = worker_class if isinstance(worker_class, str) else getattr(worker_class, "__name__", "")
+    return name.endswith(("SyncWorker", "#sync")) or (name == "sync" and str(given.get("threads", 1)) in ("0", "1"))
 
 
 def _convert(name: str, value: object) -> tuple[Option, Any]:

@@ -85,5 +85,6 @@ def test_advice_names_options_that_there_are() -> None:
 
 def test_advice_in_a_file_names_options_as_keys() -> None:
     assert advice_for("limit_concurrency") == "use max_connections, and queue_size for the requests that may wait"
+    assert str(advice_for("harakiri")).startswith("use request_timeout, which answers 504")
     assert advice_for("threads") is None
     assert explain("thread", ["threads"]) == "no such option; did you mean 'threads'?"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from gunicorn.config import KNOWN_SETTINGS  # type: ignore[import-untyped] # gunicorn has no types
+from gunicorn.workers.sync import SyncWorker  # type: ignore[import-untyped] # gunicorn has no types
 
 from aiowsgi.config import OPTIONS, Config
 from aiowsgi.configuration.gunicorn import SETTINGS, translate
@@ -117,6 +118,37 @@ def hook(server: object) -> None:
 )
 def test_setting_without_a_counterpart_is_explained(settings: dict[str, Any], advice: str) -> None:
     assert advice in comment_of(**settings)
+
+
+SYNC = "timeout: gunicorn killed its sync worker where a request took so long, and here it limits no request: "
+NOT_SYNC = "timeout: as with gunicorn's worker of this kind, it limits no request: "
+
+
+@pytest.mark.parametrize(
+    ("settings", "was"),
+    [
+        ({}, SYNC),
+        ({"worker_class": "sync", "threads": 1}, SYNC),
+        ({"worker_class": "egg:gunicorn#sync"}, SYNC),
+        ({"worker_class": SyncWorker, "threads": 4}, SYNC),
+        ({"threads": "4"}, NOT_SYNC),
+        ({"worker_class": "gthread"}, NOT_SYNC),
+        ({"worker_class": "gevent"}, NOT_SYNC),
+    ],
+)
+def test_timeout_is_told_from_the_limit_of_a_request(tmp_path: Path, settings: dict[str, Any], was: str) -> None:
+    text = lines(timeout=120, **settings)
+    at = text.index('# request_timeout = "120s"')
+    remark = " ".join(line.lstrip("# ") for line in text[text.index('timeout = "120s"') + 1 : at])
+    assert remark == f"{was}a worker is replaced whose event loop is silent. What limits requests is:"
+    assert config_of(tmp_path, timeout=120, **settings).request_timeout == 0
+    text[at] = text[at].removeprefix("# ")
+    assert tomllib.loads("\n".join(text))["request_timeout"] == "120s"
+
+
+@pytest.mark.parametrize("settings", [{}, {"timeout": 0}, {"timeout": "0"}, {"timeout": None}, {"timeout": "soon"}])
+def test_timeout_that_limits_nothing_needs_no_advice(settings: dict[str, Any]) -> None:
+    assert "request_timeout" not in "\n".join(lines(**settings))
 
 
 def test_names_of_the_files_own_are_left_out() -> None:
