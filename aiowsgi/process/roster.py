@@ -1,7 +1,7 @@
 """Which workers there are, and which there ought to be: the supervisor's decisions, without doing anything.
 
 Events go in, each with the time: a worker said something or ended, a signal came, time passed. Actions come out
-(:meth:`Roster.take_actions`), for :mod:`aiowsgi.process.supervisor` to carry out.
+(:meth:`Roster.take_actions`, :mod:`aiowsgi.process.actions`), for :mod:`aiowsgi.process.supervisor` to carry out.
 
 A *slot* is a place for one worker that serves. Whatever happens, there is one rule: a slot without a worker gets one,
 at once or after a back-off; a slot whose worker is *wanted gone* (reload, recycling) gets another beside it, one slot
@@ -18,31 +18,29 @@ Thread: the supervisor's.
 
 from __future__ import annotations
 
-import enum
 import logging
 import math
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from aiowsgi.process.actions import (
+    Action,
+    AskToDrain,
+    Finish,
+    KeepConfiguration,
+    Lend,
+    Log,
+    Phase,
+    SendSignal,
+    Settled,
+    Spawn,
+    StopListening,
+    Worker,
+)
 from aiowsgi.process.messages import Message
 
-__all__ = [
-    "Action",
-    "AskToDrain",
-    "Finish",
-    "KeepConfiguration",
-    "Lend",
-    "Log",
-    "Phase",
-    "Roster",
-    "SendSignal",
-    "Settled",
-    "Slot",
-    "Spawn",
-    "StopListening",
-    "Worker",
-]
+__all__ = ["NEVER", "Roster", "Slot"]
 
 NEVER = math.inf
 START_FAILURE = 3
@@ -63,36 +61,6 @@ KILL = getattr(signal, "SIGKILL", 9)
 DUMP = getattr(signal, "SIGUSR1", 10)
 
 
-class Phase(enum.Enum):
-    """What a worker is at; see the module."""
-
-    STARTING = enum.auto()
-    SERVING = enum.auto()
-    SILENT = enum.auto()
-    LEAVING = enum.auto()
-    KILLED = enum.auto()
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """One process. ``number`` counts all that there ever were; ``deadline`` is for its phase."""
-
-    number: int
-    slot: int
-    generation: int
-    begun_at: float
-    deadline: float
-    phase: Phase = Phase.STARTING
-    ready_at: float = 0.0
-    #: What it said of why it cannot start.
-    failure: str = ""
-    #: Signals sent since it fell silent, the strongest last.
-    signals: list[int] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return f"worker {self.number}"
-
-
 @dataclass(slots=True, eq=False)
 class Slot:
     """A place for one worker that serves, and beside it for one that starts in its place."""
@@ -105,74 +73,6 @@ class Slot:
     wanted_at: float = 0.0
     failure_count: int = 0
     retry_at: float = -NEVER
-
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """Start a process for a worker."""
-
-    worker: Worker
-
-
-@dataclass(frozen=True, slots=True)
-class AskToDrain:
-    """Tell a worker to leave, with so many seconds for its requests."""
-
-    worker: Worker
-    seconds: float
-    leave_backlog: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SendSignal:
-    """Send a signal to a worker's process."""
-
-    worker: Worker
-    signum: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lend:
-    """Give a worker the sockets of a slot that nobody serves."""
-
-    worker: Worker
-    slot: int
-
-
-@dataclass(frozen=True, slots=True)
-class StopListening:
-    """Close the supervisor's listening sockets: the end has begun."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """Every slot is served, and no reload is under way: after the start, a reload or a change of number."""
-
-    reload_failed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class KeepConfiguration:
-    """A reload has failed before any worker served with the new configuration: the old one holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """Write a line."""
-
-    level: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """All workers are gone; ``failure`` says why if it was not asked for."""
-
-    exit_code: int
-    failure: str
-
-
-Action = Spawn | AskToDrain | SendSignal | Lend | StopListening | Settled | KeepConfiguration | Log | Finish
 
 
 class Roster:

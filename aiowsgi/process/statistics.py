@@ -8,12 +8,12 @@ Thread: any.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiowsgi.server.stats import ServerStats
 
-__all__ = ["Census", "Figures", "figures_of", "statistics_line", "sum_of"]
+__all__ = ["Figures", "figures_of", "statistics_line", "sum_of"]
 
 Figures = dict[str, dict[str, float]]
 
@@ -47,37 +47,3 @@ def statistics_line(figures: Mapping[str, Mapping[str, float]]) -> str:
             words = ", ".join(f"{value:.0f} {name.replace('_', ' ')}" for name, value in values.items())
         parts.append(f"{group.replace('_', ' ')}: {words}")
     return "; ".join(parts)
-
-
-class Census:
-    """Gathers the figures of several workers, until all have told or time is up.
-
-    Args:
-        numbers: of the workers that were asked.
-        deadline: when to do without the rest.
-        done: called with the figures by worker, once.
-    """
-
-    def __init__(self, numbers: Iterable[int], deadline: float, done: Callable[[dict[int, Figures]], object]) -> None:
-        self._missing = set(numbers)
-        self._figures: dict[int, Figures] = {}
-        self._done = done
-        self.deadline = deadline
-        self.closed = False
-
-    def add(self, number: int, figures: Figures) -> None:
-        """A worker has told."""
-        if number in self._missing:
-            self._figures[number] = figures
-        self.leave_out(number)
-
-    def leave_out(self, number: int) -> None:
-        """A worker has told, or will not."""
-        self._missing.discard(number)
-        self.tick(self.deadline if not self._missing else float("-inf"))
-
-    def tick(self, now: float) -> None:
-        """Time has passed."""
-        if not self.closed and (not self._missing or now >= self.deadline):
-            self.closed = True
-            self._done(self._figures)

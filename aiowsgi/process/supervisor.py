@@ -32,28 +32,28 @@ from wsgiref.types import WSGIApplication
 from aiowsgi.bridge.threads import other_thread_names
 from aiowsgi.config import Config
 from aiowsgi.errors import AiowsgiError, StartupError
-from aiowsgi.process.ending import END_SIGNALS, QUICK_SECONDS, Ending, Step
-from aiowsgi.process.inside import Inside
-from aiowsgi.process.messages import Message
-from aiowsgi.process.notify import Notifier
-from aiowsgi.process.roster import (
-    NEVER,
+from aiowsgi.process.actions import (
     Action,
     AskToDrain,
     Finish,
     KeepConfiguration,
     Lend,
     Log,
-    Roster,
     SendSignal,
     Settled,
     Spawn,
     StopListening,
     Worker,
 )
+from aiowsgi.process.census import Censuses, Told
+from aiowsgi.process.ending import END_SIGNALS, QUICK_SECONDS, Ending, Step
+from aiowsgi.process.inside import Inside
+from aiowsgi.process.messages import Message
+from aiowsgi.process.notify import Notifier
+from aiowsgi.process.roster import NEVER, Roster
 from aiowsgi.process.sockets import ListeningSockets
 from aiowsgi.process.spawn import WorkerProcess, check_platform, describe_exit, fork_worker, spawn_worker
-from aiowsgi.process.statistics import Census, Figures, statistics_line, sum_of
+from aiowsgi.process.statistics import Figures, statistics_line, sum_of
 from aiowsgi.process.terminal import Terminal
 from aiowsgi.process.title import set_title
 from aiowsgi.process.worker import Order
@@ -63,9 +63,6 @@ from aiowsgi.version import __version__
 __all__ = ["Supervisor"]
 
 logger = logging.getLogger("aiowsgi.supervisor")
-
-# For workers to tell their figures; one whose loop is stuck does not.
-_CENSUS_SECONDS = 2.0
 
 _SIGNAL_NAMES = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGUSR2", "SIGCHLD")
 
@@ -109,15 +106,14 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._sockets: ListeningSockets | None = None
         self._inside: Inside | None = None
-        self._censuses: dict[int, Census] = {}
-        self._census_count = 0
+        self._censuses = Censuses()
         self._watchdog_at = NEVER  # until it is ready: nobody counts before
         self._started = False
         self._details: Message = {}
         self._completed_count = 0
         self._abandoned_count = 0
         #: What workers that have left had done: figures that only grow, since the supervisor began.
-        self.past_figures: Figures = {"requests": {"done": 0}}
+        self._past_figures: Figures = {"requests": {"done": 0}}
         self._finish: Finish | None = None
         self._forced_by = 0
 
@@ -165,16 +161,14 @@ class Supervisor:
         now = time.monotonic()
         # After what has been said: a worker is not silent because the supervisor was not running.
         self._roster.tick(now)
-        for census in list(self._censuses.values()):
-            census.tick(now)
+        self._censuses.tick(now)
         if now >= self._watchdog_at:
             self._notifier.watchdog()
             self._watchdog_at = now + self._notifier.watchdog_interval
         self._act()
 
     def _seconds_to_wait(self) -> float | None:
-        deadlines = [census.deadline for census in self._censuses.values()]
-        deadline = min(self._roster.deadline, self._watchdog_at, *deadlines)
+        deadline = min(self._roster.deadline, self._watchdog_at, self._censuses.deadline)
         return None if deadline == NEVER else max(0.0, deadline - time.monotonic())
 
     def _close(self) -> None:
@@ -209,9 +203,10 @@ class Supervisor:
             logger.info("%s: one worker %s", name, "more" if name == "SIGTTIN" else "fewer")
             self._roster.resize(1 if name == "SIGTTIN" else -1, time.monotonic())
         elif name == "SIGUSR1":
-            self.dump_stacks()
+            for process in self._processes.values():
+                process.pipe.send("dump")
         elif name == "SIGUSR2":
-            self.take_census(self._log_figures)
+            self._gather("statistics", self._log_figures)
 
     def _end(self, step: Step) -> None:
         """Begin the end, or have it come sooner."""
@@ -268,20 +263,16 @@ class Supervisor:
             if worker is not None and not process.slots:
                 self._lend(process, worker.slot)
         elif kind == "statistics":
-            for census_number, census in list(self._censuses.items()):
-                if message.get("census") == census_number:
-                    census.add(number, message.get("figures", {}))
+            self._censuses.add(number, message, message.get("figures", {}))
         elif kind == "report":
-            for census_number, census in list(self._censuses.items()):
-                if message.get("census") == census_number:
-                    census.add(number, message.get("fields", {}))
+            self._censuses.add(number, message, message.get("fields", {}))
         elif kind == "ask":
             self._asked(process, message)
         elif kind == "stopped":
             self._started_inside.worker_told(number, message.get("metrics", {}))
             self._completed_count += message.get("completed", 0)
             self._abandoned_count += message.get("abandoned", 0)
-            self.past_figures["requests"]["done"] += message.get("done", 0)
+            self._past_figures["requests"]["done"] += message.get("done", 0)
 
     def _reap(self) -> None:
         """Take note of the processes that have ended."""
@@ -313,8 +304,7 @@ class Supervisor:
         with contextlib.suppress(KeyError):
             self._selector.unregister(process.pipe)
         process.ended(exit_code)
-        for census in list(self._censuses.values()):
-            census.leave_out(number)
+        self._censuses.leave_out(number)
         how = f"(pid {process.pid}) {describe_exit(exit_code)}"
         self._roster.ended(number, how, exit_code, time.monotonic())
 
@@ -326,30 +316,31 @@ class Supervisor:
                 self._do(action)
 
     def _do(self, action: Action) -> None:
-        if isinstance(action, Spawn):
-            self._spawn(action.worker)
-        elif isinstance(action, AskToDrain):
-            process = self._processes.get(action.worker.number)
-            if process is not None:
-                process.pipe.send("drain", seconds=action.seconds, leave_backlog=action.leave_backlog)
-        elif isinstance(action, SendSignal):
-            process = self._processes.get(action.worker.number)
-            if process is not None:
-                process.send_signal(action.signum)
-        elif isinstance(action, Lend):
-            process = self._processes.get(action.worker.number)
-            if process is not None and self._config.reuse_port:
-                self._lend(process, action.slot)
-        elif isinstance(action, Log):
-            logger.log(action.level, "%s", action.text)
-        elif isinstance(action, StopListening):
-            self._close_sockets()
-        elif isinstance(action, KeepConfiguration):
-            self._config = self._last_config
-        elif isinstance(action, Settled):
-            self._settled(action)
-        else:
-            self._finish = action
+        match action:
+            case Spawn(worker):
+                self._spawn(worker)
+            case AskToDrain(worker, seconds, leave_backlog):
+                process = self._processes.get(worker.number)
+                if process is not None:
+                    process.pipe.send("drain", seconds=seconds, leave_backlog=leave_backlog)
+            case SendSignal(worker, signum):
+                process = self._processes.get(worker.number)
+                if process is not None:
+                    process.send_signal(signum)
+            case Lend(worker, slot):
+                process = self._processes.get(worker.number)
+                if process is not None and self._config.reuse_port:
+                    self._lend(process, slot)
+            case Log(level, text):
+                logger.log(level, "%s", text)
+            case StopListening():
+                self._close_sockets()
+            case KeepConfiguration():
+                self._config = self._last_config
+            case Settled(reload_failed):
+                self._settled(reload_failed)
+            case Finish():
+                self._finish = action
 
     def _spawn(self, worker: Worker) -> None:
         sockets, slots = self._sockets_for(worker)
@@ -403,13 +394,13 @@ class Supervisor:
         descriptors = [sock.fileno() for sock in self._sockets.for_slot(slot)]
         process.pipe.send("listen", count=len(descriptors), descriptors=descriptors)
 
-    def _settled(self, action: Settled) -> None:
+    def _settled(self, reload_failed: bool) -> None:
         if not self._started:
             self._started = True
             logger.info("%s", self._start_line())
-        elif not action.reload_failed:
+        elif not reload_failed:
             logger.info("%s", self._status("all workers serve"))
-        self._notifier.ready(self._status("reload failed" if action.reload_failed else "serving"))
+        self._notifier.ready(self._status("reload failed" if reload_failed else "serving"))
         if self._notifier.watchdog_interval:
             self._watchdog_at = min(self._watchdog_at, time.monotonic())
 
@@ -440,7 +431,7 @@ class Supervisor:
         def answer(answers: dict[str, Any]) -> None:
             process.pipe.send("answer", ask=message.get("ask"), answers=answers)
 
-        def answer_metrics(told: dict[int, Any]) -> None:
+        def answer_metrics(told: Told) -> None:
             for number, fields in told.items():
                 self._started_inside.worker_told(number, fields)
             answer({"workers": {"all": self._started_inside.metrics()}})
@@ -456,37 +447,19 @@ class Supervisor:
         elif what in REPORTS:
             self._gather("report", lambda told: answer({"workers": told}), what=what)
 
-    def dump_stacks(self) -> None:
-        """Have every worker write its threads' stacks to the log."""
-        for process in self._processes.values():
-            process.pipe.send("dump")
-
-    def _log_figures(self, figures: dict[int, Figures]) -> None:
-        count = len(figures)
-        total = sum_of([*figures.values(), self.past_figures])
-        logger.info("%d worker%s: %s", count, "" if count == 1 else "s", statistics_line(total))
-
-    def take_census(self, done: Callable[[dict[int, Figures]], object]) -> None:
-        """Ask all workers for their figures; call ``done`` with them by the worker's number.
-
-        :attr:`past_figures` has what is to be added of those that have left. Of one that was killed nothing is known.
-        """
-        self._gather("statistics", done)
-
-    def _gather(self, kind: str, done: Callable[[dict[int, Any]], object], **fields: Any) -> None:
-        """Send all workers that serve a message; call ``done`` with what they say, by the worker's number."""
-        self._census_count += 1
-        number = self._census_count
-
-        def forget(told: dict[int, Any]) -> None:
-            del self._censuses[number]
-            done(told)
-
+    def _gather(self, kind: str, done: Callable[[Told], object], **fields: Any) -> None:
+        """Send all workers that serve a message; call ``done`` with what they say."""
         serving = [worker.number for worker in self._roster.workers.values() if worker.ready_at]
-        census = self._censuses[number] = Census(serving, time.monotonic() + _CENSUS_SECONDS, forget)
-        for worker_number in serving:
-            self._processes[worker_number].pipe.send(kind, census=number, **fields)
-        census.tick(time.monotonic())
+        census = self._censuses.begin(serving, time.monotonic(), done)
+        for number in serving:
+            self._processes[number].pipe.send(kind, census=census, **fields)
+        self._censuses.tick(time.monotonic())
+
+    def _log_figures(self, told: Told) -> None:
+        count = len(told)
+        # Of a worker that was killed nothing is known.
+        total = sum_of([*told.values(), self._past_figures])
+        logger.info("%d worker%s: %s", count, "" if count == 1 else "s", statistics_line(total))
 
 
 def _prepare_forks() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aiowsgi.process.roster import (
+from aiowsgi.process.actions import (
     Action,
     AskToDrain,
     Finish,
@@ -16,13 +16,13 @@ from aiowsgi.process.roster import (
     Lend,
     Log,
     Phase,
-    Roster,
     SendSignal,
     Settled,
     Spawn,
     StopListening,
     Worker,
 )
+from aiowsgi.process.roster import Roster
 
 
 class Stage:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from aiowsgi.process.statistics import Census, Figures, figures_of, statistics_line, sum_of
+from aiowsgi.process.statistics import figures_of, statistics_line, sum_of
 from aiowsgi.server.stats import ConnectionStats, QueueWaitStats, RequestStats, ServerStats, ThreadStats
 
 STATS = ServerStats(
@@ -32,31 +32,3 @@ def test_counts_are_added_and_of_quantiles_the_largest_is_taken() -> None:
 
 def test_sum_of_nothing_is_nothing() -> None:
     assert statistics_line(sum_of([])) == ""
-
-
-def test_census_ends_once_all_have_told() -> None:
-    told: list[dict[int, Figures]] = []
-    census = Census([1, 2], 10.0, told.append)
-    census.add(1, {"requests": {"done": 1}})
-    census.add(3, {})
-    census.tick(9.0)
-    assert told == []
-    census.add(2, {})
-    census.add(2, {})
-    census.tick(11.0)
-    assert told == [{1: {"requests": {"done": 1}}, 2: {}}]
-
-
-def test_census_does_without_a_worker_that_is_gone_or_does_not_tell() -> None:
-    told: list[dict[int, Figures]] = []
-    census = Census([1, 2, 3], 10.0, told.append)
-    census.leave_out(1)
-    census.add(2, {})
-    census.tick(10.0)
-    assert told == [{2: {}}]
-
-
-def test_census_of_nobody_ends_at_once() -> None:
-    told: list[dict[int, Figures]] = []
-    Census([], 10.0, told.append).tick(0.0)
-    assert told == [{}]

@@ -1,0 +1,122 @@
+"""What :class:`~aiowsgi.process.roster.Roster` decides: the workers that it speaks of, and what becomes of them.
+
+Thread: the supervisor's.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+__all__ = [
+    "Action",
+    "AskToDrain",
+    "Finish",
+    "KeepConfiguration",
+    "Lend",
+    "Log",
+    "Phase",
+    "SendSignal",
+    "Settled",
+    "Spawn",
+    "StopListening",
+    "Worker",
+]
+
+
+class Phase(enum.Enum):
+    """What a worker is at; :mod:`aiowsgi.process.roster` draws the way."""
+
+    STARTING = enum.auto()
+    SERVING = enum.auto()
+    SILENT = enum.auto()
+    LEAVING = enum.auto()
+    KILLED = enum.auto()
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One process. ``number`` counts all that there ever were; ``deadline`` is for its phase."""
+
+    number: int
+    slot: int
+    generation: int
+    begun_at: float
+    deadline: float
+    phase: Phase = Phase.STARTING
+    ready_at: float = 0.0
+    #: What it said of why it cannot start.
+    failure: str = ""
+    #: Signals sent since it fell silent, the strongest last.
+    signals: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"worker {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start a process for a worker."""
+
+    worker: Worker
+
+
+@dataclass(frozen=True, slots=True)
+class AskToDrain:
+    """Tell a worker to leave, with so many seconds for its requests."""
+
+    worker: Worker
+    seconds: float
+    leave_backlog: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SendSignal:
+    """Send a signal to a worker's process."""
+
+    worker: Worker
+    signum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lend:
+    """Give a worker the sockets of a slot that nobody serves."""
+
+    worker: Worker
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopListening:
+    """Close the supervisor's listening sockets: the end has begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Every slot is served, and no reload is under way: after the start, a reload or a change of number."""
+
+    reload_failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeepConfiguration:
+    """A reload has failed before any worker served with the new configuration: the old one holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Write a line."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """All workers are gone; ``failure`` says why if it was not asked for."""
+
+    exit_code: int
+    failure: str
+
+
+Action = Spawn | AskToDrain | SendSignal | Lend | StopListening | Settled | KeepConfiguration | Log | Finish
