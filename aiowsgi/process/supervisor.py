@@ -436,7 +436,9 @@ class Supervisor:
                 self._started_inside.worker_told(number, fields)
             answer({"workers": {"all": self._started_inside.metrics()}})
 
-        if what == "reload":
+        if what == "reload" and self._roster.stopping:
+            answer({"error": "it is ending, and starts no workers"})
+        elif what == "reload":
             answer({"done": "reloading, one worker at a time"})
             self._reload()
         elif what == "drain":

@@ -132,6 +132,8 @@ def test_drain_that_is_ordered_twice_and_then_sigterm_let_the_request_end(folder
     with waiting(folder, count) as (server, client):
         drain(folder)
         drain(folder)
+        with pytest.raises(ControlError, match="it is ending" if count else "needs a supervisor"):
+            query(str(folder / "ctl"), "/reload", order=True)
         server.signal(signal.SIGTERM)
         server.wait_for_log("SIGTERM: running requests may finish")
         drain(folder)
