@@ -8,10 +8,14 @@ Source: PEP 3333 has no word for it. ``environ["aiowsgi.disconnected"]`` is this
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 from collections.abc import Callable
 
 __all__ = ["Disconnection"]
+
+_logger = logging.getLogger("aiowsgi.error")
 
 # One lock for all: it is held for a few instructions, and only off the usual path.
 _lock = threading.Lock()
@@ -20,7 +24,7 @@ _lock = threading.Lock()
 class Disconnection:
     """A flag that is set at most once: that of a connection, for all of its requests, one after the other.
 
-    A callback that is not taken back is kept, and called, beyond the end of its request.
+    The flag belongs to the connection: a callback that is not removed also fires for later requests on it.
 
     Fields guarded by the module's lock: ``_is_set`` (read without it; it only ever becomes true), ``_callbacks``.
     """
@@ -45,14 +49,25 @@ class Disconnection:
         return self._is_set
 
     def set(self) -> None:
-        """The client is gone. Any thread; the callbacks run in it."""
+        """The client is gone. Any thread; the callbacks run in it, and one that fails is logged."""
         with _lock:
             if self._is_set:
                 return
             self._is_set = True
             callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():
-            callback()
+            try:
+                callback()
+            except BaseException as error:  # SystemExit and the like must not end the loop either
+                # A log handler that fails must not keep the connection, or the other callbacks, from their end.
+                with contextlib.suppress(Exception):
+                    _logger.error(
+                        "%r, a callback of aiowsgi.disconnected, failed: %s: %s",
+                        callback,
+                        type(error).__name__,
+                        error,
+                        exc_info=error,
+                    )
 
     def add_callback(self, callback: Callable[[], object]) -> None:
         """Have ``callback()`` called when the client goes; at once if it is gone. It must not block."""

@@ -210,17 +210,20 @@ class Protocol(asyncio.Protocol):
         self._postponed = b""
         self._receiver = None
         exchange, self._exchange = self._exchange, None
-        if self._engine.observer is not None:
-            self._observe_loss(exchange, error)
-        if exchange is not None:
-            exchange.withdraw()
-            exchange.release()
-        self._disconnection.set()
-        self._end_delivery()
-        self._release_content(ClientDisconnected("the client disconnected before the end of its request"))
-        self._engine.deadlines.remove(self)
-        self._engine.watch.discard(self)
-        self._engine.remove_connection(self)
+        try:
+            if self._engine.observer is not None:
+                self._observe_loss(exchange, error)
+            if exchange is not None:
+                exchange.withdraw()
+                exchange.release()
+            self._disconnection.set()
+            self._end_delivery()
+            self._release_content(ClientDisconnected("the client disconnected before the end of its request"))
+        finally:
+            # Whatever fails: a connection that the engine still counted would never be gone, and a drain wait for it.
+            self._engine.deadlines.remove(self)
+            self._engine.watch.discard(self)
+            self._engine.remove_connection(self)
 
     def pause_writing(self) -> None:
         """See :class:`asyncio.Protocol`."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Callable
+
+import pytest
 
 from aiowsgi.bridge.disconnection import Disconnection
 
@@ -70,3 +74,26 @@ def test_disconnection_does_not_call_a_callback_that_was_taken_back() -> None:
     disconnection.remove_callback(callback)  # once more, which is nothing
     disconnection.set()
     assert called == []
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("nothing"), SystemExit("nothing")], ids=["error", "exit"])
+def test_disconnection_callback_that_fails_is_logged_and_later_ones_called(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    disconnection = Disconnection()
+    called: list[int] = []
+    disconnection.add_callback(failing(error))
+    disconnection.add_callback(lambda: called.append(1))
+    disconnection.set()
+    assert called == [1]
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("aiowsgi.error", logging.ERROR)
+    assert record.getMessage().endswith(f"a callback of aiowsgi.disconnected, failed: {type(error).__name__}: nothing")
+    assert record.exc_info is not None
+
+
+def failing(error: BaseException) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail

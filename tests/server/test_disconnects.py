@@ -265,6 +265,28 @@ def test_running_application_is_told_of_a_client_that_reset(serve: Serve, applic
     assert application.notes == [(False, False, False), (True, True, True)]
 
 
+def test_callback_that_fails_leaves_nothing_behind(serve: Serve, error_log: pytest.LogCaptureFixture) -> None:
+    called: list[str] = []
+
+    def fail() -> None:
+        called.append("failing")
+        raise ZeroDivisionError("of the application")
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environ["aiowsgi.disconnected"].add_callback(fail)
+        start_response("200 OK", [])
+        return (b"e" * 65536 for _ in range(100_000))  # whose pipe's own callback comes after that one
+
+    server = serve(application)
+    with server.connect() as client:
+        client.send(get("/"))
+        wait_until(lambda: writing(server), "more than the client takes")
+        client.reset()
+    wait_for_rest(server)
+    assert called == ["failing"]
+    assert "ZeroDivisionError: of the application" in error_log.text
+
+
 def test_wait_for_a_client_that_stays_ends_after_its_timeout(serve: Serve) -> None:
     def wait(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
