@@ -709,6 +709,29 @@ def test_subscription_that_was_never_read_leaves_nothing_behind() -> None:
     assert channel._home.log._waiters == {}
 
 
+async def test_subscription_that_nobody_closes_is_forgotten() -> None:
+    channel = Channel()
+    for _ in range(3):
+        async for event in channel.subscribe("an id that is unknown"):
+            assert (event.event, channel.stats().subscribers) == ("reset", 1)
+            break
+        gc.collect()
+        assert channel.stats().subscribers == 0
+
+
+def test_subscription_that_is_collected_while_an_event_is_sent_is_forgotten() -> None:
+    channel = Channel()
+    subscriptions = [channel.subscribe()]
+    assert subscriptions[0].take() is None
+
+    def make(number: int) -> Event:
+        subscriptions.clear()
+        return Event(b"event", f"{number}", None)
+
+    channel._home.log.append(make)
+    assert channel.stats().subscribers == 0
+
+
 def wait_until(condition: Callable[[], object], what: str) -> None:
     """Poll a condition for a bounded time."""
     deadline = time.monotonic() + PATIENCE

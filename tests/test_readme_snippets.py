@@ -198,6 +198,7 @@ def reads_a_channel(code: str, folder: Path, capsys: Capture) -> None:
         orders.send("41", event="shipped")
         sent = orders.send("42", event="paid")
         assert ((await task).id, await task) == (sent, b"42")
+        assert orders.stats().subscribers == 0
 
     asyncio.run(main())
 
@@ -234,7 +235,7 @@ DRIVES: dict[str, Drive] = {
     "async def count():": parks_a_count,
     'aiowsgi.Channel("orders", history': sends_orders_to_subscribers,
     'aiowsgi.Channel("orders", broker': names_a_broker,
-    "orders.subscribe():": reads_a_channel,
+    "aclosing(orders.subscribe())": reads_a_channel,
 }
 
 

@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+from aiowsgi.bridge.tally import Tally
+
 __all__ = ["Broadcast"]
 
 Item = TypeVar("Item")
@@ -31,21 +33,22 @@ class Broadcast(Generic[Item]):
     Args:
         capacity: items that are kept, 1 or more.
 
-    Fields guarded by ``_lock``: all but ``_items`` and ``_capacity``. Readers look at ``_end`` and ``_items`` without
+    Fields guarded by ``_lock``: all but ``_capacity`` and ``_tally``. Readers look at ``_end`` and ``_items`` without
     it: an item is there before ``_end`` passes its number, and each change of the dict is atomic.
+
+    The garbage collector, or a signal, may have a thread that holds the lock call any of the methods once more: it may
+    be taken again, and whatever makes objects under it minds that the fields may have changed meanwhile.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._items: dict[int, Item] = {}
         self._end = 1
         self._closed = False
         # Of each loop on which somebody waits for the next item.
         self._waiters: dict[asyncio.AbstractEventLoop, _Waiters] = {}
-        self._reader_count = 0
-        self._lost_count = 0
-        self._cut_off_count = 0
+        self._tally = Tally()
 
     def append(self, make: Callable[[int], Item]) -> Item:
         """Add an item, made from its number. Any thread; never waits for a reader.
@@ -54,10 +57,14 @@ class Broadcast(Generic[Item]):
             RuntimeError: the log is closed.
         """
         with self._lock:
-            if self._closed:
-                raise RuntimeError("closed")
-            number = self._end
-            item = make(number)
+            while True:
+                if self._closed:
+                    raise RuntimeError("closed")
+                number = self._end
+                item = make(number)
+                if number == self._end:
+                    break
+                # Another one was added while this was made, by this thread.
             self._items[number] = item
             self._end = number + 1
             self._items.pop(number - self._capacity, None)
@@ -84,9 +91,9 @@ class Broadcast(Generic[Item]):
     def _take_waiters(self) -> tuple[_Waiters, ...]:
         if not self._waiters:
             return ()
-        waiters = tuple(self._waiters.values())
-        self._waiters.clear()
-        return waiters
+        # Out of everybody's reach before they are gone through: see _leave().
+        waiters, self._waiters = self._waiters, {}
+        return tuple(waiters.values())
 
     def get(self, number: int) -> Item | None:
         """Return an item; ``None`` if it is not there yet or no more. Any thread."""
@@ -105,15 +112,12 @@ class Broadcast(Generic[Item]):
     @property
     def counts(self) -> tuple[int, int, int]:
         """Readers that read, items that were lost to slow ones, readers that were cut off. Any thread."""
-        with self._lock:
-            return self._reader_count, self._lost_count, self._cut_off_count
+        tally = self._tally
+        return tally["readers"], tally["lost"], tally["cut off"]
 
     def count(self, *, readers: int = 0, lost: int = 0, cut_off: int = 0) -> None:
-        """Add to :attr:`counts`. Any thread."""
-        with self._lock:
-            self._reader_count += readers
-            self._lost_count += lost
-            self._cut_off_count += cut_off
+        """Add to :attr:`counts`. Any thread; also a ``__del__``."""
+        self._tally.add({"readers": readers, "lost": lost, "cut off": cut_off})
 
     async def wait(self, number: int, timeout: float | None = None) -> bool:
         """Wait until an item is there or the log is closed. Event loop.
@@ -127,11 +131,10 @@ class Broadcast(Generic[Item]):
         """
         loop = asyncio.get_running_loop()
         with self._lock:
+            waiters = self._waiters.get(loop) or _Waiters(loop)
             if number < self._end or self._closed:
                 return True
-            waiters = self._waiters.get(loop)
-            if waiters is None:
-                waiters = self._waiters[loop] = _Waiters(loop)
+            waiters = self._waiters.setdefault(loop, waiters)
         # Whoever appends from now on finds the waiters, and wakes them in a later turn of this loop.
         future = waiters.add(timeout)
         try:
@@ -144,7 +147,7 @@ class Broadcast(Generic[Item]):
         return woken  # together with all others, whose place has been forgotten
 
     def _leave(self, waiters: _Waiters, future: asyncio.Future[bool]) -> None:
-        """One waits no more; forget the place if it was the last. Event loop."""
+        """One waits no more; forget the place if it was the last. Event loop, or where its coroutine is collected."""
         if not waiters.discard(future):
             return
         with self._lock:

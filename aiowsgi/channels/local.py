@@ -175,3 +175,7 @@ class LocalSubscription(Subscription):
             self._ended = True
             if self._reading:
                 self._log.count(readers=-1)
+
+    def __del__(self) -> None:
+        # One that nobody has closed, as after a ``break`` out of ``async for``; in whatever thread that is noticed.
+        self._end()
