@@ -19,8 +19,10 @@ from typing import Any
 import httpx
 import pytest
 
-from aiowsgi import BrokerUnavailable, Channel, ConfigError, Server, StartupError, park, sse
+from aiowsgi import BrokerUnavailable, Channel, ConfigError, Event, Server, StartupError, park, sse
 from aiowsgi.channels.address import BrokerAddress
+from aiowsgi.channels.feed import Feed
+from aiowsgi.channels.link import Link
 from aiowsgi.event_stream import EventStream
 from tests.channel_homes import PATIENCE, Home, settle, take
 from tests.conftest import running_server
@@ -436,6 +438,32 @@ async def test_subscribers_stay_while_redis_is_away_and_miss_nothing(
     assert "is back" in error_log.text
     assert "se/cr@t" not in error_log.text
     assert redis.password not in error_log.text
+
+
+async def test_error_that_nobody_has_foreseen_is_told_once_and_what_came_meanwhile_is_read(
+    home: Home, monkeypatch: pytest.MonkeyPatch, error_log: pytest.LogCaptureFixture
+) -> None:
+    channel = home.channel()
+    subscription = channel.subscribe()
+    await settle(subscription)
+    attempts: list[object] = []
+
+    def fail(link: Link, feed: Feed, events: list[Event]) -> None:
+        attempts.append(link)
+        raise ZeroDivisionError("unforeseen")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Link, "_append", fail)
+        await channel.asend("1")
+        await eventually(lambda: len(attempts) == 3)
+        await eventually(lambda: channel.stats().broker.state == "away")  # type: ignore[union-attr]
+        assert channel.stats().broker.reason == "internal error: ZeroDivisionError: unforeseen"  # type: ignore[union-attr]
+    await channel.asend("2")
+    assert await take(subscription, 2) == [b"1", b"2"]
+    await subscription.aclose()
+    (record,) = [record for record in error_log.records if "internal error" in record.getMessage() and record.exc_info]
+    assert record.getMessage().startswith("internal error in reading from unix://")
+    assert error_log.text.count("Traceback") == 1
 
 
 async def test_redis_that_comes_back_without_its_data_has_subscribers_told(home: Home, redis: RedisProcess) -> None:

@@ -69,6 +69,8 @@ class Link:
         self.loop = loop
         self.state = "idle"
         self.reason = ""
+        # The last error that nobody has foreseen.
+        self._fault = ""
         #: When Redis last answered, and how long the last event that was read has taken; in seconds.
         self.answered_at = loop.time()
         self.delay = 0.0
@@ -152,13 +154,19 @@ class Link:
         pause = _FIRST_PAUSE
         try:
             while not self._task.cancelling() and await self._wanted():
+                begun_at = self.loop.time()
                 try:
                     await self._follow()
                 except Interrupted:
                     continue
-                except (Away, Refused) as error:
+                except Exception as error:
+                    was_there = self.state == "reading"
+                    if not isinstance(error, (Away, Refused)):
+                        # Nobody has foreseen it. It may be in what Redis answers, and come again with each answer.
+                        was_there = was_there and self.loop.time() - begun_at > _LONGEST_PAUSE
+                        error = self._unforeseen(error, was_there)
                     # What was there for a while has gone just now: to look for it at once costs nothing.
-                    pause = _FIRST_PAUSE if self.state == "reading" else min(2 * pause, _LONGEST_PAUSE)
+                    pause = _FIRST_PAUSE if was_there else min(2 * pause, _LONGEST_PAUSE)
                     self._went_away(error)
                     await _wait(self._deserted, pause * random.uniform(0.5, 1.0))
         finally:
@@ -308,6 +316,14 @@ class Link:
                 _logger.info("%s is back", self._broker.label)
             self.state, self.reason = "reading", ""
             self._broker.answers()
+
+    def _unforeseen(self, error: Exception, again: bool) -> Away:
+        """Log an error, unless it has been logged already, and return what it is taken for."""
+        text = self._broker.connector.address.without_secrets(f"{type(error).__name__}: {error}")
+        if again or self._fault != text:
+            self._fault = text
+            _logger.error("internal error in reading from %s", self._broker.label, exc_info=error)
+        return Away(f"internal error: {text}")
 
     def _went_away(self, error: Exception) -> None:
         text = str(error)
