@@ -157,7 +157,7 @@ class Config:
     threads: int = option(
         8, Kind.COUNT, "Threads that run the application at once.", group=THREADS, least=1, most=10_000)
     max_threads: int | None = option(
-        None, Kind.COUNT, "Threads in all, counting those that wait for a slow client.",
+        None, Kind.COUNT, "Threads in all, counting those that are stuck or wait for a slow client.",
         group=THREADS, least=1, most=100_000, default_text="threads + 64; 1 where threads is 1")
     thread_idle_timeout: float = option(
         60.0, Kind.SECONDS, "A thread without work ends after this time.", group=THREADS, least=0.01)

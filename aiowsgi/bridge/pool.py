@@ -6,8 +6,9 @@ needs 3.9.
 
 Of its threads it may be told to let only some work: see :mod:`aiowsgi.bridge.saturation`.
 
-Threads start on demand and end after an idle time. A thread that waits for a client is *stalled*: it does not count
-against ``threads``, and another takes its place, up to ``max_threads`` in all.
+Threads start on demand and end after an idle time. A thread that waits for a client is *stalled*, and one that will not
+end its job is *stuck*: these do not count against ``threads``, and others take their places, up to ``max_threads`` in
+all.
 
 The threads are daemons, so that an application that hangs never delays the interpreter's exit.
 
@@ -112,6 +113,14 @@ class Pool(Protocol):
         """
         ...
 
+    def change_stuck_count(self, change: int) -> bool:
+        """Count a worker that will not end its job (1), or has ended it after all (-1).
+
+        Returns:
+            Whether there may be a thread more for each that is stuck or stalled.
+        """
+        ...
+
 
 class _Retire:
     """A job that only tells a thread to look whether it is still wanted."""
@@ -141,7 +150,7 @@ class ThreadPool:
 
     Args:
         threads: most threads that run jobs at once, 1 or more.
-        max_threads: most threads in all, stalled ones included; default ``threads + 64``.
+        max_threads: most threads in all, stalled and stuck ones included; default ``threads + 64``.
         idle_timeout: seconds after which a thread without work ends.
         name: prefix of the threads' names, so that a stack dump is readable.
 
@@ -316,25 +325,27 @@ class ThreadPool:
             self._grow()
             self._call()
 
-    def change_stuck_count(self, change: int) -> None:
-        """Count a worker that will not end its job (1), or has ended it after all (-1); another takes its place.
+    def change_stuck_count(self, change: int) -> bool:
+        """See :meth:`Pool.change_stuck_count`.
 
-        Not where there may be one thread only: that is a promise to an application that is not safe in two.
+        Where there may be one thread only, it stays one: that is a promise to an application that is not safe in two.
         """
         with self._lock:
             self._stuck_count += change
-            self._count_allowed()
+            wanted_count = self._count_allowed()
             surplus = len(self._threads) > self._allowed_count
         if change > 0:
             self._grow()
         elif surplus:
             self._jobs.put(_Retire())
+        return wanted_count <= self._max_size
 
-    def _count_allowed(self) -> None:
-        """Say anew how many threads there may be. Under the lock."""
+    def _count_allowed(self) -> int:
+        """Say anew how many threads there may be; return how many there would be without a most. Under the lock."""
+        wanted_count = self._size + self._stalled_count + self._stuck_count
         if not self._closed:
-            stuck_count = self._stuck_count if self._max_size > 1 else 0
-            self._allowed_count = min(self._size + self._stalled_count, self._max_size) + stuck_count
+            self._allowed_count = min(wanted_count, self._max_size)
+        return wanted_count
 
     def close(self) -> None:
         """Take no more jobs; threads end when those that wait have been run. Does not wait: they are daemons."""

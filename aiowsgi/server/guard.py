@@ -4,7 +4,8 @@ A timer of the loop looks at what runs, a few times in the shortest time that is
 A request's time is what a thread has spent on it, without what it waited for one.
 
 A thread that is *stuck*, because its request was given up and it did not notice, is counted out of the pool, and
-another is started in its place. Where more than a share of the threads is stuck, the process wants to be replaced.
+another is started in its place, up to ``max_threads`` in all. Where more than a share of the threads is stuck, the
+process wants to be replaced.
 
 Thread: event loop.
 """
@@ -16,7 +17,6 @@ import logging
 import sys
 from collections.abc import Callable
 
-from aiowsgi.bridge.pool import ThreadPool
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.exchange import Exchange
 from aiowsgi.server.stacks import describe_request, exchange_of, stack_of
@@ -96,18 +96,20 @@ class RequestGuard:
         _logger.log(level, "%s: %s\n%s", describe_request(self._engine, exchange), what, stack)
 
     def _give_up(self, exchange: Exchange, seconds: float) -> None:
+        is_replaced = self._change_stuck_count(1)
         if "log" in self._actions:
-            self._tell(logging.ERROR, exchange, f"has run for {seconds:.1f} s and is given up")
+            what = f"has run for {seconds:.1f} s and is given up"
+            if not is_replaced:
+                what += "; no other thread takes the place of its own: max_threads is reached"
+            self._tell(logging.ERROR, exchange, what)
         if "504" in self._actions:
             for connection in list(self._engine.connections):
                 if connection.serves(exchange):
                     connection.give_up_request()
-        self._change_stuck_count(1)
         if self._recycle is not None and self.stuck_count > self._most_stuck_count:
             recycle, self._recycle = self._recycle, None
             recycle(f"{self.stuck_count} of {self._engine.config.threads} threads are stuck")
 
-    def _change_stuck_count(self, change: int) -> None:
+    def _change_stuck_count(self, change: int) -> bool:
         self.stuck_count += change
-        if isinstance(self._engine.pool, ThreadPool):
-            self._engine.pool.change_stuck_count(change)
+        return self._engine.pool.change_stuck_count(change)

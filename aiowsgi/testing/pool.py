@@ -86,6 +86,10 @@ class StepPool:
         """Have the job begun by a later :meth:`step` or :meth:`begin`. Any thread."""
         self._waiting.append(job)
 
+    def change_stuck_count(self, change: int) -> bool:
+        """Each job has a thread of its own, in any case. Any thread."""
+        return True
+
     @contextlib.contextmanager
     def stalled(self, ready: Callable[[], bool]) -> Iterator[None]:
         """See :meth:`aiowsgi.bridge.pool.Pool.stalled`: entering the block gives the baton back. Worker."""

@@ -289,6 +289,52 @@ def test_pool_lets_a_waiting_job_begin_as_soon_as_a_thread_stalls(make: Callable
     assert second.running.wait(LONG)
 
 
+# Stuck threads.
+
+
+def test_pool_with_stuck_threads_runs_others_and_never_exceeds_max_threads(make: Callable[..., Tasks]) -> None:
+    tasks = make(2, max_threads=4)
+    assert all_running(tasks.submit(2))
+    assert tasks.pool.change_stuck_count(1) is True
+    assert tasks.pool.change_stuck_count(1) is True
+    others = tasks.submit(2)
+    assert all_running(others)
+    assert tasks.pool.change_stuck_count(1) is False
+    waiting = tasks.submit(2, stalls=True)
+    assert len(threads_named("test-pool")) == 4
+    assert not any(task.running.is_set() for task in waiting)
+    others[0].may_end.set()
+    assert waiting[0].running.wait(LONG)
+    wait_for(lambda: tasks.pool.stats().stalled == 1)
+    assert len(threads_named("test-pool")) == 4
+    assert not waiting[1].running.is_set()
+
+
+def test_pool_is_back_to_its_size_once_nothing_is_stuck(make: Callable[..., Tasks]) -> None:
+    tasks = make(2)
+    stuck = tasks.submit(2)
+    assert all_running(stuck)
+    for _ in stuck:
+        tasks.pool.change_stuck_count(1)
+    others = tasks.submit(2)
+    assert all_running(others)
+    for task in stuck:
+        task.may_end.set()
+        assert task.ended.wait(LONG)
+        tasks.pool.change_stuck_count(-1)
+    wait_for(lambda: len(threads_named("test-pool")) == 2)
+    assert not any(task.ended.is_set() for task in others)
+
+
+def test_pool_of_one_thread_at_most_stays_one_when_that_is_stuck(make: Callable[..., Tasks]) -> None:
+    tasks = make(1, max_threads=1)
+    assert all_running(tasks.submit())
+    assert tasks.pool.change_stuck_count(1) is False
+    (waiting,) = tasks.submit()
+    assert len(threads_named("test-pool")) == 1
+    assert not waiting.running.is_set()
+
+
 # Only so many at work.
 
 

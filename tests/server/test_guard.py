@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -83,7 +84,7 @@ def test_slow_request_is_told_once_with_its_stack(
 def test_request_over_its_time_is_answered_504_and_its_thread_replaced(
     serve: Serve, stuck: Stuck, error_log: pytest.LogCaptureFixture
 ) -> None:
-    server = serve(stuck, request_timeout=0.1, threads=2, max_threads=2)
+    server = serve(stuck, request_timeout=0.1, threads=2, max_threads=4)
     with server.connect() as first, server.connect() as second:
         for client in (first, second):
             send(client, stuck)
@@ -98,6 +99,30 @@ def test_request_over_its_time_is_answered_504_and_its_thread_replaced(
         stuck.released.set()
         wait_until(lambda: stuck_count(server) == 0, "free threads")
     assert "is free again" in error_log.text
+    assert "max_threads" not in error_log.text
+
+
+def test_stuck_threads_are_no_more_than_max_threads_and_other_requests_get_503(
+    serve: Serve, stuck: Stuck, error_log: pytest.LogCaptureFixture
+) -> None:
+    server = serve(stuck, request_timeout=0.1, threads=2, max_threads=3, queue_timeout=0.5)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(6)]
+        for client in clients[:3]:
+            send(client, stuck)
+            assert client.receive().status_code == 504
+        for client in clients[3:]:
+            client.send(GET_STUCK)
+        for client in clients[3:]:
+            assert client.receive().status_code == 503
+        assert stuck_count(server) == 3
+        assert not stuck.entered.acquire(blocking=False)
+        stuck.released.set()
+        wait_until(lambda: stuck_count(server) == 0, "free threads")
+    with server.connect() as client:
+        assert client.get("/").content == b"done"
+    texts = [record.getMessage() for record in error_log.records if "is given up" in record.getMessage()]
+    assert ["max_threads is reached" in text for text in texts] == [False, True, True]
 
 
 def test_response_over_its_time_is_broken_off_visibly(serve: Serve, stuck: Stuck) -> None:
