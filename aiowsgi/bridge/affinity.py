@@ -13,10 +13,10 @@ moved away is *brought back* the same way, between two jobs, now and then. (Who 
 its number is told that of its first thread, which is the loop's; and what the loop starts is held with it, until that
 is released.)
 
-Who sets the affinity of a thread besides, has the last word: one that is not as all were is left as it is. Only who
-chooses the very processor on which the loop is just being held cannot be told from this, and has to choose it again.
-What was is there again afterwards; where there were no bounds but a container's, that means none, whatever it is given
-meanwhile.
+If anything else sets the affinity of a thread, that wins: a thread whose affinity is not what was set here is left as
+it is. Only a choice of the very processor on which the loop is held cannot be told from what was set here: it is undone
+at the release, and has to be made again. At the release threads get the affinity back that they had before. Where only
+a container bounds them, that is every processor, so that they follow whatever the container is given later.
 
 Thread: event loop, but :class:`Seat` and :func:`go_anywhere`: any.
 

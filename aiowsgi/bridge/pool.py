@@ -31,7 +31,7 @@ from typing import Protocol
 from aiowsgi.bridge.affinity import Seat, go_anywhere
 from aiowsgi.bridge.jobs import JobQueue
 
-__all__ = ["Job", "Pool", "ThreadPool", "ThreadPoolStats"]
+__all__ = ["Job", "Pool", "ThreadPool", "ThreadPoolStats", "is_at_work"]
 
 _logger = logging.getLogger("aiowsgi.error")
 _pool_numbers = itertools.count(1)
@@ -79,7 +79,11 @@ class Pool(Protocol):
 
     @property
     def waiting_count(self) -> int:
-        """Jobs that no thread has taken yet, but for those for which one is free, though it is not its turn."""
+        """Jobs that no thread has taken.
+
+        While the number of running threads is limited, jobs for which a thread is idle but may not run yet are not
+        counted.
+        """
         ...
 
     def submit(self, job: Job) -> None:
@@ -97,8 +101,11 @@ class Pool(Protocol):
         """
         ...
 
-    def turns(self) -> Mapping[int, int]:
-        """Return how often each thread began or ended to work, stalls included, by its native id: odd while it does."""
+    def transition_counts(self) -> Mapping[int, int]:
+        """Return how often each thread began or ended to work, by its native id; :func:`is_at_work` reads it.
+
+        A thread that stalls ends to work, and begins again when it goes on.
+        """
         ...
 
     def gather(self, seat: Seat | None) -> None:
@@ -122,6 +129,11 @@ class Pool(Protocol):
         ...
 
 
+def is_at_work(transition_count: int) -> bool:
+    """Tell whether a thread that began or ended to work so often, and began first, is at work."""
+    return transition_count % 2 == 1
+
+
 class _Retire:
     """A job that only tells a thread to look whether it is still wanted."""
 
@@ -137,8 +149,8 @@ class _Worker(threading.Thread):
     def __init__(self, work: Callable[[_Worker], None], name: str) -> None:
         super().__init__(name=name, daemon=True)
         self._work = work
-        #: How often it began or ended to work: odd while it does.
-        self.turns = 0
+        #: How often it began or ended to work; see :func:`is_at_work`.
+        self.transition_count = 0
 
     def run(self) -> None:
         go_anywhere()
@@ -254,7 +266,7 @@ class ThreadPool:
                     return
                 continue
             idle.pop()
-            worker.turns += 1
+            worker.transition_count += 1
             if len(self._threads) < self._allowed_count:
                 self._grow()
             try:
@@ -263,7 +275,7 @@ class ThreadPool:
                 # Whatever happens, and be it in the log: a thread that died would be missing for good.
                 with contextlib.suppress(BaseException):
                     _logger.exception("internal error in a worker thread while running %r", job)
-            worker.turns += 1
+            worker.transition_count += 1
             if len(self._threads) > self._allowed_count:
                 # What was submitted before the pool was closed is still run: it may have to give something back.
                 has_to_end = not self._closed or type(job) is _Retire
@@ -292,10 +304,12 @@ class ThreadPool:
         self._jobs.room = self._room if count else None
         self._jobs.call()
 
-    def turns(self) -> Mapping[int, int]:
-        """See :meth:`Pool.turns`."""
+    def transition_counts(self) -> Mapping[int, int]:
+        """See :meth:`Pool.transition_counts`."""
         with self._lock:
-            return {worker.native_id: worker.turns for worker in self._threads if worker.native_id is not None}
+            return {
+                worker.native_id: worker.transition_count for worker in self._threads if worker.native_id is not None
+            }
 
     def gather(self, seat: Seat | None) -> None:
         """See :meth:`Pool.gather`. Who waits already, does so wherever it is."""
@@ -367,18 +381,18 @@ class _Stall:
         self._pool = pool
 
     def __enter__(self) -> None:
-        _count_turn()
+        _count_transition()
         self._pool.change_stalled_count(1)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _count_turn()
+        _count_transition()
         self._pool.change_stalled_count(-1)
 
 
-def _count_turn() -> None:
+def _count_transition() -> None:
     """The calling thread begins or ends to work."""
     worker = threading.current_thread()
     if isinstance(worker, _Worker):
-        worker.turns += 1
+        worker.transition_count += 1

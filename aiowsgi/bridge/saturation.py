@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from aiowsgi.bridge.affinity import Affinity, Seat
+from aiowsgi.bridge.pool import is_at_work
 
 __all__ = ["Account", "Saturation", "TurnPool", "read_accounts"]
 
@@ -87,8 +88,8 @@ class TurnPool(Protocol):
         """Let about so many threads work at once, beside those that are stalled, for some seconds; ``None`` for all."""
         ...
 
-    def turns(self) -> Mapping[int, int]:
-        """Return how often each thread began or ended to work, stalls included, by its native id: odd while it does."""
+    def transition_counts(self) -> Mapping[int, int]:
+        """Return how often each thread began or ended to work, by its native id."""
         ...
 
     def gather(self, seat: Seat | None) -> None:
@@ -109,7 +110,7 @@ class _Snapshot(NamedTuple):
 
     time: float
     accounts: Mapping[int, Account]
-    turns: Mapping[int, int]
+    transition_counts: Mapping[int, int]
 
 
 class _Work:
@@ -126,10 +127,10 @@ class _Work:
         #: Of a core, how much they had, and how much they had to compute.
         self.computed = sum(later.computed - earlier.computed for earlier, later in pairs) / seconds
         self.wanted = self.computed + sum(later.delayed - earlier.delayed for earlier, later in pairs) / seconds
+        earlier_counts, later_counts = before.transition_counts, now.transition_counts
+        both = earlier_counts.keys() & later_counts.keys()
         #: How often they began or ended to work.
-        self.turns = (
-            sum(now.turns[each] - before.turns[each] for each in before.turns.keys() & now.turns.keys()) / seconds
-        )
+        self.transition_rate = sum(later_counts[each] - earlier_counts[each] for each in both) / seconds
 
 
 def read_accounts(thread_ids: Iterable[int]) -> dict[int, Account]:
@@ -172,7 +173,7 @@ class Saturation:
         "_clock",
         "_gathered",
         "_hold_at",
-        "_least_turns",
+        "_least_transition_rate",
         "_loop",
         "_loop_thread",
         "_pause",
@@ -181,7 +182,7 @@ class Saturation:
         "_seen",
         "_since",
         "_timer",
-        "_turns",
+        "_transition_counts",
         "next_look",
     )
 
@@ -216,8 +217,9 @@ class Saturation:
         # While one thread does it all: since when, what it has to get done in a second, what each had done at the last
         # tick, and the next one.
         self._since = 0.0
-        self._least_turns = 0.0
-        self._turns: Mapping[int, int] = {}
+        self._least_transition_rate = 0.0
+        # When it was last looked, at each tick.
+        self._transition_counts: Mapping[int, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         #: When :meth:`look` is to be called, at the next request.
         self.next_look = 0.0 if pool.thread_limit > 1 and _HAS_LOCK and _TOLD else math.inf
@@ -237,7 +239,7 @@ class Saturation:
         if self._before is not None:
             work = self._work(now)
             if work.wanted >= _SATURATED and work.computed <= _ONE_CORE:
-                self._take_turns(now, _WORSE * work.turns)
+                self._take_turns(now, _WORSE * work.transition_rate)
             else:
                 self._pause_looking(now)
             return
@@ -252,9 +254,9 @@ class Saturation:
         self._let_go(math.inf)
 
     def _measure(self, now: float) -> _Snapshot:
-        turns = self._pool.turns()
-        thread_ids = [*turns, self._loop_thread] if self._alone else turns
-        return _Snapshot(now, self._accounts(thread_ids), turns)
+        counts = self._pool.transition_counts()
+        thread_ids = [*counts, self._loop_thread] if self._alone else counts
+        return _Snapshot(now, self._accounts(thread_ids), counts)
 
     def _work(self, now: float) -> _Work:
         """Return what the threads have done since it was last measured."""
@@ -266,11 +268,11 @@ class Saturation:
         self.next_look = now + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
 
-    def _take_turns(self, now: float, least_turns: float) -> None:
+    def _take_turns(self, now: float, least_transition_rate: float) -> None:
         self.next_look = math.inf
         self._since = now
-        self._least_turns = least_turns
-        self._turns = {}
+        self._least_transition_rate = least_transition_rate
+        self._transition_counts = {}
         self._before = self._measure(now)
         self._pool.limit_running(1, _LIMIT_SECONDS)
         self._gather(now)
@@ -292,12 +294,12 @@ class Saturation:
         Fifty times a second, only while threads keep a core busy: nothing else tells that a job has become a long one.
         """
         now = self._clock()
-        turns, before = self._pool.turns(), self._turns
-        self._turns = turns
-        if turns == before and not any(number % 2 for number in turns.values()):
+        counts, before = self._pool.transition_counts(), self._transition_counts
+        self._transition_counts = counts
+        if counts == before and not any(map(is_at_work, counts.values())):
             self._let_go(now)  # there are no requests
             return
-        long_count = sum(number % 2 and before.get(thread_id) == number for thread_id, number in turns.items())
+        long_count = sum(is_at_work(count) and before.get(thread_id) == count for thread_id, count in counts.items())
         self._pool.limit_running(1 + long_count, _LIMIT_SECONDS)
         if self._gathered and not self._affinity.is_held:
             self._keep_apart(now)  # somebody else has said where this process is to run
@@ -317,7 +319,7 @@ class Saturation:
             return True
         # On one processor these threads wait for one another there, and not for the interpreter.
         wanted = work.computed if self._gathered else work.wanted
-        if wanted < _STILL_SATURATED or work.turns < self._least_turns:
+        if wanted < _STILL_SATURATED or work.transition_rate < self._least_transition_rate:
             self._let_go(now)
             if self._pool.waiting_count:
                 self._pause_looking(now)  # it is not that there is less to do: jobs wait for something

@@ -35,7 +35,7 @@ _TOLERANCE = 3e-6
 class SwitchInterval:
     """Sets the interval while somebody asks for a shorter one than there is.
 
-    Whoever sets it besides has the last word: what is not as this object left it is not touched any more.
+    If anything else sets it, that wins: what is not as this object left it is not touched any more.
 
     Fields guarded by ``_lock``: all.
     """

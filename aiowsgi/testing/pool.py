@@ -78,7 +78,7 @@ class StepPool:
     def gather(self, seat: Seat | None) -> None:
         """They are wherever they are."""
 
-    def turns(self) -> Mapping[int, int]:
+    def transition_counts(self) -> Mapping[int, int]:
         """Of no thread anything is known: they move when the test lets them. Any thread."""
         return {}
 

@@ -450,17 +450,17 @@ def test_thread_that_cannot_start_leaves_its_room_to_another(
     assert third.running.wait(LONG)
 
 
-def test_pool_tells_of_each_threads_turns(make: Callable[..., Tasks]) -> None:
+def test_pool_tells_how_often_each_thread_began_or_ended_to_work(make: Callable[..., Tasks]) -> None:
     tasks = make(2)
     computing, stalled = tasks.submit(), tasks.submit(stalls=True)
     assert all_running(computing + stalled)
     wait_for(lambda: tasks.pool.stats().stalled == 1)
     assert computing[0].thread is not None
     assert stalled[0].thread is not None
-    assert tasks.pool.turns() == {computing[0].thread.native_id: 1, stalled[0].thread.native_id: 2}
+    assert tasks.pool.transition_counts() == {computing[0].thread.native_id: 1, stalled[0].thread.native_id: 2}
     tasks.end()
     wait_for(lambda: tasks.pool.stats().idle == 2)
-    assert tasks.pool.turns() == {computing[0].thread.native_id: 2, stalled[0].thread.native_id: 4}
+    assert tasks.pool.transition_counts() == {computing[0].thread.native_id: 2, stalled[0].thread.native_id: 4}
 
 
 def test_pool_whose_limit_and_threads_change_all_the_time_loses_no_job(make: Callable[..., Tasks]) -> None:

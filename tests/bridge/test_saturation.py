@@ -76,7 +76,7 @@ class Machine:
     def gather(self, seat: Seat | None) -> None:
         self.seat = seat
 
-    def turns(self) -> dict[int, int]:
+    def transition_counts(self) -> dict[int, int]:
         threads = {1000 + number: 1 for number in range(self.stuck)}
         if self.free_rate:
             threads |= {1: 2 * int(self._jobs) + 1, 2 + int(self._jobs) % 2: 1_000_000}
