@@ -21,6 +21,7 @@ import pytest
 
 from aiowsgi import BrokerUnavailable, Channel, ConfigError, Event, Server, StartupError, park, sse
 from aiowsgi.channels.address import BrokerAddress
+from aiowsgi.channels.driver import Page, Wire
 from aiowsgi.channels.feed import Feed
 from aiowsgi.channels.link import Link
 from aiowsgi.event_stream import EventStream
@@ -465,6 +466,29 @@ async def test_error_that_nobody_has_foreseen_is_told_once_and_what_came_meanwhi
     (record,) = [record for record in error_log.records if "internal error" in record.getMessage() and record.exc_info]
     assert record.getMessage().startswith("internal error in reading from unix://")
     assert error_log.text.count("Traceback") == 1
+
+
+async def test_error_that_nobody_has_foreseen_in_reading_for_one_is_told_and_tried_again_after_a_while(
+    home: Home, monkeypatch: pytest.MonkeyPatch, error_log: pytest.LogCaptureFixture
+) -> None:
+    channel = home.channel()
+    subscription = channel.subscribe()
+    attempts: list[object] = []
+
+    async def fail(wire: Wire, *arguments: object) -> Page:
+        attempts.append(wire)
+        raise ZeroDivisionError("unforeseen")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Wire, "page_after", fail)
+        while not attempts:
+            await subscription.wait(0.05)
+        assert await subscription.wait(0.05) is False
+    await settle(subscription)
+    await channel.asend("1")
+    assert await take(subscription, 1) == [b"1"]
+    await subscription.aclose()
+    assert error_log.text.count("internal error in reading from") == 1
 
 
 async def test_redis_that_comes_back_without_its_data_has_subscribers_told(home: Home, redis: RedisProcess) -> None:

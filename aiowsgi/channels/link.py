@@ -164,7 +164,7 @@ class Link:
                     if not isinstance(error, (Away, Refused)):
                         # Nobody has foreseen it. It may be in what Redis answers, and come again with each answer.
                         was_there = was_there and self.loop.time() - begun_at > _LONGEST_PAUSE
-                        error = self._unforeseen(error, was_there)
+                        error = self.unforeseen(error, again=was_there)
                     # What was there for a while has gone just now: to look for it at once costs nothing.
                     pause = _FIRST_PAUSE if was_there else min(2 * pause, _LONGEST_PAUSE)
                     self._went_away(error)
@@ -317,8 +317,12 @@ class Link:
             self.state, self.reason = "reading", ""
             self._broker.answers()
 
-    def _unforeseen(self, error: Exception, again: bool) -> Away:
-        """Log an error, unless it has been logged already, and return what it is taken for."""
+    def unforeseen(self, error: Exception, *, again: bool = False) -> Away:
+        """Log an error that nobody has foreseen, and return what it is taken for.
+
+        Args:
+            again: log it also if it was the last one that was logged.
+        """
         text = self._broker.connector.address.without_secrets(f"{type(error).__name__}: {error}")
         if again or self._fault != text:
             self._fault = text

@@ -312,7 +312,9 @@ class RemoteSubscription(Subscription):
             async with self._link.wire() as wire:
                 count = 1 if self._after is None else _PAGE_COUNT
                 page = await wire.page_after(feed.key, self._after or BEGINNING, count)
-        except (Away, Refused):
+        except Exception as error:
+            if not isinstance(error, (Away, Refused)):
+                self._link.unforeseen(error)
             await feed.log.wait(feed.log.end, _RETRY_SECONDS)
         else:
             self._take_page(feed, page)

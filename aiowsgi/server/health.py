@@ -62,7 +62,7 @@ class Health:
         long_ago = engine.clock() - engine.config.queue_timeout
         count = sum(0.0 < exchange.started_at < long_ago for exchange in engine.exchanges.copy())
         threads = engine.pool.stats()
-        # A thread that waits for its client has been replaced by another, and so has one whose request was given up.
+        # One that waits for its client, or whose request was given up, has been replaced by another, up to max_threads.
         return not threads.idle and count - threads.stalled >= max(1, threads.running)
 
     def respond(self, request: OwnRequest) -> bool:
