@@ -185,7 +185,7 @@ class Server:
         Raises:
             OSError: an address cannot be listened on; the message names it.
             StartupError: the parser is not there, a certificate is of no use, a channel's broker refuses its user and
-                password, or the server was started before.
+                password, the server was started before, or it was shut down while it started.
         """
         if self._engine is not None:
             raise StartupError("a server can be started only once")
@@ -205,11 +205,17 @@ class Server:
             if self._responder is None:
                 await self._begin_with_brokers(engine)
             await self._begin_to_tell()
+            self._check_not_shut_down()
         except BaseException:
             close_sockets(sockets)
             await self.shutdown(0)
             raise
         self._begin_listening(sockets, engine)
+
+    def _check_not_shut_down(self) -> None:
+        """Whoever awaits something while the server starts asks afterwards: nothing of a drained server may open."""
+        if self._drain is not None:
+            raise StartupError("the server was shut down while it started")
 
     def listen(self, sockets: Sequence[socket.socket]) -> None:
         """Accept from more sockets that other processes share."""
@@ -233,6 +239,7 @@ class Server:
     async def _begin_with_brokers(self, engine: Engine) -> None:
         """Look whether the brokers of the application's channels are there."""
         await check_brokers()
+        self._check_not_shut_down()
         if self.config.ready_broker:
             engine.broker_links = hold_links()
 

@@ -19,7 +19,7 @@ import anyio
 import anyio.abc
 import pytest
 
-from aiowsgi import ConfigError, DrainReport, Server, StartupError, park
+from aiowsgi import Channel, ConfigError, DrainReport, Server, StartupError, park
 from tests.conftest import LOOPS
 from tests.hosting import (
     PATIENCE,
@@ -192,6 +192,33 @@ def test_start_of_a_started_server_is_refused_and_changes_nothing(loop_name: str
             assert (await ask(server.port)).endswith(b"hello")
         with pytest.raises(StartupError, match="only once"):
             await server.start()
+
+    run_in_loop(loop_name, main)
+
+
+def test_start_of_a_server_that_is_shut_down_meanwhile_raises_and_releases_everything(
+    loop_name: str, tmp_path: Path
+) -> None:
+    """It waits for a broker that says nothing; then nobody would answer those whom it accepted."""
+    pytest.importorskip("redis")
+    path = tmp_path / "sock"
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            channel = Channel("news", broker=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+            server = Server(
+                hello, bind=[f"unix:{path}"], control=f"unix:{tmp_path}/c", ready_path="/ready", ready_broker=True
+            )
+            starting = asyncio.create_task(server.start())
+            await eventually(path.exists)
+            assert figures(await server.shutdown()) == (0, 0)
+            with pytest.raises(StartupError, match="shut down while it started"):
+                await starting
+            channel.close()
+        assert server.urls == ()
+        assert not list(tmp_path.iterdir())
+        assert not server.engine.broker_links
+        await eventually(lambda: not other_tasks())
 
     run_in_loop(loop_name, main)
 
