@@ -31,8 +31,8 @@ _logger = logging.getLogger("aiowsgi.error")
 _ACCEPT_COUNT = 64
 # Where other processes accept from the same socket, so that they share a burst.
 _SHARED_ACCEPT_COUNT = 4
-# How long accepting pauses when the process or the machine is out of something, or no connection can be closed.
-_SHORTAGE_SECONDS = 0.5
+# How long accepting pauses when it does not work, or no connection can be closed.
+_PAUSE_SECONDS = 0.5
 # How long a busy process leaves new connections to those that share its socket, before it looks again.
 _BUSY_SECONDS = 0.02
 # accept(2): Linux passes on what has befallen the connection; BSD says ECONNABORTED.
@@ -51,7 +51,6 @@ _CONNECTION_ERRORS = frozenset(
     )
     if hasattr(errno, name)
 )
-_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 def open_sockets(
@@ -309,7 +308,7 @@ class Listener:
         self._fd = sock.fileno()
         self._timer: asyncio.TimerHandle | None = None
         self._accepting = False
-        self._short = False
+        self._failing = False
         # Connections on their way from accept() to their protocol.
         self._handovers: set[asyncio.Task[object]] = set()
         self.url = _url(sock, scheme)
@@ -346,19 +345,17 @@ class Listener:
                     self.pause()
                     if not self._make_room():
                         # All are busy, or just arriving. One that turns idle does not say so.
-                        self._timer = self._loop.call_later(_SHORTAGE_SECONDS, self.resume)
+                        self._timer = self._loop.call_later(_PAUSE_SECONDS, self.resume)
                 return False
             try:
                 fd, _ = self._accept_fd()
             except (BlockingIOError, InterruptedError):
-                self._shortage_ended()
+                self._failure_ended()
                 return False
             except OSError as error:
                 if error.errno in _CONNECTION_ERRORS:
                     continue  # gone before we came to it
-                if error.errno not in _SHORTAGES:
-                    raise
-                self._endure_shortage(error)
+                self._endure(error)
                 return False
             # The loop makes it non-blocking.
             task = self._loop.create_task(self._hand_over(_Accepted(*self._kind, fd), self._protocol_factory()))
@@ -374,18 +371,23 @@ class Listener:
             sock.close()
             protocol.connection_lost(error)
 
-    def _endure_shortage(self, error: OSError) -> None:
-        """Out of descriptors or memory: accepting pauses for a moment, with one line for all of the shortage."""
-        if not self._short:
-            self._short = True
+    def _endure(self, error: OSError) -> None:
+        """Accepting pauses for a moment, with one line in the log until it works again.
+
+        Mostly the process or the machine is out of descriptors or memory. But what else may be is no reason to try
+        without a pause, as the loop does where its reader raises: ``EINVAL``, once somebody who shares the socket has
+        called shutdown() on it.
+        """
+        if not self._failing:
+            self._failing = True
             _logger.error("cannot accept connections on %s, pausing: %s", self.url, error.strerror)
         self.pause()
-        self._timer = self._loop.call_later(_SHORTAGE_SECONDS, self.resume)
+        self._timer = self._loop.call_later(_PAUSE_SECONDS, self.resume)
 
-    def _shortage_ended(self) -> None:
+    def _failure_ended(self) -> None:
         """All that waited have been accepted. One that was is not the end: the next may find nothing again."""
-        if self._short:
-            self._short = False
+        if self._failing:
+            self._failing = False
             _logger.info("accepting connections again on %s", self.url)
 
     def take_backlog(self) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from aiowsgi.server import Server
 from tests.conftest import LOOPS, ServerThread, running_server
+from tests.hosting import ask, eventually, run_in_loop
 from tests.process.server_process import wait_until
 from tests.raw import RawClient
 
@@ -323,3 +324,41 @@ def test_flood_of_connections_that_vanish_before_they_are_accepted_harms_nobody(
         assert client.get("/").status_code == 200
     wait_until(lambda: not server.server.engine.connections, "the connections' end")
     assert not server.server.engine.arriving
+
+
+def test_socket_that_somebody_who_shares_it_has_shut_down_is_one_line_in_the_log(
+    loop_name: str, error_log: pytest.LogCaptureFixture
+) -> None:
+    """The kernel then says that there is somebody, and that accept() is no more: EINVAL."""
+    errors: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+        with socket.create_server(("127.0.0.1", 0)) as shared:
+            async with Server(hello, bind=[f"fd://{shared.fileno()}", "127.0.0.1:0"]) as server:
+                shared.shutdown(socket.SHUT_RD)
+                await eventually(lambda: error_log.records or errors)
+                for _ in range(20):  # turns of a loop that would try again in each
+                    await asyncio.sleep(0.001)
+                other = int(server.urls[1].rpartition(":")[2])
+                assert (await ask(other)).endswith(b"127.0.0.1")
+
+    run_in_loop(loop_name, main)
+    assert errors == []
+    (record,) = error_log.records
+    assert "cannot accept connections on http://127.0.0.1:" in record.getMessage()
+
+
+def test_socket_that_has_been_shut_down_does_not_keep_its_server_from_ending(
+    loop_name: str, error_log: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as shared:
+            server = Server(hello, bind=[f"fd://{shared.fileno()}"])
+            await server.start()
+            shared.shutdown(socket.SHUT_RD)
+            report = await server.shutdown()  # before the loop has had a turn to see it
+            assert (report.completed, report.abandoned) == (0, 0)
+
+    run_in_loop(loop_name, main)
+    assert len(error_log.records) == 1
