@@ -18,12 +18,13 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from aiowsgi.config import BindAddress, FileDescriptorAddress, TCPAddress, UnixAddress
 
-__all__ = ["Listener", "clone_socket", "close_sockets", "open_sockets"]
+__all__ = ["Listener", "clone_socket", "close_sockets", "end_handovers", "open_sockets"]
 
 _logger = logging.getLogger("aiowsgi.error")
 
@@ -309,8 +310,7 @@ class Listener:
         self._timer: asyncio.TimerHandle | None = None
         self._accepting = False
         self._failing = False
-        # Connections on their way from accept() to their protocol.
-        self._handovers: set[asyncio.Task[object]] = set()
+        self._handovers: set[asyncio.Task[Any]] = set()
         self.url = _url(sock, scheme)
         self.port = sock.getsockname()[1] if sock.family in (socket.AF_INET, socket.AF_INET6) else None
 
@@ -357,19 +357,29 @@ class Listener:
                     continue  # gone before we came to it
                 self._endure(error)
                 return False
-            # The loop makes it non-blocking.
-            task = self._loop.create_task(self._hand_over(_Accepted(*self._kind, fd), self._protocol_factory()))
-            self._handovers.add(task)
-            task.add_done_callback(self._handovers.discard)
+            self._hand_over(_Accepted(*self._kind, fd))
         return True
 
-    async def _hand_over(self, sock: socket.socket, protocol: asyncio.Protocol) -> None:
-        try:
-            await self._loop.connect_accepted_socket(lambda: protocol, sock)
-        except OSError as error:
+    def _hand_over(self, sock: socket.socket) -> None:
+        protocol = self._protocol_factory()
+        # The loop makes it non-blocking.
+        task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: protocol, sock))
+        self._handovers.add(task)
+        task.add_done_callback(partial(self._handed_over, sock, protocol))
+
+    def _handed_over(self, sock: socket.socket, protocol: asyncio.Protocol, task: asyncio.Task[Any]) -> None:
+        """Where a connection has not come to its protocol, it ends here: also if its task was cancelled unbegun."""
+        self._handovers.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is None and not task.cancelled():
+            return
+        if isinstance(error, OSError):
             _logger.debug("connection lost before it began: %s", error)
-            sock.close()
-            protocol.connection_lost(error)
+        elif error is not None:
+            _logger.error("cannot serve a connection on %s", self.url, exc_info=error)
+        sock.close()
+        # Some transports have said so already, others do not where their task is cancelled.
+        protocol.connection_lost(error if isinstance(error, Exception) else None)
 
     def _endure(self, error: OSError) -> None:
         """Accepting pauses for a moment, with one line in the log until it works again.
@@ -405,6 +415,27 @@ class Listener:
             self._timer.cancel()
         self._fd = -1
         self._socket.close()
+
+    @property
+    def handovers(self) -> Iterable[asyncio.Future[Any]]:
+        """One for each connection that has been accepted, and has not come to its protocol yet."""
+        return self._handovers
+
+
+async def end_handovers(listeners: Iterable[Listener], seconds: float) -> None:
+    """Wait for the few turns of the loop until every connection that was accepted has its protocol, or is gone.
+
+    Args:
+        listeners: they accept no more.
+        seconds: what has not come to its protocol by then is closed.
+    """
+    handovers = {handover for listener in listeners for handover in listener.handovers}
+    if handovers:
+        _, late = await asyncio.wait(handovers, timeout=seconds)
+        for handover in late:
+            handover.cancel()
+        if late:
+            await asyncio.wait(late, timeout=seconds)
 
 
 def _url(sock: socket.socket, scheme: str) -> str:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 
 from aiowsgi.bridge.pool import ThreadPool
 from aiowsgi.config import Config
@@ -31,7 +30,7 @@ from aiowsgi.server.engine import Engine
 from aiowsgi.server.exposition import MetricsResponder
 from aiowsgi.server.guard import RequestGuard
 from aiowsgi.server.health import Health
-from aiowsgi.server.listeners import Listener, close_sockets, open_sockets
+from aiowsgi.server.listeners import Listener, close_sockets, end_handovers, open_sockets
 from aiowsgi.server.observation import Observation
 from aiowsgi.server.opening import Opening
 from aiowsgi.server.protocol import Phase, Protocol
@@ -459,8 +458,7 @@ class Server:
         for listener in self._listeners:
             listener.close()
         with anyio.CancelScope(shield=True):
-            while self._started_engine().arriving:
-                await anyio.lowlevel.checkpoint()
+            await end_handovers(self._listeners, _LAST_SECONDS)
 
     async def _end_parked(self) -> None:
         """Let what was parked close, now that its connections are gone: tasks must not outlive their server."""

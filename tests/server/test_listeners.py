@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -362,3 +363,64 @@ def test_socket_that_has_been_shut_down_does_not_keep_its_server_from_ending(
 
     run_in_loop(loop_name, main)
     assert len(error_log.records) == 1
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_connection_whose_task_is_cancelled_before_its_protocol_has_it_is_closed_and_forgotten(
+    loop_name: str, turns: int
+) -> None:
+    """By a program that cancels all tasks; those that have not begun run none of their code."""
+
+    async def main() -> None:
+        others = asyncio.all_tasks()
+        server = Server(hello, bind=["127.0.0.1:0"])
+        await server.start()
+        engine = server.engine
+        with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+            client.setblocking(False)
+            while not engine.arriving:
+                await asyncio.sleep(0)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            handovers = asyncio.all_tasks() - others
+            assert handovers or turns
+            for handover in handovers:
+                handover.cancel()
+            if handovers:
+                assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+            await eventually(lambda: not engine.arriving)
+            assert len(engine.connections) == (0 if handovers else 1)
+            began = time.monotonic()
+            await server.shutdown(5)
+            assert time.monotonic() - began < 3
+
+    run_in_loop(loop_name, main)
+
+
+class HandsNothingOver(asyncio.SelectorEventLoop):
+    """Never makes a transport of what was accepted."""
+
+    async def connect_accepted_socket(self, *args: Any, **options: Any) -> Any:
+        await asyncio.get_running_loop().create_future()
+
+
+class FailsToHandOver(asyncio.SelectorEventLoop):
+    async def connect_accepted_socket(self, *args: Any, **options: Any) -> Any:
+        raise ValueError("no transport for this one")
+
+
+@pytest.mark.parametrize("make_loop", [HandsNothingOver, FailsToHandOver])
+def test_connection_that_never_comes_to_its_protocol_does_not_keep_its_server_from_ending(
+    make_loop: Callable[[], asyncio.AbstractEventLoop], error_log: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        server = Server(hello, bind=["127.0.0.1:0"])
+        await server.start()
+        with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+            await server.shutdown(5)
+            assert client.recv(1) == b""
+        assert not server.engine.arriving
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(asyncio.wait_for(main(), 10))
+    assert ("cannot serve a connection" in error_log.text) == (make_loop is FailsToHandOver)
