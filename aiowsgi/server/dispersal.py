@@ -60,8 +60,10 @@ class Dispersal:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, seconds: float) -> None:
-        """A drain begins, which has so much time."""
+        """A drain begins, which has so much time, or from now on has no more than that."""
         self._end = self._loop.time() + max(0.0, min(_SHARE * seconds, seconds - _REST_SECONDS))
+        if self._waiting:
+            self._plan()
 
     def add(self, parked: ParkedResponse) -> None:
         """Have a response end when its turn comes."""
@@ -91,8 +93,8 @@ class Dispersal:
         window = max(0.0, min(wanted, self._end - now))
         self._interval = window / count
         self._absence = min(max(wanted - window, _LEAST_ABSENCE_SECONDS), _MOST_ABSENCE_SECONDS)
-        if self._timer is None:
-            self._turn = now
+        # The next turn stays when it is, unless there is less time than when that was planned.
+        self._turn = now if self._timer is None else min(self._turn, now + self._interval)
         self._take_turns()
 
     def _take_turns(self) -> None:

@@ -80,6 +80,51 @@ class DrainReport:
         return f"<DrainReport completed={self.completed} abandoned={self.abandoned}>"
 
 
+class _Patience:
+    """How long a drain may take; less, once somebody is in a hurry.
+
+    Args:
+        engine: of the server that drains.
+        seconds: what requests have for ending; 0 or more.
+    """
+
+    def __init__(self, engine: Engine, seconds: float) -> None:
+        self._engine = engine
+        #: The least that anybody has left to the requests.
+        self.seconds = seconds
+        #: Ends when there is no time left.
+        self.scope = anyio.CancelScope()
+        self._delay = anyio.CancelScope()
+        self._begun = False
+
+    async def delay(self) -> None:
+        """Wait for ``drain_delay``, unless somebody is in a hurry."""
+        seconds = self._engine.config.drain_delay
+        if seconds and not self._is_hurry(self.seconds):
+            self._delay.deadline = anyio.current_time() + seconds
+            with self._delay:
+                await anyio.Event().wait()
+
+    def begin(self) -> None:
+        """From now on the requests have their time."""
+        self._begun = True
+        self.scope.deadline = anyio.current_time() + self.seconds
+        self._engine.dispersal.begin(self.seconds)
+
+    def shorten(self, seconds: float) -> None:
+        """Leave the requests no more than so much from now."""
+        self.seconds = min(self.seconds, seconds)
+        if not self._begun:
+            if self._is_hurry(seconds):
+                self._delay.cancel()
+        elif anyio.current_time() + seconds < self.scope.deadline:
+            self.scope.deadline = anyio.current_time() + seconds
+            self._engine.dispersal.begin(seconds)
+
+    def _is_hurry(self, seconds: float) -> bool:
+        return not seconds or seconds < self._engine.config.graceful_timeout
+
+
 class Server:
     """Serves one WSGI application.
 
@@ -134,7 +179,7 @@ class Server:
         #: set by who owns the process.
         self.on_order: Callable[[str], dict[str, Any]] | None = None
         self._side_servers: list[Server] = []  # those that listen for who watches this one
-        self._drain: tuple[anyio.CancelScope, asyncio.Future[DrainReport]] | None = None
+        self._drain: tuple[_Patience, asyncio.Future[DrainReport]] | None = None
         self._stopped = anyio.Event()
         self._guard: RequestGuard | None = None
         #: Called, once, with the reason why the process had better be replaced by another.
@@ -388,39 +433,37 @@ class Server:
         """Stop accepting, let requests end, close all connections; before that, serve on for ``drain_delay``.
 
         That delay is for who is in no hurry, leaving requests ``graceful_timeout`` or more, and has no process beside
-        it that serves on. Idempotent: later calls wait for the first one; with ``graceful=0`` they cut it short.
+        it that serves on. Idempotent: later calls wait for the first one. Those that say how long may shorten what is
+        left of it, also to 0, and never lengthen it.
 
         Args:
-            graceful: seconds that requests may take to end; default ``graceful_timeout``.
+            graceful: seconds that requests may take to end; default ``graceful_timeout``, or what an earlier call said.
             leave_backlog: connections that wait to be accepted are left to the processes that share the sockets.
         """
         if self._engine is None:
             self._stopped.set()
             return DrainReport(0, 0)
         if self._drain is None:
-            scope = anyio.CancelScope()
             seconds = self.config.graceful_timeout if graceful is None else graceful
-            self._drain = scope, asyncio.ensure_future(self._end(scope, seconds, leave_backlog))
-        elif graceful == 0:
-            self._drain[0].cancel()
+            patience = _Patience(self._engine, seconds)
+            self._drain = patience, asyncio.ensure_future(self._end(patience, leave_backlog))
+        elif graceful is not None:
+            self._drain[0].shorten(graceful)
         return await asyncio.shield(self._drain[1])
 
-    async def _end(self, scope: anyio.CancelScope, graceful: float, leave_backlog: bool) -> DrainReport:
+    async def _end(self, patience: _Patience, leave_backlog: bool) -> DrainReport:
         engine = self._started_engine()
         engine.leaving = True
         completed_before = engine.completed_count
         try:
-            with scope:
-                delay = self.config.drain_delay
-                if delay and graceful and graceful >= self.config.graceful_timeout and not leave_backlog:
-                    with anyio.move_on_after(delay):
-                        await anyio.Event().wait()
+            with patience.scope:
+                if not leave_backlog:
+                    await patience.delay()
                 completed_before = engine.completed_count - unsent_count(engine)
                 engine.draining = True
                 engine.keeps_connections = False
-                engine.dispersal.begin(graceful)
-                with anyio.move_on_after(graceful):
-                    await self._end_requests(graceful, leave_backlog)
+                patience.begin()
+                await self._end_requests(leave_backlog)
         finally:
             engine.draining = True
             engine.keeps_connections = False
@@ -445,7 +488,7 @@ class Server:
             engine.haste.close()
             engine.saturation.close()
             # Whoever asks just now is still answered, unless there is no time left.
-            seconds = 0.0 if scope.cancel_called or not graceful else _LAST_SECONDS
+            seconds = _LAST_SECONDS if patience.seconds else 0.0
             for side in self._side_servers:
                 await side.shutdown(seconds, leave_backlog=leave_backlog)
             if self._observation is not None:
@@ -472,7 +515,7 @@ class Server:
         for task in engine.closing_tasks:
             task.cancel()
 
-    async def _end_requests(self, graceful: float, leave_backlog: bool) -> None:
+    async def _end_requests(self, leave_backlog: bool) -> None:
         """Wait until all connections and requests have ended, after some help."""
         engine = self._started_engine()
         changed = asyncio.Event()
@@ -487,7 +530,7 @@ class Server:
             for listener in self._listeners:
                 listener.take_backlog()
         await self._end_arrivals()
-        with anyio.move_on_after(min(_IDLE_GRACE_SECONDS, graceful)):
+        with anyio.move_on_after(_IDLE_GRACE_SECONDS):
             await all_ended()
         for connection in _open(engine):
             connection.drain()

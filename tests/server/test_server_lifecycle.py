@@ -513,6 +513,76 @@ def test_shutdown_with_no_time_cuts_one_short_that_has_begun(loop_name: str) -> 
         application.open()
 
 
+@pytest.mark.parametrize("delay", [0, 600])
+def test_shutdown_with_less_time_shortens_one_that_has_begun(loop_name: str, delay: float) -> None:
+    application = Gated()
+
+    async def main() -> None:
+        server = Server(application, bind=FREE_PORT, graceful_timeout=500, drain_delay=delay)
+        await server.start()
+        async with client_of(server.port) as (_, writer):
+            writer.write(request())
+            await eventually(lambda: application.running)
+            first = asyncio.create_task(server.shutdown(600))
+            await eventually(lambda: server.engine.leaving if delay else server.engine.draining)
+            began = time.monotonic()
+            second = asyncio.create_task(server.shutdown(0.3))
+            await asyncio.sleep(0)
+            assert await server.shutdown(600) is await second is await first
+            assert 0.2 < time.monotonic() - began < AT_ONCE
+        assert figures(await first) == (0, 1)
+
+    try:
+        run_in_loop(loop_name, main)
+    finally:
+        application.open()
+
+
+def test_shutdown_that_does_not_say_how_long_waits_for_one_that_has_begun(loop_name: str) -> None:
+    application = Gated()
+
+    async def main() -> None:
+        server = Server(application, bind=FREE_PORT, graceful_timeout=0.1)
+        await server.start()
+        answer = asyncio.create_task(ask(server.port))
+        await eventually(lambda: application.running)
+        first = asyncio.create_task(server.shutdown(600))
+        await eventually(lambda: server.engine.draining)
+        asyncio.get_running_loop().call_later(0.3, application.open)
+        assert figures(await server.shutdown()) == (1, 0)
+        assert (await answer).endswith(b"let go")
+        await first
+
+    run_in_loop(loop_name, main)
+
+
+def test_shutdown_with_less_time_has_parked_responses_take_their_turns_in_it(loop_name: str) -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        async def events() -> AsyncIterator[bytes]:
+            yield b"first"
+            await asyncio.sleep(3600)
+
+        start_response("200 OK", [])
+        return park(environ, events())
+
+    async def main() -> None:
+        server = Server(application, bind=FREE_PORT, drain_rate=1)
+        await server.start()
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(8):
+                reader, writer = await stack.enter_async_context(client_of(server.port))
+                writer.write(request())
+                await reader.readuntil(b"first")
+            first = asyncio.create_task(server.shutdown(600))
+            await eventually(lambda: server.engine.completed_count == 1)  # one in a second
+            began = time.monotonic()
+            assert figures(await server.shutdown(3)) == (8, 0)
+            assert time.monotonic() - began < 3
+            await first
+
+    run_in_loop(loop_name, main)
+
+
 def test_shutdown_with_no_time_closes_connections_that_have_just_come(loop_name: str) -> None:
     async def main() -> None:
         server = Server(hello, bind=FREE_PORT)
