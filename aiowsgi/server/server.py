@@ -10,11 +10,10 @@ Thread: event loop.
 from __future__ import annotations
 
 import asyncio
-import select
 import socket
 import ssl
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 
 import anyio
 import anyio.abc
@@ -35,6 +34,7 @@ from aiowsgi.server.observation import Observation
 from aiowsgi.server.opening import Opening
 from aiowsgi.server.protocol import Phase, Protocol
 from aiowsgi.server.reports import REPORTS, Answers, report
+from aiowsgi.server.room import Room, default_limit
 from aiowsgi.server.stats import ServerStats, requests_under_way, take_stats, unsent_count
 from aiowsgi.server.tls_context import ContextHook, TLSContexts, tls_contexts
 from aiowsgi.version import __version__
@@ -48,9 +48,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTROL_MODE", "DrainReport", "Server"]
 
-# Descriptors that are left to the application, the loop, temporary files and logs; a quarter where there are few.
-_DESCRIPTOR_RESERVE = 64
-_MOST_CONNECTIONS = 50_000
 # What parked iterables have for closing once there is no more time. Arbitrary.
 _LAST_SECONDS = 1.0
 # An idle client's next request may be on its way when a drain begins.
@@ -170,7 +167,7 @@ class Server:
         self._engine: Engine | None = None
         self._pools: list[ThreadPool] = []  # those that end with the server
         self._listeners: list[Listener] = []
-        self._max_connections = 0
+        self._room = cast(Room, None)  # until there is an engine
         self._observation: Observation | None = None
         self._responder: Responder | None = None
         #: Nothing else runs in this process; set before :meth:`start` by who owns it.
@@ -275,7 +272,7 @@ class Server:
             is_own = self._shared_sockets is None or (self.config.reuse_port and sock.family != socket.AF_UNIX)
             is_busy = None if is_own else self._is_busy
             listener = Listener(
-                sock, engine.loop, self._arriving_protocol, self._has_room, self._make_room, scheme, is_busy
+                sock, engine.loop, self._arriving_protocol, self._room.is_left, self._room.make, scheme, is_busy
             )
             self._listeners.append(listener)
             listener.start()
@@ -357,7 +354,7 @@ class Server:
         self._engine.responder = self._responder
         if config.health_path is not None or config.ready_path is not None:
             self._engine.responder = Health(self._engine)
-        self._max_connections = config.max_connections or _default_max_connections()
+        self._room = Room(self._engine, config.max_connections or default_limit(), self._engine.clock)
         self._engine.on_change(self._connection_ended)
         if config.request_timeout or config.slow_request:
             self._guard = RequestGuard(self._engine, self.on_recycle)
@@ -393,38 +390,14 @@ class Server:
         self._started_engine().arriving.add(protocol)
         return protocol
 
-    def _has_room(self) -> bool:
-        engine = self._started_engine()
-        return len(engine.connections) + len(engine.openings) + len(engine.arriving) < self._max_connections
-
     def _is_busy(self) -> bool:
         """Tell whether as many requests wait for a thread as there are threads, or some to be read."""
         engine = self._started_engine()
         return engine.intake.behind or engine.pool.waiting_count >= self.config.threads
 
-    def _make_room(self) -> bool:
-        """Close idle connections at the limit, if there are any: their clients know how to come back."""
-        # Who gets an answer now gives up its place with it.
-        self._started_engine().keeps_connections = False
-        idle = [connection for connection in self._started_engine().connections if connection.idle]
-        idle.sort(key=lambda connection: connection.deadline)
-        # Who was refused and does not leave has little more time: slow clients would have a place for longer so.
-        late = self._started_engine().loop.time() + _LAST_SECONDS
-        for connection in self._started_engine().connections:
-            if connection.phase is Phase.LINGERING and connection.deadline > late:
-                connection.drain()
-        # In batches, so that a flood of connections does not look at all of them for each.
-        most_count = max(1, self._max_connections // 100)
-        closed_count = 0
-        for connection in idle:
-            if closed_count < most_count and not _has_unread_data(connection):
-                connection.drain()
-                closed_count += 1
-        return closed_count > 0
-
     def _connection_ended(self) -> None:
         engine = self._started_engine()
-        if self._has_room():
+        if self._room.is_left():
             engine.keeps_connections = self.config.keep_alive > 0
             for listener in self._listeners:
                 listener.resume()
@@ -579,25 +552,3 @@ def _open(engine: Engine) -> list[Protocol | Opening]:
 def _answers_by_itself(environ: WSGIEnvironment, start_response: StartResponse) -> NoReturn:
     """Stand in for the application where a responder answers everything."""
     raise AssertionError("a responder leaves nothing to an application")
-
-
-def _has_unread_data(connection: Protocol) -> bool:
-    """Tell whether something has arrived, most likely a request, that the loop has not come to yet."""
-    fd = connection.fileno()
-    if fd < 0:
-        return False
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def _default_max_connections() -> int:
-    """Derive the limit from the process's file descriptors."""
-    try:
-        import resource
-    except ImportError:  # a platform without such a limit
-        return _MOST_CONNECTIONS
-    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft_limit == resource.RLIM_INFINITY:
-        return _MOST_CONNECTIONS
-    return max(1, min(_MOST_CONNECTIONS, soft_limit - min(_DESCRIPTOR_RESERVE, soft_limit // 4)))

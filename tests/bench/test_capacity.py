@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from aiowsgi.config import Config
 from aiowsgi.event_stream import sse
-from aiowsgi.server import dispersal, server
+from aiowsgi.server import dispersal, room
 from bench.capacity import report, sheet
 from bench.capacity.figures import NAMES, Figure, Figures, load_figures, parse_figures
 from bench.capacity.quantities import parse_count, parse_rate, parse_share, parse_size, show_size
@@ -233,7 +233,7 @@ def test_what_the_sheet_believes_of_the_server_is_so() -> None:
     assert config.drain_rate == sheet.DRAIN_RATE
     assert config.graceful_timeout == sheet.DEFAULT_GRACEFUL_SECONDS
     assert config.backlog == sheet.DEFAULT_BACKLOG
-    assert server._MOST_CONNECTIONS == sheet.MOST_CONNECTIONS
+    assert room._MOST_CONNECTIONS == sheet.MOST_CONNECTIONS
     assert dispersal._SHARE == sheet.DRAIN_SHARE
     assert (sse.__kwdefaults__ or {})["keep_alive"] == sheet.KEEP_ALIVE_SECONDS
 

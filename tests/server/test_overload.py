@@ -279,7 +279,7 @@ def test_connection_whose_next_request_has_arrived_is_not_closed_as_idle(serve: 
         server.server.engine.loop.call_soon_threadsafe(ready.wait, 10)  # the loop looks away
         for client in clients:
             request(client, "/second")
-        server.server.engine.loop.call_soon_threadsafe(server.server._make_room)  # as for somebody who waits
+        server.server.engine.loop.call_soon_threadsafe(server.server._room.make)  # as for somebody who waits
         ready.set()
         assert [client.receive().content for client in clients] == [b"/second"] * 3
 

@@ -1,0 +1,74 @@
+"""Who makes room at the limit of connections, and what it costs to look for them."""
+
+from __future__ import annotations
+
+from aiowsgi.server.room import Room
+from aiowsgi.testing import MemoryClient, MemoryServer
+from tests.hosting import hello, request
+
+
+def connect(server: MemoryServer, sent: bytes) -> MemoryClient:
+    client = server.connect()
+    client.send(sent)
+    server.settle()
+    return client
+
+
+class Clock:
+    """Passes with each look at it, as if connections had been looked at meanwhile."""
+
+    def __init__(self, look_seconds: float) -> None:
+        self.now = 1000.0
+        self._look_seconds = look_seconds
+
+    def __call__(self) -> float:
+        self.now += self._look_seconds
+        return self.now
+
+
+def test_room_is_left_below_the_limit_only() -> None:
+    with MemoryServer(hello) as server:
+        room = Room(server.engine, 2, server.engine.clock)
+        assert room.is_left()
+        connect(server, request())
+        assert room.is_left()
+        connect(server, request())
+        assert not room.is_left()
+
+
+def finds_idle_after_a_look_in_vain(look_seconds: float, seconds: float) -> bool:
+    """Look in vain, have a busy connection turn idle, look once more so much later, and return what came of it."""
+    clock = Clock(look_seconds)
+    with MemoryServer(hello) as server:
+        room = Room(server.engine, 1, clock)
+        client = connect(server, b"GET / HTTP/1.1\r\nHost:")
+        assert not room.make()
+        client.send(b" test\r\n\r\n")
+        server.engine.keeps_connections = True  # as where its answer was on its way already
+        server.settle()
+        assert [connection.idle for connection in server.engine.connections] == [True]
+        clock.now += seconds
+        return room.make()
+
+
+def test_look_in_vain_at_all_connections_is_followed_by_a_rest_of_twenty_times_as_long() -> None:
+    assert not finds_idle_after_a_look_in_vain(0.002, 0.03)
+    assert finds_idle_after_a_look_in_vain(0.002, 0.05)
+
+
+def test_rest_after_a_look_that_took_long_is_bounded() -> None:
+    """It is the machine that was busy with other things."""
+    assert not finds_idle_after_a_look_in_vain(0.1, 0.2)
+    assert finds_idle_after_a_look_in_vain(0.1, 0.4)
+
+
+def test_look_that_finds_enough_is_followed_by_none() -> None:
+    with MemoryServer(hello) as server:
+        room = Room(server.engine, 3, Clock(1.0))
+        for _ in range(3):
+            connect(server, request())
+        for left_count in (2, 1, 0):
+            assert room.make()
+            server.settle()
+            assert len(server.engine.connections) == left_count
+        assert not room.make()
