@@ -17,7 +17,8 @@ from aiowsgi.errors import (
 from aiowsgi.event_stream import sse
 from aiowsgi.parking import park
 from aiowsgi.process.run import run
-from aiowsgi.server.server import DrainReport, Server
+from aiowsgi.server.drain import DrainReport
+from aiowsgi.server.server import Server
 from aiowsgi.server.stats import ServerStats
 from aiowsgi.version import __version__
 

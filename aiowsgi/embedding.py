@@ -22,8 +22,9 @@ from aiowsgi.configuration.foreign import advice_for
 from aiowsgi.errors import ConfigError, StartupError
 from aiowsgi.process.loops import choose_loop
 from aiowsgi.process.run import run
+from aiowsgi.server.drain import DrainReport
 from aiowsgi.server.listeners import open_sockets
-from aiowsgi.server.server import DrainReport, Server
+from aiowsgi.server.server import Server
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication

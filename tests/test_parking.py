@@ -24,8 +24,7 @@ import werkzeug.wsgi
 
 import aiowsgi
 from aiowsgi.bridge import blocking
-from aiowsgi.server import parked
-from aiowsgi.server import server as server_module
+from aiowsgi.server import drain, parked
 from tests.conftest import LOOPS, ServerThread, running_server
 from tests.raw import RawClient, Truncated
 
@@ -1042,7 +1041,7 @@ def test_shutdown_without_time_returns_when_what_was_parked_has_closed(loop_name
 def test_park_stream_whose_aclose_hangs_does_not_outlive_its_server(
     serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "_LAST_SECONDS", 0.1)
+    monkeypatch.setattr(drain, "_CLOSING_SECONDS", 0.1)
     site = Site()
     site.server = serve(site)
     stream = Stream(b"first", hold=True, close_hold=True)

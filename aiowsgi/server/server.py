@@ -25,17 +25,18 @@ from aiowsgi.errors import StartupError
 from aiowsgi.http.parsers import make_head_parser
 from aiowsgi.server.brokers import check_brokers, hold_links
 from aiowsgi.server.control import ControlResponder
+from aiowsgi.server.drain import Drain, DrainReport
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.exposition import MetricsResponder
 from aiowsgi.server.guard import RequestGuard
 from aiowsgi.server.health import Health
-from aiowsgi.server.listeners import Listener, close_sockets, end_handovers, open_sockets
+from aiowsgi.server.listeners import Listener, close_sockets, open_sockets
 from aiowsgi.server.observation import Observation
 from aiowsgi.server.opening import Opening
-from aiowsgi.server.protocol import Phase, Protocol
+from aiowsgi.server.protocol import Protocol
 from aiowsgi.server.reports import REPORTS, Answers, report
 from aiowsgi.server.room import Room, default_limit
-from aiowsgi.server.stats import ServerStats, requests_under_way, take_stats, unsent_count
+from aiowsgi.server.stats import ServerStats, take_stats
 from aiowsgi.server.tls_context import ContextHook, TLSContexts, tls_contexts
 from aiowsgi.version import __version__
 
@@ -46,80 +47,13 @@ if TYPE_CHECKING:
     from aiowsgi.server.metrics import Metrics
     from aiowsgi.server.responder import Responder
 
-__all__ = ["CONTROL_MODE", "DrainReport", "Server"]
+__all__ = ["CONTROL_MODE", "Server"]
 
-# What parked iterables have for closing once there is no more time. Arbitrary.
-_LAST_SECONDS = 1.0
-# An idle client's next request may be on its way when a drain begins.
-_IDLE_GRACE_SECONDS = 0.1
-
+# What those who ask at a side server, as the last ones, have for it. Arbitrary.
+_SIDE_SECONDS = 1.0
 
 #: The control socket is for its owner alone.
 CONTROL_MODE = 0o600
-
-
-class DrainReport:
-    """What became of the requests that were under way when a server shut down.
-
-    Args:
-        completed: requests answered since the shutdown began, all of whose response is out.
-        abandoned: requests that were cut off, whether still arriving, running or being answered; and those whose
-            thread still runs.
-    """
-
-    __slots__ = ("abandoned", "completed")
-
-    def __init__(self, completed: int, abandoned: int) -> None:
-        self.completed = completed
-        self.abandoned = abandoned
-
-    def __repr__(self) -> str:
-        return f"<DrainReport completed={self.completed} abandoned={self.abandoned}>"
-
-
-class _Patience:
-    """How long a drain may take; less, once somebody is in a hurry.
-
-    Args:
-        engine: of the server that drains.
-        seconds: what requests have for ending; 0 or more.
-    """
-
-    def __init__(self, engine: Engine, seconds: float) -> None:
-        self._engine = engine
-        #: The least that anybody has left to the requests.
-        self.seconds = seconds
-        #: Ends when there is no time left.
-        self.scope = anyio.CancelScope()
-        self._delay = anyio.CancelScope()
-        self._begun = False
-
-    async def delay(self) -> None:
-        """Wait for ``drain_delay``, unless somebody is in a hurry."""
-        seconds = self._engine.config.drain_delay
-        if seconds and not self._is_hurry(self.seconds):
-            self._delay.deadline = anyio.current_time() + seconds
-            with self._delay:
-                await anyio.Event().wait()
-
-    def begin(self) -> None:
-        """From now on the requests have their time."""
-        self._begun = True
-        self.scope.deadline = anyio.current_time() + self.seconds
-        self._engine.dispersal.begin(self.seconds)
-
-    def shorten(self, seconds: float) -> None:
-        """Leave the requests no more than so much from now."""
-        self.seconds = min(self.seconds, seconds)
-        if not self._begun:
-            if self._is_hurry(seconds):
-                self._delay.cancel()
-        elif anyio.current_time() + seconds < self.scope.deadline:
-            self.scope.deadline = anyio.current_time() + seconds
-            self._engine.dispersal.begin(seconds)
-
-    def _is_hurry(self, seconds: float) -> bool:
-        return not seconds or seconds < self._engine.config.graceful_timeout
 
 
 class Server:
@@ -176,7 +110,7 @@ class Server:
         #: set by who owns the process.
         self.on_order: Callable[[str], dict[str, Any]] | None = None
         self._side_servers: list[Server] = []  # those that listen for who watches this one
-        self._drain: tuple[_Patience, asyncio.Future[DrainReport]] | None = None
+        self._drain: tuple[Drain, asyncio.Future[DrainReport]] | None = None
         self._stopped = anyio.Event()
         self._guard: RequestGuard | None = None
         #: Called, once, with the reason why the process had better be replaced by another.
@@ -418,96 +352,38 @@ class Server:
             return DrainReport(0, 0)
         if self._drain is None:
             seconds = self.config.graceful_timeout if graceful is None else graceful
-            patience = _Patience(self._engine, seconds)
-            self._drain = patience, asyncio.ensure_future(self._end(patience, leave_backlog))
+            drain = Drain(self._engine, self._listeners, seconds, leave_backlog)
+            self._drain = drain, asyncio.ensure_future(self._end(drain, leave_backlog))
         elif graceful is not None:
             self._drain[0].shorten(graceful)
         return await asyncio.shield(self._drain[1])
 
-    async def _end(self, patience: _Patience, leave_backlog: bool) -> DrainReport:
-        engine = self._started_engine()
-        engine.leaving = True
-        completed_before = engine.completed_count
+    async def _end(self, drain: Drain, leave_backlog: bool) -> DrainReport:
         try:
-            with patience.scope:
-                if not leave_backlog:
-                    await patience.delay()
-                completed_before = engine.completed_count - unsent_count(engine)
-                engine.draining = True
-                engine.keeps_connections = False
-                patience.begin()
-                await self._end_requests(leave_backlog)
+            return await drain.run()
         finally:
-            engine.draining = True
-            engine.keeps_connections = False
-            engine.dispersal.close()
-            await self._end_arrivals()
-            cut_off_count = unsent_count(engine)
-            completed = max(0, engine.completed_count - completed_before - cut_off_count)
-            arriving_count = sum(connection.phase is Phase.CONTENT for connection in engine.connections)
-            abandoned = len(requests_under_way(engine)) + arriving_count + cut_off_count
-            for connection in _open(engine):
-                connection.abort()
-            await self._end_parked()
-            engine.on_change(None)
-            engine.deadlines.close()
-            engine.watch.close()
-            if self._guard is not None:
-                self._guard.close()
-            for link in engine.broker_links:
-                link.unpin()
-            for pool in self._pools:
-                pool.close()
-            engine.haste.close()
-            engine.saturation.close()
+            self._release()
             # Whoever asks just now is still answered, unless there is no time left.
-            seconds = _LAST_SECONDS if patience.seconds else 0.0
+            seconds = _SIDE_SECONDS if drain.seconds else 0.0
             for side in self._side_servers:
                 await side.shutdown(seconds, leave_backlog=leave_backlog)
             if self._observation is not None:
                 self._observation.close()
             self._stopped.set()
-        return DrainReport(completed, abandoned)
 
-    async def _end_arrivals(self) -> None:
-        """Accept no more, and wait for the few turns of the loop until every connection can be closed."""
-        for listener in self._listeners:
-            listener.close()
-        with anyio.CancelScope(shield=True):
-            await end_handovers(self._listeners, _LAST_SECONDS)
-
-    async def _end_parked(self) -> None:
-        """Let what was parked close, now that its connections are gone: tasks must not outlive their server."""
+    def _release(self) -> None:
+        """Let go of what only requests need."""
         engine = self._started_engine()
-        changed = asyncio.Event()
-        engine.on_change(changed.set)
-        with anyio.move_on_after(_LAST_SECONDS, shield=True):
-            while engine.connections or engine.openings or engine.closing_tasks:
-                changed.clear()
-                await changed.wait()
-        for task in engine.closing_tasks:
-            task.cancel()
-
-    async def _end_requests(self, leave_backlog: bool) -> None:
-        """Wait until all connections and requests have ended, after some help."""
-        engine = self._started_engine()
-        changed = asyncio.Event()
-        engine.on_change(changed.set)
-
-        async def all_ended() -> None:
-            while engine.connections or engine.openings or engine.exchanges or engine.closing_tasks:
-                changed.clear()
-                await changed.wait()
-
-        if not leave_backlog:
-            for listener in self._listeners:
-                listener.take_backlog()
-        await self._end_arrivals()
-        with anyio.move_on_after(_IDLE_GRACE_SECONDS):
-            await all_ended()
-        for connection in _open(engine):
-            connection.drain()
-        await all_ended()
+        engine.deadlines.close()
+        engine.watch.close()
+        if self._guard is not None:
+            self._guard.close()
+        for link in engine.broker_links:
+            link.unpin()
+        for pool in self._pools:
+            pool.close()
+        engine.haste.close()
+        engine.saturation.close()
 
     def stats(self) -> ServerStats:
         """Take a snapshot of connections, requests, threads and waiting times."""
@@ -543,10 +419,6 @@ class Server:
                 with anyio.CancelScope(shield=True):
                     await self.shutdown(0)
                 raise
-
-
-def _open(engine: Engine) -> list[Protocol | Opening]:
-    return [*engine.connections, *engine.openings]
 
 
 def _answers_by_itself(environ: WSGIEnvironment, start_response: StartResponse) -> NoReturn:
