@@ -28,7 +28,7 @@ _TIMER_SECONDS = 0.25
 
 
 class Broadcast(Generic[Item]):
-    """See the module.
+    """A log of the last items, and who waits for the next.
 
     Args:
         capacity: items that are kept, 1 or more.

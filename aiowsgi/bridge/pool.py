@@ -158,7 +158,7 @@ class _Worker(threading.Thread):
 
 
 class ThreadPool:
-    """See the module.
+    """Daemon threads that take jobs from one queue, and end after an idle time.
 
     Args:
         threads: most threads that run jobs at once, 1 or more.

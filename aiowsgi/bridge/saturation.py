@@ -146,7 +146,7 @@ def read_accounts(thread_ids: Iterable[int]) -> dict[int, Account]:
 
 
 class Saturation:
-    """See the module.
+    """Lets one thread of a pool work at a time for as long as more would get nothing more done.
 
     ::
 

@@ -52,7 +52,7 @@ def brokers() -> list[Broker]:
 
 
 class Broker:
-    """See the module.
+    """What this process sends to one broker, and the way of each of its loops to it.
 
     Args:
         address: where it is.

@@ -57,7 +57,7 @@ class Interrupted(Exception):
 
 
 class Link:
-    """See the module. It lives while there are subscribers, and for a moment longer.
+    """Reads for the subscribers on one loop. It lives while there are any, and for a moment longer.
 
     Args:
         broker: to be reached.

@@ -25,7 +25,7 @@ __all__ = ["Inside"]
 
 
 class Inside:
-    """See the module.
+    """The sockets for those who look inside, and the sum of what workers have told.
 
     Args:
         config: ``metrics_bind`` and ``control`` say where to listen.

@@ -48,7 +48,7 @@ _logger = logging.getLogger("aiowsgi.supervisor")
 
 
 class Reloader:
-    """See the module.
+    """Runs one worker after another, each from the code as it is by then.
 
     Args:
         application: its name.

@@ -76,7 +76,7 @@ class Slot:
 
 
 class Roster:
-    """See the module. Every method that takes ``now`` may leave actions.
+    """Which workers there are, and what is to be done. Every method that takes ``now`` may leave actions.
 
     Args:
         count: of workers.

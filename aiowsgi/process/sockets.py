@@ -27,7 +27,7 @@ _SOMAXCONN = Path("/proc/sys/net/core/somaxconn")
 
 
 class ListeningSockets:
-    """See the module.
+    """Binds the sockets, and lends them to workers.
 
     Args:
         config: says where, and how.

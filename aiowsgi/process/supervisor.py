@@ -68,7 +68,7 @@ _SIGNAL_NAMES = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU",
 
 
 class Supervisor:
-    """See the module.
+    """Starts and replaces workers until a signal or an order ends them.
 
     Args:
         application: the application's name; ``None`` where it can only be forked.

@@ -42,7 +42,7 @@ _STANDARD_OUTPUT = 1
 
 
 class AccessLog:
-    """See the module.
+    """Formats a line for each request, and has it written.
 
     Args:
         config: ``access_logfile``, ``access_logformat`` and ``log_format`` are read.

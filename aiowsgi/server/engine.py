@@ -57,7 +57,7 @@ _KNOWN_ENDPOINTS = 64
 
 
 class Engine:
-    """See the module.
+    """What the connections of one server have in common.
 
     Args:
         application: any WSGI application.

@@ -64,7 +64,7 @@ INTERNAL_ERROR = Refusal(500, "the application failed to answer")
 
 
 class Exchange:
-    """See the module.
+    """One request on its way through the application, and the sink of its response.
 
     Args:
         engine: shared by all connections of a server.

@@ -41,7 +41,7 @@ class _Watched:
 
 
 class RequestGuard:
-    """See the module; to be started where a time is set.
+    """Tells of slow requests, and gives up those over their time; to be started where a time is set.
 
     Args:
         engine: whose requests.

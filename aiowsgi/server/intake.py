@@ -38,7 +38,7 @@ _BATCH_SIZE = 96
 
 
 class Intake:
-    """See the module.
+    """Admits requests to the pool, a batch at a time.
 
     Args:
         loop: the event loop of all connections.

@@ -74,7 +74,7 @@ def _content_size(data: bytes) -> int:
 
 
 class ObservedExchange(Exchange):
-    """See the module; and :class:`~aiowsgi.server.exchange.Exchange` for the arguments."""
+    """An exchange with times and an outcome; :class:`~aiowsgi.server.exchange.Exchange` says what the arguments are."""
 
     # Beginnings that most of them keep to their end cost nothing as attributes of the class.
 
