@@ -517,7 +517,8 @@ class Protocol(asyncio.Protocol):
             self._observe_end(exchange)
         if exchange.pipe is not None:
             exchange.leave_pipe()
-        if self._delivery is not None:
+        in_parts = self._delivery is not None
+        if in_parts:
             self._end_delivery()
         if self._content is not None:
             # The application has answered without reading all of its content.
@@ -533,7 +534,7 @@ class Protocol(asyncio.Protocol):
             return
         self._engine.completed_count += 1
         if not exchange.persistent:
-            self._close_after(exchange)
+            self._close_after(exchange.head, in_parts)
         elif self._outlet.paused:
             # A client that does not take its answers gets no further ones made.
             self.phase = _FLUSHING
@@ -615,15 +616,15 @@ class Protocol(asyncio.Protocol):
             self._outlet.tell_when_flushed()
             self.watch_writing()
 
-    def _close_after(self, exchange: Exchange) -> None:
+    def _close_after(self, head: RequestHead, in_parts: bool) -> None:
         """Close after a response that is the connection's last."""
-        if not (self._nothing_follows(exchange.head) and self._outlet.flushed):
+        if not (self._nothing_follows(head) and self._outlet.flushed):
             self._close_after_flush()
             return
         self.phase = _LINGERING
         self._linger()
-        if exchange.whole is None:
-            self._close_soon()  # its last piece may have been taken in resume_writing()
+        if in_parts:
+            self._close_soon()  # its last part may have been sent by resume_writing()
         else:
             # Now, before the loop reads the client's end.
             self._transport.close()

@@ -532,3 +532,29 @@ def test_client_that_ended_its_side_and_reads_late_is_let_go_once(
         wait_until(lambda: not server.server.engine.connections, "the end of the connection")
     # asyncio would say so of a transport that it has ended twice.
     assert [record for record in caplog.records if record.name == "asyncio" and record.levelno > logging.INFO] == []
+
+
+def test_client_whose_last_response_ends_once_it_reads_is_let_go_once(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = bytes(8_000_000)  # more than the kernel holds
+
+    def in_parts(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield content
+        yield b"end"
+
+    server = serve(in_parts)
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        sock.settimeout(20)
+        sock.connect(("127.0.0.1", server.port))
+        client = RawClient(sock)
+        client.send(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        wait_until(lambda: server.call(server.server.stats).connections.writing == 1, "a response on its way")
+        wait_until(lambda: server.call(server.server.stats).threads.idle == 1, "its end, which waits for the client")
+        assert client.receive().content == content + b"end"
+        assert client.at_end()
+    wait_until(lambda: not server.server.engine.connections, "the end of the connection")
+    # asyncio says so of a transport that is closed where it asks for more.
+    assert [record for record in caplog.records if record.name == "asyncio" and record.levelno > logging.INFO] == []
