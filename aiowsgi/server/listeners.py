@@ -339,6 +339,7 @@ class Listener:
             self.pause()
             self._timer = self._loop.call_later(_BUSY_SECONDS, self.resume)
             return False
+        lost_count = 0
         for number in range(self._accept_count):
             if not self._has_room():
                 if number == 0:  # the kernel has just said that there is somebody
@@ -353,8 +354,11 @@ class Listener:
                 self._failure_ended()
                 return False
             except OSError as error:
-                if error.errno in _CONNECTION_ERRORS:
+                lost_count += error.errno in _CONNECTION_ERRORS
+                if error.errno in _CONNECTION_ERRORS and lost_count < self._accept_count:
                     continue  # gone before we came to it
+                # Where no call has had another end, it may not be the connections that are gone: what a security
+                # module denies stays in the queue.
                 self._endure(error)
                 return False
             self._hand_over(_Accepted(*self._kind, fd))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -363,6 +364,56 @@ def test_socket_that_has_been_shut_down_does_not_keep_its_server_from_ending(
 
     run_in_loop(loop_name, main)
     assert len(error_log.records) == 1
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENETDOWN, errno.ECONNABORTED])
+def test_error_of_a_connection_that_lasts_is_one_line_in_the_log_and_keeps_no_server_from_ending(
+    loop_name: str, code: int, error_log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A security module may deny accept(2): the kernel goes on to say that there is somebody."""
+    call_count = 0
+
+    def denied(sock: socket.socket) -> None:
+        nonlocal call_count
+        call_count += 1
+        if call_count > 1000:
+            raise OSError(errno.EINVAL, "called without an end")
+        raise OSError(code, os.strerror(code))
+
+    async def main() -> None:
+        server = Server(hello, bind=["127.0.0.1:0"])
+        await server.start()
+        with socket.create_connection(("127.0.0.1", server.port), 10):
+            await eventually(lambda: error_log.records)
+            report = await server.shutdown()
+            assert (report.completed, report.abandoned) == (0, 0)
+
+    monkeypatch.setattr(socket.socket, "_accept", denied, raising=False)
+    run_in_loop(loop_name, main)
+    (record,) = error_log.records
+    assert record.getMessage().endswith(f", pausing: {os.strerror(code)}")
+
+
+def test_connections_lost_before_those_that_are_there_do_not_hold_these_up(
+    loop_name: str, error_log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BSD tells of each that has gone: ECONNABORTED."""
+    accept, lost = socket.socket._accept, 60  # type: ignore[attr-defined]  # typeshed leaves it out
+
+    def abort_some(sock: socket.socket) -> Any:
+        nonlocal lost
+        if lost:
+            lost -= 1
+            raise ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
+        return accept(sock)
+
+    async def main() -> None:
+        async with Server(hello, bind=["127.0.0.1:0"]) as server:
+            assert (await ask(server.port)).endswith(b"127.0.0.1")
+
+    monkeypatch.setattr(socket.socket, "_accept", abort_some, raising=False)
+    run_in_loop(loop_name, main)
+    assert error_log.records == []
 
 
 @pytest.mark.parametrize("turns", range(4))
