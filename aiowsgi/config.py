@@ -23,7 +23,7 @@ from aiowsgi.configuration.addresses import (
     parse_bind,
 )
 from aiowsgi.configuration.option import Option, option, options_of
-from aiowsgi.configuration.own_variables import is_own_variable
+from aiowsgi.configuration.own_variables import is_own_variable, remedy_for
 from aiowsgi.configuration.peers import Peers
 from aiowsgi.configuration.sources import Given, merge, settle, variables
 from aiowsgi.configuration.values import GiB, KiB, Kind, MiB, format_value
@@ -425,7 +425,7 @@ class Config:
             if not (name and equals):
                 yield f"environ={text}: must be NAME=value"
             elif is_own_variable(name):
-                yield f"environ={text}: {name} is set, or left out, by the server itself: take another name"
+                yield f"environ={text}: {name} is set, or left out, by the server itself: {remedy_for(name)}"
         if self.request_id_header is not None and not re.fullmatch(r"[A-Za-z0-9-]+", self.request_id_header):
             yield f"request_id_header={self.request_id_header}: must be the name of a field, such as X-Request-ID"
         for name in ("metrics_bind", "statsd_host"):

@@ -538,6 +538,8 @@ def test_environ_that_is_no_variable_is_refused(text: str) -> None:
         "REMOTE_ADDR",
         "HTTPS",
         "SSL_CLIENT_VERIFY",
+        "SSL_CLIENT_SAN_DNS_0",
+        "SSL_PROTOCOL",
         "SERVER_NAME",
         "SCRIPT_NAME",
     ],
@@ -550,6 +552,17 @@ def test_environ_with_a_name_of_the_servers_own_is_refused(name: str) -> None:
 def test_environ_with_a_name_that_only_looks_alike_is_taken() -> None:
     texts = ("REMOTE_USER=jo", "SERVER_ADMIN=jo@example.org", "SSL=no", "HTTPS_PORT=8443", "PATH=/bin", "myapp.x=")
     assert Config(environ=texts).environ == texts
+    texts = ("SSL_MODE=strict", "SSL_CERT_FILE=/etc/ssl/ca.pem", "SSL_CIPHERS=HIGH")
+    assert Config(environ=texts).environ == texts
+
+
+@pytest.mark.parametrize("text", ["HTTPS=on", "wsgi.url_scheme=https"])
+def test_environ_with_the_scheme_of_a_proxy_is_refused_with_the_ways_to_have_it(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config(environ=[text])
+    for word in ("X-Forwarded-Proto", "forwarded_allow_ips", "proxy_protocol", "middleware"):
+        assert word in str(caught.value)
+    assert "another name" not in str(caught.value)
 
 
 def test_environ_repeats() -> None:

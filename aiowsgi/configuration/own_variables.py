@@ -11,7 +11,7 @@ Source: PEP 3333 "environ Variables"; RFC 3875 section 4.1; mod_ssl's "Environme
 
 from __future__ import annotations
 
-__all__ = ["OWN_PREFIXES", "OWN_VARIABLES", "is_own_variable"]
+__all__ = ["OWN_PREFIXES", "OWN_VARIABLES", "is_own_variable", "remedy_for"]
 
 OWN_VARIABLES = frozenset(
     {
@@ -28,13 +28,28 @@ OWN_VARIABLES = frozenset(
         "SERVER_PORT",
         "SERVER_PROTOCOL",
         "SERVER_SOFTWARE",
+        "SSL_CIPHER",
+        "SSL_PROTOCOL",
     }
 )
 
-#: Of the request's fields, of TLS, and of interfaces; ``asgi.`` under the adapter.
-OWN_PREFIXES = ("CONTENT_", "HTTP_", "SSL_", "aiowsgi.", "asgi.", "waitress.", "wsgi.")
+#: Of the request's fields, of the client's certificate, and of interfaces; ``asgi.`` under the adapter.
+OWN_PREFIXES = ("CONTENT_", "HTTP_", "SSL_CLIENT_", "aiowsgi.", "asgi.", "waitress.", "wsgi.")
+
+# What says that the client speaks TLS; a deployer may know it of the machine before the server.
+_SCHEME_VARIABLES = frozenset({"HTTPS", "wsgi.url_scheme"})
 
 
 def is_own_variable(name: str) -> bool:
     """Whether a name in environ is the server's to set."""
     return name in OWN_VARIABLES or name.startswith(OWN_PREFIXES)
+
+
+def remedy_for(name: str) -> str:
+    """Say what to do instead, if such a name is to have a value of the deployer's."""
+    if name in _SCHEME_VARIABLES:
+        return (
+            "a proxy that ends TLS says so in X-Forwarded-Proto, if forwarded_allow_ips names it, or in the header of "
+            "proxy_protocol v2; for one that says nothing, set wsgi.url_scheme in a WSGI middleware"
+        )
+    return "take another name"
