@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 import threading
 import weakref
 from collections import deque
@@ -62,11 +63,21 @@ class LogFile:
     def check(path: str) -> None:
         """Look whether a file could be opened, without making one.
 
+        Only a regular file is opened: a FIFO would wait for its reader, or tell him that all has been written.
+
         Raises:
             OSError: it could not. Some file systems tell that only to those that make one.
         """
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
+            mode = os.stat(path).st_mode
+            if stat.S_ISREG(mode):
+                os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
+            elif stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+            elif stat.S_ISSOCK(mode):
+                raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), path)
+            elif not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         except FileNotFoundError:
             folder = os.path.dirname(os.path.realpath(path))
             if not os.path.isdir(folder):

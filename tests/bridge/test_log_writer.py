@@ -3,6 +3,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
+import socket
 import subprocess
 import sys
 import threading
@@ -76,6 +78,36 @@ def test_file_that_could_not_be_opened_is_told(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))  # root may write everywhere
     with pytest.raises(PermissionError, match=r"Permission denied: .*new"):
         LogFile.check(str(tmp_path / "new"))
+
+
+def test_fifo_is_checked_without_a_word_to_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "fifo")
+    os.mkfifo(path)
+    checking = threading.Thread(target=LogFile.check, args=[path], daemon=True)
+    checking.start()
+    checking.join(PATIENCE)
+    waited = checking.is_alive()
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert not waited
+        LogFile.check(path)
+        assert select.select([reading], [], [], 0)[0] == []  # readable, once a writer has come and gone
+    finally:
+        os.close(reading)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(PermissionError, match=r"Permission denied: .*fifo"):
+        LogFile.check(path)
+
+
+def test_socket_is_told_to_be_no_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+        with pytest.raises(OSError) as opened:
+            LogFile(path)
+        with pytest.raises(OSError) as checked:
+            LogFile.check(path)
+    assert opened.value.errno == checked.value.errno == errno.ENXIO
 
 
 @pytest.mark.parametrize("removed", [False, True])

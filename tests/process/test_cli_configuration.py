@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -136,7 +137,8 @@ def test_check_config_of_what_is_bad_exits_3(
 
 def test_check_config_makes_no_access_log(capsys: Capture, files: WriteFiles) -> None:
     files({"hello.py": HELLO, "old.log": "old\n"})
-    for name in ("new.log", "old.log"):
+    os.mkfifo("fifo")  # nobody reads it
+    for name in ("new.log", "old.log", "fifo"):
         code, _, err = outcome(capsys, "hello", "--check-config", f"--access-logfile={name}")
         assert (code, err) == (0, "")
     assert not Path("new.log").exists()
