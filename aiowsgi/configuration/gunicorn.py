@@ -67,6 +67,9 @@ _DEFAULTS: dict[str, tuple[Any, str]] = {
     "forwarded_allow_ips": ("127.0.0.1,::1", "gunicorn's default: the proxies on this machine are believed"),
 }
 
+# Seconds of a request in a sync worker, if the file does not say ``timeout``.
+_SYNC_TIMEOUT = 30.0
+
 _WIDTH = 100
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
@@ -125,6 +128,10 @@ def _defaults(given: Mapping[str, object]) -> Iterator[str]:
         if name in given or item is None or (name == "threads" and _is_one_of(given.get("worker_class"), _GREENLETS)):
             continue
         yield f"{item.name} = {toml_value(item, _value(item, name, value))}  # {remark}"
+    if "timeout" not in given and _is_sync(given):
+        item = _NAMES["request_timeout"]
+        line = f"{item.name} = {toml_value(item, _SYNC_TIMEOUT)}"
+        yield f"# {line}  # gunicorn's default: a sync worker is killed whose request takes longer; aiowsgi limits none"
 
 
 def _timeout_advice(given: Mapping[str, object]) -> Iterator[str]:
