@@ -131,6 +131,7 @@ class Broadcast(Generic[Item]):
         """
         loop = asyncio.get_running_loop()
         with self._lock:
+            # Made before the look at _end: making it may run a collection that appends.
             waiters = self._waiters.get(loop) or _Waiters(loop)
             if number < self._end or self._closed:
                 return True

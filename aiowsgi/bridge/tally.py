@@ -17,7 +17,10 @@ class Tally:
     Fields shared between threads:
 
     - ``_added``: what is to be added; ``append`` is atomic on every build of CPython.
-    - ``_counts``: guarded by ``_lock``, under which alone something is taken from ``_added``.
+    - ``_counts``: written under ``_lock``, under which alone something is taken from ``_added``; read also without it.
+
+    Nobody waits for the lock: the garbage collector, or a signal, may have the thread that holds it add or read once
+    more.
     """
 
     def __init__(self) -> None:
@@ -26,23 +29,21 @@ class Tally:
         self._counts: Counter[str] = Counter()
 
     def add(self, counts: dict[str, int]) -> None:
-        """Add to some. Any thread; also a ``__del__``, wherever the garbage collector calls that."""
+        """Add to some. Any thread; also a ``__del__`` or a signal handler, wherever that is called."""
         self._added.append(counts)
-        # Without waiting: this thread may hold the lock already, if a collection under it has called a ``__del__`` that
-        # adds something. Who holds it, or comes next, adds it then.
-        if self._lock.acquire(blocking=False):
-            try:
-                self._sum_up()
-            finally:
-                self._lock.release()
-
-    def _sum_up(self) -> None:
-        """Add what is to be added. Under the lock."""
-        while self._added:
-            for name, count in self._added.popleft().items():
-                self._counts[name] += count
+        self._sum_up()
 
     def __getitem__(self, name: str) -> int:
-        with self._lock:
-            self._sum_up()
-            return self._counts[name]
+        """Return one; while somebody adds, as it was a moment ago. May be called wherever :meth:`add` may."""
+        self._sum_up()
+        return self._counts[name]
+
+    def _sum_up(self) -> None:
+        """Add what is to be added, unless somebody is at it already, who, or whoever comes next, adds it then."""
+        if self._lock.acquire(blocking=False):
+            try:
+                while self._added:
+                    for name, count in self._added.popleft().items():
+                        self._counts[name] += count
+            finally:
+                self._lock.release()
