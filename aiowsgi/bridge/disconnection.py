@@ -17,8 +17,9 @@ __all__ = ["Disconnection"]
 
 _logger = logging.getLogger("aiowsgi.error")
 
-# One lock for all: it is held for a few instructions, and only off the usual path.
-_lock = threading.Lock()
+# One lock for all: it is held for a look and an assignment, between which its thread does nothing else, and only off
+# the usual path. Before and after these a signal may have the thread come here once more: so it may be taken again.
+_lock = threading.RLock()
 
 
 class Disconnection:
@@ -26,34 +27,33 @@ class Disconnection:
 
     The flag belongs to the connection: a callback that is not removed also fires for later requests on it.
 
-    Fields guarded by the module's lock: ``_is_set`` (read without it; it only ever becomes true), ``_callbacks``.
+    Fields guarded by the module's lock: ``_callbacks`` (read without it). They are never changed but replaced, if they
+    are still those that were read: what makes the new ones, and compares callbacks, may call other code, and that any
+    of these methods.
     """
 
-    __slots__ = ("_callbacks", "_is_set")
+    __slots__ = ("_callbacks",)
 
     def __init__(self) -> None:
-        self._is_set = False
-        self._callbacks: list[Callable[[], object]] | None = None
+        # ``None`` once the client is gone.
+        self._callbacks: tuple[Callable[[], object], ...] | None = ()
 
     def is_set(self) -> bool:
         """Tell whether the client is gone. Any thread; never blocks."""
-        return self._is_set
+        return self._callbacks is None
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the client is gone, at most ``timeout`` seconds; tell whether it is. Worker thread."""
-        if not self._is_set:
+        if not self.is_set():
             event = threading.Event()
             self.add_callback(event.set)
             event.wait(timeout)
             self.remove_callback(event.set)
-        return self._is_set
+        return self.is_set()
 
     def set(self) -> None:
         """The client is gone. Any thread; the callbacks run in it, and one that fails is logged."""
         with _lock:
-            if self._is_set:
-                return
-            self._is_set = True
             callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():
             try:
@@ -71,16 +71,25 @@ class Disconnection:
 
     def add_callback(self, callback: Callable[[], object]) -> None:
         """Have ``callback()`` called when the client goes; at once if it is gone. It must not block."""
-        with _lock:
-            if not self._is_set:
-                if self._callbacks is None:
-                    self._callbacks = []
-                self._callbacks.append(callback)
+        while (before := self._callbacks) is not None:
+            if self._replace(before, (*before, callback)):
                 return
         callback()
 
     def remove_callback(self, callback: Callable[[], object]) -> None:
         """Take a callback back."""
+        while before := self._callbacks:
+            try:
+                index = before.index(callback)
+            except ValueError:
+                return
+            if self._replace(before, before[:index] + before[index + 1 :]):
+                return
+
+    def _replace(self, before: tuple[Callable[[], object], ...], after: tuple[Callable[[], object], ...]) -> bool:
+        """Replace the callbacks if they are still the same; tell whether they were."""
         with _lock:
-            if self._callbacks is not None and callback in self._callbacks:
-                self._callbacks.remove(callback)
+            if self._callbacks is not before:
+                return False
+            self._callbacks = after
+            return True

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
+import aiowsgi.bridge.disconnection
 from aiowsgi.bridge.disconnection import Disconnection
 
 
@@ -74,6 +76,52 @@ def test_disconnection_does_not_call_a_callback_that_was_taken_back() -> None:
     disconnection.remove_callback(callback)  # once more, which is nothing
     disconnection.set()
     assert called == []
+
+
+class Equal:
+    """A callback that equals any other, and first does something, as a collection or a signal may."""
+
+    def __init__(self, first: Callable[[], object]) -> None:
+        self._first = first
+
+    def __call__(self) -> None:
+        pytest.fail("it was taken back")
+
+    def __eq__(self, other: object) -> bool:
+        self._first()
+        return True
+
+
+def test_disconnection_that_is_set_while_a_callback_is_taken_back_calls_the_others() -> None:
+    disconnection = Disconnection()
+    called: list[int] = []
+    disconnection.add_callback(lambda: called.append(1))
+    disconnection.remove_callback(Equal(disconnection.set))
+    assert called == [1]
+    assert disconnection.is_set() is True
+
+
+def test_disconnection_whose_callbacks_change_while_one_is_taken_back_has_the_others() -> None:
+    disconnection = Disconnection()
+    called: list[int] = []
+    callbacks = [partial(called.append, number) for number in range(4)]
+    changes = [partial(disconnection.remove_callback, callbacks[0]), partial(disconnection.add_callback, callbacks[3])]
+    for callback in callbacks[:3]:
+        disconnection.add_callback(callback)
+    disconnection.remove_callback(Equal(lambda: changes.pop()() if changes else None))
+    disconnection.set()
+    assert called == [2, 3]  # the first one went while the comparison with it was under way, and then that after it
+
+
+def test_disconnection_may_be_used_by_the_thread_that_holds_its_lock() -> None:
+    disconnection = Disconnection()
+    called: list[int] = []
+    with aiowsgi.bridge.disconnection._lock:  # and a signal comes
+        disconnection.add_callback(lambda: called.append(1))
+        disconnection.add_callback(print)
+        disconnection.remove_callback(print)
+        disconnection.set()
+    assert called == [1]
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("nothing"), SystemExit("nothing")], ids=["error", "exit"])
