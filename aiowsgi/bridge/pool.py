@@ -120,12 +120,22 @@ class Pool(Protocol):
         """
         ...
 
-    def change_stuck_count(self, change: int) -> bool:
-        """Count a worker that will not end its job (1), or has ended it after all (-1).
+    def mark_stuck(self, job: Job, thread_id: int | None) -> bool:
+        """Count the thread that runs a job as stuck, until the job ends after all.
+
+        Args:
+            job: one that had begun. Who finds it ended afterwards, calls :meth:`unmark_stuck`: the thread may have
+                been past its look at the mark.
+            thread_id: the thread's :func:`threading.get_ident`, if that is known: one that is stalled as well has one
+                successor, not two.
 
         Returns:
-            Whether there may be a thread more for each that is stuck or stalled.
+            Whether ``max_threads`` leaves room for a successor to each that is stuck or stalled.
         """
+        ...
+
+    def unmark_stuck(self, job: Job) -> None:
+        """Take :meth:`mark_stuck` back, if the end of the job has not done so."""
         ...
 
 
@@ -135,7 +145,7 @@ def is_at_work(transition_count: int) -> bool:
 
 
 class _Retire:
-    """A job that only tells a thread to look whether it is still wanted."""
+    """A job that only tells a thread that its pool is closed."""
 
     __slots__ = ()
 
@@ -170,9 +180,9 @@ class ThreadPool:
 
     - ``_jobs``: safe by itself.
     - ``_idle``: a list used as a counter; ``append`` and ``pop`` are atomic on every build of CPython.
-    - ``_threads``, ``_stalled_count``, ``_stuck_count``, ``_allowed_count``, ``_closed``: written under ``_lock``. They
-      are read without it on the way to :meth:`_grow`, which looks again under it, and by :meth:`_room`, which may be a
-      moment late.
+    - ``_threads``, ``_stalled``, ``_stuck``, ``_allowed_count``, ``_closed``: written under ``_lock``. They are read
+      without it on the way to :meth:`_grow`, which looks again under it, at the end of a job, since who marks one looks
+      afterwards whether that still runs, and by :meth:`_room`, which may be a moment late.
     - ``_running_limit``, ``_limited_until``, and the queue's ``room`` and ``seat``: the event loop writes them; one may
       be older than the others, for a moment.
     - what a worker says of itself: only that thread writes it.
@@ -192,8 +202,9 @@ class ThreadPool:
         self._idle: list[None] = []
         self._lock = threading.Lock()
         self._threads: set[_Worker] = set()
-        self._stalled_count = 0
-        self._stuck_count = 0
+        # The threads that are stalled, and the jobs that are stuck with their threads, if known; by get_ident().
+        self._stalled: set[int] = set()
+        self._stuck: dict[Job, int | None] = {}
         self._allowed_count = threads
         self._running_limit = 0
         self._limited_until = 0.0
@@ -213,7 +224,7 @@ class ThreadPool:
     def stats(self) -> ThreadPoolStats:
         """Return a snapshot; the figures may be a moment apart."""
         with self._lock:
-            stalled = self._stalled_count
+            stalled = len(self._stalled)
             idle = len(self._idle)
             running = max(0, len(self._threads) - stalled - idle)
         return ThreadPoolStats(self._jobs.qsize(), running, stalled, idle)
@@ -276,6 +287,8 @@ class ThreadPool:
                 with contextlib.suppress(BaseException):
                     _logger.exception("internal error in a worker thread while running %r", job)
             worker.transition_count += 1
+            if self._stuck:
+                self.unmark_stuck(job)
             if len(self._threads) > self._allowed_count:
                 # What was submitted before the pool was closed is still run: it may have to give something back.
                 has_to_end = not self._closed or type(job) is _Retire
@@ -319,7 +332,7 @@ class ThreadPool:
         """Return how many more threads may work; one that comes for a job is idle, one that is being started is not."""
         if time.monotonic() > self._limited_until:
             return self._max_size
-        return self._running_limit - (len(self._threads) - len(self._idle) - self._stalled_count)
+        return self._running_limit - (len(self._threads) - len(self._idle) - len(self._stalled))
 
     def _call(self) -> None:
         """There may be room for another thread to work."""
@@ -330,33 +343,43 @@ class ThreadPool:
         """See :meth:`Pool.stalled`."""
         return _Stall(self)
 
-    def change_stalled_count(self, change: int) -> None:
-        """Count a worker that begins (1) or ends (-1) to wait for a client."""
+    def begin_stall(self) -> None:
+        """The calling thread begins to wait for a client."""
         with self._lock:
-            self._stalled_count += change
+            self._stalled.add(threading.get_ident())
             self._count_allowed()
-        if change > 0:
-            self._grow()
-            self._call()
+        self._grow()
+        self._call()
 
-    def change_stuck_count(self, change: int) -> bool:
-        """See :meth:`Pool.change_stuck_count`.
+    def end_stall(self) -> None:
+        """The calling thread waits for its client no more."""
+        with self._lock:
+            self._stalled.discard(threading.get_ident())
+            self._count_allowed()
+
+    def mark_stuck(self, job: Job, thread_id: int | None) -> bool:
+        """See :meth:`Pool.mark_stuck`.
 
         Where there may be one thread only, it stays one: that is a promise to an application that is not safe in two.
         """
         with self._lock:
-            self._stuck_count += change
+            self._stuck[job] = thread_id
             wanted_count = self._count_allowed()
-            surplus = len(self._threads) > self._allowed_count
-        if change > 0:
-            self._grow()
-        elif surplus:
-            self._jobs.put(_Retire())
+        self._grow()
         return wanted_count <= self._max_size
+
+    def unmark_stuck(self, job: Job) -> None:
+        """See :meth:`Pool.unmark_stuck`."""
+        with self._lock:
+            self._stuck.pop(job, None)
+            self._count_allowed()
 
     def _count_allowed(self) -> int:
         """Say anew how many threads there may be; return how many there would be without a most. Under the lock."""
-        wanted_count = self._size + self._stalled_count + self._stuck_count
+        wanted_count = self._size + len(self._stalled)
+        for thread_id in self._stuck.values():
+            if thread_id not in self._stalled:
+                wanted_count += 1
         if not self._closed:
             self._allowed_count = min(wanted_count, self._max_size)
         return wanted_count
@@ -382,13 +405,13 @@ class _Stall:
 
     def __enter__(self) -> None:
         _count_transition()
-        self._pool.change_stalled_count(1)
+        self._pool.begin_stall()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         _count_transition()
-        self._pool.change_stalled_count(-1)
+        self._pool.end_stall()
 
 
 def _count_transition() -> None:

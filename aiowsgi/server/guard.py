@@ -3,9 +3,9 @@
 A timer of the loop looks at what runs, a few times in the shortest time that is set; requests themselves pay nothing.
 A request's time is what a thread has spent on it, without what it waited for one.
 
-A thread that is *stuck*, because its request was given up and it did not notice, is counted out of the pool, and
-another is started in its place, up to ``max_threads`` in all. Where more than a share of the threads is stuck, the
-process wants to be replaced.
+A thread that is *stuck*, because its request was given up and it did not notice, is counted out of the pool until it
+ends that after all, and another is started in its place, up to ``max_threads`` in all. Where more than a share of the
+threads is stuck, the process wants to be replaced.
 
 Thread: event loop.
 """
@@ -79,7 +79,7 @@ class RequestGuard:
         now = engine.clock()
         for exchange in self._watched.keys() - running:
             if self._watched.pop(exchange).given_up:
-                self._change_stuck_count(-1)
+                self.stuck_count -= 1
                 _logger.info("the thread of request %s, which was given up, is free again", exchange.identify())
         for exchange in running:
             watched = self._watched.setdefault(exchange, _Watched())
@@ -96,10 +96,10 @@ class RequestGuard:
         _logger.log(level, "%s: %s\n%s", describe_request(self._engine, exchange), what, stack)
 
     def _give_up(self, exchange: Exchange, seconds: float) -> None:
-        is_replaced = self._change_stuck_count(1)
+        has_room = self._mark_stuck(exchange)
         if "log" in self._actions:
             what = f"has run for {seconds:.1f} s and is given up"
-            if not is_replaced:
+            if not has_room:
                 what += "; no other thread takes the place of its own: max_threads is reached"
             self._tell(logging.ERROR, exchange, what)
         if "504" in self._actions:
@@ -110,6 +110,14 @@ class RequestGuard:
             recycle, self._recycle = self._recycle, None
             recycle(f"{self.stuck_count} of {self._engine.config.threads} threads are stuck")
 
-    def _change_stuck_count(self, change: int) -> bool:
-        self.stuck_count += change
-        return self._engine.pool.change_stuck_count(change)
+    def _mark_stuck(self, exchange: Exchange) -> bool:
+        """Count its thread out of the pool; tell whether that leaves room for a successor."""
+        self.stuck_count += 1
+        engine = self._engine
+        # Of a thread that is in a greenlet's stack it is not known.
+        frames = sys._current_frames().items()
+        thread_id = next((thread_id for thread_id, frame in frames if exchange_of(frame) is exchange), None)
+        has_room = engine.pool.mark_stuck(exchange, thread_id)
+        if exchange not in engine.exchanges:
+            engine.pool.unmark_stuck(exchange)  # it ended just before that, and its thread may not have seen the mark
+        return has_room

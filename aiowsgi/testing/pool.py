@@ -86,9 +86,12 @@ class StepPool:
         """Have the job begun by a later :meth:`step` or :meth:`begin`. Any thread."""
         self._waiting.append(job)
 
-    def change_stuck_count(self, change: int) -> bool:
+    def mark_stuck(self, job: Job, thread_id: int | None) -> bool:
         """Each job has a thread of its own, in any case. Any thread."""
         return True
+
+    def unmark_stuck(self, job: Job) -> None:
+        """It made no difference. Any thread."""
 
     @contextlib.contextmanager
     def stalled(self, ready: Callable[[], bool]) -> Iterator[None]:

@@ -28,7 +28,7 @@ class Task:
     """A job that tells when it runs, and ends when it is told to; in between it may be stalled."""
 
     def __init__(self, pool: ThreadPool, stalls: bool = False) -> None:
-        self._pool = pool
+        self.pool = pool
         self._stalls = stalls
         self.running = threading.Event()
         self.client_ready = threading.Event()
@@ -41,7 +41,7 @@ class Task:
         self.thread = threading.current_thread()
         self.running.set()
         if self._stalls:
-            with self._pool.stalled(self.client_ready.is_set):
+            with self.pool.stalled(self.client_ready.is_set):
                 assert self.client_ready.wait(LONG)
             self.going_on.set()
         assert self.may_end.wait(LONG)
@@ -292,14 +292,21 @@ def test_pool_lets_a_waiting_job_begin_as_soon_as_a_thread_stalls(make: Callable
 # Stuck threads.
 
 
+def mark_stuck(task: Task) -> bool:
+    """Mark a task that runs, or ran; tell whether its thread may have a successor."""
+    assert task.thread is not None
+    return task.pool.mark_stuck(task, task.thread.ident)
+
+
 def test_pool_with_stuck_threads_runs_others_and_never_exceeds_max_threads(make: Callable[..., Tasks]) -> None:
     tasks = make(2, max_threads=4)
-    assert all_running(tasks.submit(2))
-    assert tasks.pool.change_stuck_count(1) is True
-    assert tasks.pool.change_stuck_count(1) is True
+    stuck = tasks.submit(2)
+    assert all_running(stuck)
+    assert mark_stuck(stuck[0]) is True
+    assert mark_stuck(stuck[1]) is True
     others = tasks.submit(2)
     assert all_running(others)
-    assert tasks.pool.change_stuck_count(1) is False
+    assert mark_stuck(others[1]) is False
     waiting = tasks.submit(2, stalls=True)
     assert len(threads_named("test-pool")) == 4
     assert not any(task.running.is_set() for task in waiting)
@@ -314,22 +321,90 @@ def test_pool_is_back_to_its_size_once_nothing_is_stuck(make: Callable[..., Task
     tasks = make(2)
     stuck = tasks.submit(2)
     assert all_running(stuck)
-    for _ in stuck:
-        tasks.pool.change_stuck_count(1)
+    for task in stuck:
+        mark_stuck(task)
     others = tasks.submit(2)
     assert all_running(others)
     for task in stuck:
         task.may_end.set()
-        assert task.ended.wait(LONG)
-        tasks.pool.change_stuck_count(-1)
     wait_for(lambda: len(threads_named("test-pool")) == 2)
+    assert tasks.pool.waiting_count == 0
     assert not any(task.ended.is_set() for task in others)
+    (waiting,) = tasks.submit()
+    assert tasks.pool.waiting_count == 1
+    assert not waiting.running.is_set()
+
+
+def test_pool_has_one_thread_more_for_one_that_is_stalled_and_stuck(make: Callable[..., Tasks]) -> None:
+    tasks = make(1)
+    (task,) = tasks.submit(stalls=True)
+    wait_for(lambda: tasks.pool.stats().stalled == 1)
+    mark_stuck(task)
+    (other, waiting) = tasks.submit(2)
+    assert other.running.wait(LONG)
+    task.client_ready.set()  # and it is stuck, and no more
+    assert task.going_on.wait(LONG)
+    assert tasks.pool.stats().stalled == 0
+    assert len(threads_named("test-pool")) == 2
+    assert not waiting.running.is_set()
+    task.may_end.set()
+    wait_for(lambda: len(threads_named("test-pool")) == 1)
+    assert not waiting.running.is_set()
+    other.may_end.set()
+    assert waiting.running.wait(LONG)
+
+
+def test_pool_has_one_thread_more_for_one_that_stalls_when_it_is_stuck(make: Callable[..., Tasks]) -> None:
+    tasks = make(1)
+    may_stall = threading.Event()
+
+    class LateStall(Task):
+        def run(self) -> None:
+            self.thread = threading.current_thread()
+            self.running.set()
+            assert may_stall.wait(LONG)
+            super().run()
+
+    task = LateStall(tasks.pool, stalls=True)
+    tasks.made.append(task)
+    tasks.pool.submit(task)
+    assert task.running.wait(LONG)
+    mark_stuck(task)
+    other, waiting = tasks.submit(2)
+    assert other.running.wait(LONG)
+    may_stall.set()
+    wait_for(lambda: tasks.pool.stats().stalled == 1)
+    assert len(threads_named("test-pool")) == 2
+    assert not waiting.running.is_set()
+
+
+def test_pool_counts_each_stuck_thread_that_nobody_knows(make: Callable[..., Tasks]) -> None:
+    tasks = make(2)
+    stuck = tasks.submit(2)
+    assert all_running(stuck)
+    for task in stuck:
+        assert tasks.pool.mark_stuck(task, None) is True
+    assert all_running(tasks.submit(2))
+
+
+def test_pool_forgets_a_stuck_job_that_ended_before_it_was_marked(make: Callable[..., Tasks]) -> None:
+    tasks = make(1)
+    (task,) = tasks.submit()
+    tasks.end()
+    wait_for(lambda: tasks.pool.stats().idle == 1)
+    mark_stuck(task)
+    tasks.pool.unmark_stuck(task)
+    running, waiting = tasks.submit(2)
+    assert running.running.wait(LONG)
+    assert len(threads_named("test-pool")) == 1
+    assert not waiting.running.is_set()
 
 
 def test_pool_of_one_thread_at_most_stays_one_when_that_is_stuck(make: Callable[..., Tasks]) -> None:
     tasks = make(1, max_threads=1)
-    assert all_running(tasks.submit())
-    assert tasks.pool.change_stuck_count(1) is False
+    (stuck,) = tasks.submit()
+    assert stuck.running.wait(LONG)
+    assert mark_stuck(stuck) is False
     (waiting,) = tasks.submit()
     assert len(threads_named("test-pool")) == 1
     assert not waiting.running.is_set()

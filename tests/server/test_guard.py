@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from aiowsgi import Server
+from aiowsgi import Server, ThreadPool
+from aiowsgi.bridge.pool import Job
 from aiowsgi.config import Config
 from aiowsgi.errors import ConfigError
 from aiowsgi.server.stacks import stack_report
@@ -26,7 +28,7 @@ GET_STUCK = b"GET /stuck?a=b HTTP/1.1\r\nHost: test\r\n\r\n"
 
 
 class Stuck:
-    """An application whose ``/stuck`` and ``/stream`` wait until they are released."""
+    """An application whose ``/stuck`` and ``/stream`` wait until they are released; ``/endless`` never ends."""
 
     def __init__(self) -> None:
         self.released = threading.Event()
@@ -39,6 +41,8 @@ class Stuck:
         start_response("200 OK", [("Content-Type", "text/plain")])
         if environ["PATH_INFO"] == "/stream":
             return self._stream()
+        if environ["PATH_INFO"] == "/endless":
+            return itertools.repeat(bytes(64 * 1024))
         return [b"done"]
 
     def _stream(self) -> Iterable[bytes]:
@@ -123,6 +127,95 @@ def test_stuck_threads_are_no_more_than_max_threads_and_other_requests_get_503(
         assert client.get("/").content == b"done"
     texts = [record.getMessage() for record in error_log.records if "is given up" in record.getMessage()]
     assert ["max_threads is reached" in text for text in texts] == [False, True, True]
+
+
+def test_thread_that_is_stalled_and_stuck_has_one_successor(
+    serve: Serve, stuck: Stuck, error_log: pytest.LogCaptureFixture
+) -> None:
+    options = {"request_timeout": 0.2, "request_timeout_actions": ("log",)}
+    server = serve(stuck, threads=1, max_threads=2, **options)
+    with server.connect() as download, server.connect() as client:
+        download.send(b"GET /endless HTTP/1.1\r\nHost: test\r\n\r\n")
+        wait_until(lambda: server.call(server.server.stats).threads.stalled == 1, "the download to stall")
+        wait_until(lambda: "is given up" in error_log.text, "the download to be given up")
+        assert stuck_count(server) == 1
+        assert client.get("/").content == b"done"
+    wait_until(lambda: stuck_count(server) == 0, "a free thread")
+    # There would have been no room for two.
+    assert "max_threads is reached" not in error_log.text
+
+
+class Held:
+    """A job that waits until it may end."""
+
+    def __init__(self) -> None:
+        self.running = threading.Event()
+        self.may_end = threading.Event()
+
+    def run(self) -> None:
+        self.running.set()
+        assert self.may_end.wait(PATIENCE)
+
+
+def assert_runs_one_at_a_time(pool: ThreadPool) -> None:
+    jobs = [Held(), Held()]
+    try:
+        for job in jobs:
+            pool.submit(job)
+        assert jobs[0].running.wait(PATIENCE)
+        stats = pool.stats()
+        assert (stats.waiting, stats.running) == (1, 1)
+    finally:
+        for job in jobs:
+            job.may_end.set()
+
+
+def test_stuck_thread_of_a_shared_pool_is_one_of_its_threads_again_after_the_end_of_its_server(
+    loop_name: str, stuck: Stuck
+) -> None:
+    pool = ThreadPool(1)
+    server = ServerThread(Server(stuck, bind=["127.0.0.1:0"], pool=pool, request_timeout=0.1), loop_name)
+    server.start()
+    try:
+        with server.connect() as client:
+            send(client, stuck)
+            assert client.receive().status_code == 504
+        server.stop(graceful=0)
+        stuck.released.set()
+        wait_until(lambda: pool.stats().idle == 1, "a free thread")
+        assert_runs_one_at_a_time(pool)
+    finally:
+        stuck.released.set()
+        server.stop()
+        pool.close()
+
+
+def test_request_that_ends_while_it_is_given_up_leaves_its_pool_as_it_was(loop_name: str, stuck: Stuck) -> None:
+    class LatePool(ThreadPool):
+        def mark_stuck(self, job: Job, thread_id: int | None) -> bool:
+            assert thread_id is not None
+            stuck.released.set()
+            wait_until(lambda: self.stats().idle == 1, "the request's end")
+            has_room = super().mark_stuck(job, thread_id)
+            marked.set()
+            return has_room
+
+    marked = threading.Event()
+    pool = LatePool(1)
+    own = Server(stuck, bind=["127.0.0.1:0"], pool=pool, request_timeout=0.1, request_timeout_actions=("log",))
+    server = ServerThread(own, loop_name)
+    server.start()
+    try:
+        with server.connect() as client:
+            send(client, stuck)
+            assert client.receive().content == b"done"
+        assert marked.wait(PATIENCE)
+        wait_until(lambda: stuck_count(server) == 0, "a free thread")
+        assert_runs_one_at_a_time(pool)
+    finally:
+        stuck.released.set()
+        server.stop()
+        pool.close()
 
 
 def test_response_over_its_time_is_broken_off_visibly(serve: Serve, stuck: Stuck) -> None:
