@@ -63,11 +63,12 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class AskToDrain:
-    """Tell a worker to leave, with so many seconds for its requests."""
+    """Tell a worker to leave, with so many seconds for its requests; before, it may serve on for ``drain_delay``."""
 
     worker: Worker
     seconds: float
     leave_backlog: bool
+    serve_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)

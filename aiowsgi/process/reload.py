@@ -229,7 +229,7 @@ class _Worker:
     def ask_to_leave(self) -> None:
         """Let its requests end, and leave what is in the backlog to the next."""
         if self._ready:
-            self._process.pipe.send("drain", seconds=STOP_SECONDS, leave_backlog=True)
+            self._process.pipe.send("drain", seconds=STOP_SECONDS, leave_backlog=True, serve_on=False)
         else:  # it may be in an import, and listens to nothing else
             self._process.send_signal(signal.SIGTERM)
 

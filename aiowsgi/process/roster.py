@@ -140,14 +140,20 @@ class Roster:
         self._set_count(count, now)
         self._settle(now)
 
-    def stop(self, seconds: float, now: float) -> None:
-        """Let all workers leave, with so many seconds for their requests; told again, with fewer if those are fewer."""
+    def stop(self, seconds: float, now: float, *, drain_delay: float = 0.0) -> None:
+        """Let all workers leave; told again, sooner if that is sooner.
+
+        Args:
+            seconds: what their requests have for ending.
+            now: the time.
+            drain_delay: seconds that they serve on for before.
+        """
         told_before, self.stopping = self.stopping, True
         if not told_before:
             self._actions.append(StopListening())
         for worker in list(self.workers.values()):
-            if not told_before or now + seconds + LEAVING_MARGIN_SECONDS < worker.deadline:
-                self._dismiss(worker, now, seconds, leave_backlog=False)
+            if not told_before or now + drain_delay + seconds + LEAVING_MARGIN_SECONDS < worker.deadline:
+                self._dismiss(worker, now, seconds, leave_backlog=False, drain_delay=drain_delay)
         for slot in self.slots:
             slot.serving = slot.starting = None
         self._settle(now)
@@ -353,15 +359,23 @@ class Roster:
                 return slot
         return None
 
-    def _dismiss(self, worker: Worker, now: float, seconds: float | None = None, leave_backlog: bool = True) -> None:
+    def _dismiss(
+        self,
+        worker: Worker,
+        now: float,
+        seconds: float | None = None,
+        *,
+        leave_backlog: bool = True,
+        drain_delay: float = 0.0,
+    ) -> None:
         """Have a worker leave."""
         if worker.phase is Phase.KILLED:
             return
         seconds = self.graceful_timeout if seconds is None else seconds
         if worker.phase is Phase.STARTING:
             self._actions.append(SendSignal(worker, signal.SIGTERM))  # it may be in an import, and hear nothing else
-        self._actions.append(AskToDrain(worker, seconds, leave_backlog))
-        self._expect_end(worker, seconds, now)
+        self._actions.append(AskToDrain(worker, seconds, leave_backlog, serve_on=drain_delay > 0))
+        self._expect_end(worker, drain_delay + seconds, now)
 
     def _expect_end(self, worker: Worker, seconds: float, now: float) -> None:
         worker.phase = Phase.LEAVING

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 from wsgiref.types import WSGIApplication
 
 import anyio
+from anyio.abc import TaskGroup
 
 from aiowsgi.bridge.threads import call_aside
 from aiowsgi.config import Config
@@ -246,8 +247,8 @@ class _Alone:
         self._hooks = hooks
         self._terminal = Terminal()
         self._ending = Ending(logger)
-        self._drain_wanted = anyio.Event()
-        self._haste_wanted = anyio.Event()
+        # Those that are wanted and have not been taken.
+        self._steps: asyncio.Queue[Step] = asyncio.Queue()
 
     async def serve(self) -> None:
         server = self._server
@@ -272,8 +273,7 @@ class _Alone:
             async with anyio.create_task_group() as tasks:
                 if signals is not None:
                     tasks.start_soon(self._follow_signals, signals)
-                tasks.start_soon(self._drain_when_asked)
-                tasks.start_soon(self._hasten_when_asked)
+                tasks.start_soon(self._take_steps, tasks)
                 await server.serve_until_shutdown()
                 tasks.cancel_scope.cancel()
             report = await server.shutdown()
@@ -346,23 +346,21 @@ class _Alone:
 
     def _end(self, step: Step) -> None:
         """Begin the end, or have it come sooner; before the server has started, that waits for its start."""
-        if step is Step.GO_ON:
-            return
-        self._notifier.stopping()
+        if step is not Step.GO_ON:
+            self._notifier.stopping()
+            self._steps.put_nowait(step)
+
+    async def _take_steps(self, tasks: TaskGroup) -> None:
+        """Shut the server down, and leave it less time if a further step says so."""
+        while True:
+            tasks.start_soon(self._take, await self._steps.get())
+
+    async def _take(self, step: Step) -> None:
         if step is Step.HASTEN:
-            self._haste_wanted.set()
-        self._drain_wanted.set()
-
-    async def _drain_when_asked(self) -> None:
-        await self._drain_wanted.wait()
-        seconds = self._server.config.graceful_timeout
-        await self._server.shutdown(min(seconds, QUICK_SECONDS) if self._haste_wanted.is_set() else seconds)
-
-    async def _hasten_when_asked(self) -> None:
-        await self._haste_wanted.wait()
-        with anyio.move_on_after(QUICK_SECONDS):
-            await anyio.Event().wait()
-        await self._server.shutdown(0)
+            seconds = min(self._server.config.graceful_timeout, QUICK_SECONDS)
+            await self._server.shutdown(seconds, serve_on=False)
+        else:
+            await self._server.shutdown()
 
     async def _end_at_once(self, signum: signal.Signals) -> NoReturn:
         with anyio.move_on_after(FORCED_END_TIMEOUT, shield=True):

@@ -212,10 +212,12 @@ class Supervisor:
         """Begin the end, or have it come sooner."""
         if step is Step.GO_ON:
             return
-        seconds = self._config.graceful_timeout
-        seconds = min(seconds, QUICK_SECONDS) if step is Step.HASTEN else seconds + self._config.drain_delay
         self._notifier.stopping()
-        self._roster.stop(seconds, time.monotonic())
+        seconds = self._config.graceful_timeout
+        if step is Step.HASTEN:
+            self._roster.stop(min(seconds, QUICK_SECONDS), time.monotonic())
+        else:
+            self._roster.stop(seconds, time.monotonic(), drain_delay=self._config.drain_delay)
 
     def _reload(self) -> None:
         if self._roster.stopping:
@@ -319,10 +321,10 @@ class Supervisor:
         match action:
             case Spawn(worker):
                 self._spawn(worker)
-            case AskToDrain(worker, seconds, leave_backlog):
+            case AskToDrain(worker, seconds, leave_backlog, serve_on):
                 process = self._processes.get(worker.number)
                 if process is not None:
-                    process.pipe.send("drain", seconds=seconds, leave_backlog=leave_backlog)
+                    process.pipe.send("drain", seconds=seconds, leave_backlog=leave_backlog, serve_on=serve_on)
             case SendSignal(worker, signum):
                 process = self._processes.get(worker.number)
                 if process is not None:

@@ -43,6 +43,7 @@ from aiowsgi.process.title import set_title
 from aiowsgi.process.wear import Wear
 from aiowsgi.server import Server
 from aiowsgi.server.control import ControlResponder
+from aiowsgi.server.drain import DrainReport
 from aiowsgi.server.exposition import MetricsResponder
 from aiowsgi.server.reports import Answers, report
 from aiowsgi.server.stacks import stack_report
@@ -138,8 +139,7 @@ class _Worker:
         self._server: Server | None = None
         self._started = False
         self._wear = Wear(order.config, time.monotonic())
-        self._leaving: asyncio.Task[None] | None = None
-        self._ended = anyio.Event()
+        self._shutdowns: set[asyncio.Task[DrainReport]] = set()
         self._hooks = Hooks(order.config, ())  # until they have been imported
         self._tellings: set[asyncio.Task[None]] = set()
         self._asks: dict[int, Callable[[Answers], object]] = {}
@@ -218,7 +218,15 @@ class _Worker:
         self._beat()
         if self._wear.is_limited:
             self._look()
-        await self._ended.wait()
+        await server.serve_until_shutdown()
+        drained = await server.shutdown()
+        self._pipe.send(
+            "stopped",
+            completed=drained.completed,
+            abandoned=drained.abandoned,
+            done=server.engine.completed_count,
+            metrics=report(server, "metrics"),
+        )
         loop.remove_reader(self._pipe.fileno())
 
     # What goes on by itself.
@@ -252,9 +260,8 @@ class _Worker:
         for message in self._pipe.receive():
             kind = message.get("type")
             if kind == "drain":
-                # What is beyond is the supervisor's patience with drain_delay.
                 seconds = min(message["seconds"], self._config.graceful_timeout)
-                self._leave(seconds, message["leave_backlog"])
+                self._leave(seconds, leave_backlog=message["leave_backlog"], serve_on=message["serve_on"])
             elif kind == "listen":
                 self._started_server.listen(_take_sockets(self._pipe.take_descriptors(message["count"])))
             elif kind == "dump":
@@ -275,37 +282,19 @@ class _Worker:
 
     def _leave_as_orphan(self) -> None:
         logger.warning("the supervisor is gone: running requests may finish, then this worker leaves")
-        seconds = self._config.graceful_timeout
         if hasattr(signal, "alarm"):
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(int(seconds + self._config.drain_delay) + _ORPHAN_MARGIN_SECONDS)
-        self._leave(seconds, leave_backlog=False)
+            signal.alarm(int(self._config.graceful_timeout + self._config.drain_delay) + _ORPHAN_MARGIN_SECONDS)
+        self._leave()
 
     def _leave_at_signal(self) -> None:
         self._pipe.send("leaving")
-        self._leave(self._config.graceful_timeout, leave_backlog=True)
+        self._leave(leave_backlog=True)
 
-    def _leave(self, seconds: float, leave_backlog: bool) -> None:
-        loop = asyncio.get_running_loop()
-        if self._leaving is None:
-            self._leaving = loop.create_task(self._drain(seconds, leave_backlog))
-        else:
-            loop.call_later(seconds, self._cut_short)
-
-    def _cut_short(self) -> None:
-        self._cutting = asyncio.get_running_loop().create_task(self._started_server.shutdown(0))
-
-    async def _drain(self, seconds: float, leave_backlog: bool) -> None:
-        server = self._started_server
-        drained = await server.shutdown(seconds, leave_backlog=leave_backlog)
-        self._pipe.send(
-            "stopped",
-            completed=drained.completed,
-            abandoned=drained.abandoned,
-            done=server.engine.completed_count,
-            metrics=report(server, "metrics"),
-        )
-        self._ended.set()
+    def _leave(self, seconds: float | None = None, *, leave_backlog: bool = False, serve_on: bool = True) -> None:
+        """Begin to leave, or have less time for it."""
+        shutdown = self._started_server.shutdown(seconds, leave_backlog=leave_backlog, serve_on=serve_on)
+        self._shutdowns.add(asyncio.get_running_loop().create_task(shutdown))
 
     # What people ask.
 

@@ -57,15 +57,19 @@ class Drain:
         listeners: accept them.
         seconds: what requests have for ending; 0 or more.
         leave_backlog: connections that wait to be accepted are left to the processes that share the sockets.
+        delay: seconds to serve on for before all that.
     """
 
-    def __init__(self, engine: Engine, listeners: Sequence[Listener], seconds: float, leave_backlog: bool) -> None:
+    def __init__(
+        self, engine: Engine, listeners: Sequence[Listener], seconds: float, *, leave_backlog: bool, delay: float
+    ) -> None:
         self._engine = engine
         self._listeners = listeners
         self._leave_backlog = leave_backlog
         #: The least that anybody has left to the requests.
         self.seconds = seconds
-        self._delay = anyio.CancelScope()
+        self._serves_on = delay > 0
+        self._delay = anyio.move_on_after(delay)
         # Ends when there is no time left.
         self._scope = anyio.CancelScope()
         self._begun = False
@@ -74,14 +78,19 @@ class Drain:
         self._completed_before = engine.completed_count
 
     def shorten(self, seconds: float) -> None:
-        """Leave the requests no more than so much from now."""
-        self.seconds = min(self.seconds, seconds)
+        """Leave no more than so much from now, the delay included."""
+        end = anyio.current_time() + seconds
         if not self._begun:
-            if self._is_hurry(seconds):
-                self._delay.cancel()
-        elif anyio.current_time() + seconds < self._scope.deadline:
-            self._scope.deadline = anyio.current_time() + seconds
+            if end < self._delay.deadline + self.seconds:
+                self.end_delay()
+        elif end < self._scope.deadline:
+            self._scope.deadline = end
             self._engine.dispersal.begin(seconds)
+        self.seconds = min(self.seconds, seconds)
+
+    def end_delay(self) -> None:
+        """Serve on no longer: the requests' time begins."""
+        self._delay.cancel()
 
     async def run(self) -> DrainReport:
         """Let requests end; cut off those that have not in time, or when this is cancelled."""
@@ -98,15 +107,9 @@ class Drain:
     # In this order.
 
     async def _serve_on(self) -> None:
-        """Wait for ``drain_delay``, unless somebody is in a hurry or other processes serve on."""
-        seconds = self._engine.config.drain_delay
-        if seconds and not self._leave_backlog and not self._is_hurry(self.seconds):
-            self._delay.deadline = anyio.current_time() + seconds
+        if self._serves_on:
             with self._delay:
                 await anyio.Event().wait()
-
-    def _is_hurry(self, seconds: float) -> bool:
-        return not seconds or seconds < self._engine.config.graceful_timeout
 
     def _begin(self) -> None:
         """From now on the requests have their time, and no others are wanted."""
@@ -136,7 +139,7 @@ class Drain:
 
     async def _cut_off(self) -> DrainReport:
         """Close what is still open, and report."""
-        self._want_no_more()
+        self._want_no_more()  # once more: cancelled during the delay, nothing has begun
         self._engine.dispersal.close()
         await self._end_arrivals()
         report = self._report()

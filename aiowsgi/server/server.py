@@ -336,26 +336,35 @@ class Server:
             for listener in self._listeners:
                 listener.resume()
 
-    async def shutdown(self, graceful: float | None = None, *, leave_backlog: bool = False) -> DrainReport:
+    async def shutdown(
+        self, graceful: float | None = None, *, leave_backlog: bool = False, serve_on: bool = True
+    ) -> DrainReport:
         """Stop accepting, let requests end, close all connections; before that, serve on for ``drain_delay``.
 
-        That delay is for who is in no hurry, leaving requests ``graceful_timeout`` or more, and has no process beside
-        it that serves on. Idempotent: later calls wait for the first one. Those that say how long may shorten what is
-        left of it, also to 0, and never lengthen it.
+        That delay is for who is in no hurry, leaves requests some time, and has no process beside it that serves on.
+        Idempotent: later calls wait for the first one. Those that say how long wait no longer than that: they may
+        shorten what is left of the delay and of the requests' time together, also to 0, and never lengthen it.
 
         Args:
             graceful: seconds that requests may take to end; default ``graceful_timeout``, or what an earlier call said.
-            leave_backlog: connections that wait to be accepted are left to the processes that share the sockets.
+            leave_backlog: connections that wait to be accepted are left to the processes that share the sockets; there
+                is no ``drain_delay``.
+            serve_on: ``False`` is for who is in a hurry: there is no ``drain_delay``, and one under way ends.
         """
         if self._engine is None:
             self._stopped.set()
             return DrainReport(0, 0)
         if self._drain is None:
             seconds = self.config.graceful_timeout if graceful is None else graceful
-            drain = Drain(self._engine, self._listeners, seconds, leave_backlog)
+            delay = self.config.drain_delay if serve_on and seconds and not leave_backlog else 0.0
+            drain = Drain(self._engine, self._listeners, seconds, leave_backlog=leave_backlog, delay=delay)
             self._drain = drain, asyncio.ensure_future(self._end(drain, leave_backlog))
-        elif graceful is not None:
-            self._drain[0].shorten(graceful)
+        else:
+            drain = self._drain[0]
+            if not serve_on:
+                drain.end_delay()
+            if graceful is not None:
+                drain.shorten(graceful)
         return await asyncio.shield(self._drain[1])
 
     async def _end(self, drain: Drain, leave_backlog: bool) -> DrainReport:

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -50,8 +51,8 @@ def command(folder: Path, *arguments: str) -> tuple[int, str]:
 
 
 @contextmanager
-def workers(folder: Path, count: int) -> Iterator[ServerProcess]:
-    arguments = ["app", "-b", "127.0.0.1:0", "--control", "unix:ctl", "--metrics-bind", "unix:metrics"]
+def workers(folder: Path, count: int, *options: str) -> Iterator[ServerProcess]:
+    arguments = ["app", "-b", "127.0.0.1:0", "--control", "unix:ctl", "--metrics-bind", "unix:metrics", *options]
     if count:
         arguments += ["--workers", str(count)]
     with server_process(folder, *arguments) as server:
@@ -106,7 +107,7 @@ ALONE_AND_SUPERVISED = pytest.mark.parametrize("count", [0, 1])
 
 
 @contextmanager
-def waiting(folder: Path, count: int) -> Iterator[tuple[ServerProcess, RawClient]]:
+def waiting(folder: Path, count: int, *options: str) -> Iterator[tuple[ServerProcess, RawClient]]:
     """Run a server with a request that waits for the file ``go``."""
     (folder / "app.py").write_text(
         "import os, time\n"
@@ -117,7 +118,7 @@ def waiting(folder: Path, count: int) -> Iterator[tuple[ServerProcess, RawClient
         "    start_response('200 OK', [])\n"
         "    return [b'done']\n"
     )
-    with workers(folder, count) as server, server.connect() as client:
+    with workers(folder, count, *options) as server, server.connect() as client:
         client.send(request("/"))
         server.wait_for_log("running")
         yield server, client
@@ -163,6 +164,59 @@ def test_sigint_hastens_an_ordered_drain(folder: Path, count: int) -> None:
         assert server.wait() == 0
     assert "SIGINT: stopping quickly" in server.log
     assert "running requests: 0 finished, 1 abandoned" in server.log
+
+
+def refuses(server: ServerProcess) -> bool:
+    try:
+        server.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@ALONE_AND_SUPERVISED
+def test_sigint_ends_the_delay_of_an_ordered_drain_at_once_and_leaves_requests_their_second(
+    folder: Path, count: int
+) -> None:
+    with waiting(folder, count, "--drain-delay=10m") as (server, client):
+        drain(folder)
+        assert not refuses(server)
+        server.signal(signal.SIGINT)
+        wait_until(lambda: refuses(server), "the end of the delay")
+        (folder / "go").touch()
+        assert client.receive().content == b"done"
+        assert server.wait() == 0
+    assert "running requests: 1 finished, 0 abandoned" in server.log
+
+
+@ALONE_AND_SUPERVISED
+def test_sigint_ends_the_delay_where_requests_never_have_more_than_a_second(folder: Path, count: int) -> None:
+    with waiting(folder, count, "--drain-delay=10m", "--graceful-timeout=1s") as (server, _):
+        server.signal(signal.SIGINT)
+        assert server.wait() == 0
+    assert "running requests: 0 finished, 1 abandoned" in server.log
+    assert "it is killed" not in server.log
+
+
+@ALONE_AND_SUPERVISED
+def test_sigint_after_an_ordered_drain_ends_parked_streams_whole(folder: Path, count: int) -> None:
+    (folder / "app.py").write_text(
+        "import asyncio, aiowsgi\n"
+        "async def events():\n"
+        "    yield b'first'\n"
+        "    await asyncio.Event().wait()\n"
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    return aiowsgi.park(environ, events())\n"
+    )
+    with workers(folder, count, "--drain-delay=10m") as server, server.connect() as client:
+        client.send(request("/"))
+        wait_until(lambda: b"first" in client.socket.recv(4096, socket.MSG_PEEK), "the beginning of the stream")
+        drain(folder)
+        server.signal(signal.SIGINT)
+        assert client.receive().content == b"first"
+        assert server.wait() == 0
+    assert "running requests: 1 finished, 0 abandoned" in server.log
 
 
 def test_metrics_of_workers_are_one_and_never_go_back(folder: Path) -> None:

@@ -374,6 +374,20 @@ def test_stop_that_is_told_again_hastens_and_never_delays() -> None:
     assert SendSignal(worker, signal.SIGKILL) in stage.actions()
 
 
+def test_stop_after_a_delay_waits_for_that_as_well_and_one_in_a_hurry_ends_it() -> None:
+    stage = Stage(1)
+    (worker,) = stage.started()
+    stage.actions()
+    stage.roster.stop(1.0, stage.now, drain_delay=20.0)
+    assert AskToDrain(worker, 1.0, leave_backlog=False, serve_on=True) in stage.actions()
+    stage.wait(15)
+    assert stage.actions() == []
+    stage.roster.stop(1.0, stage.now)
+    assert stage.actions() == [AskToDrain(worker, 1.0, leave_backlog=False)]
+    stage.wait(6)
+    assert SendSignal(worker, signal.SIGKILL) in stage.actions()
+
+
 def test_worker_that_does_not_leave_is_killed() -> None:
     stage = Stage(1)
     (worker,) = stage.started()

@@ -13,7 +13,7 @@ import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -536,6 +536,55 @@ def test_shutdown_with_less_time_shortens_one_that_has_begun(loop_name: str, del
         run_in_loop(loop_name, main)
     finally:
         application.open()
+
+
+@pytest.mark.parametrize("first", [{}, {"graceful": 600}])
+@pytest.mark.parametrize("second", [{"graceful": 0.3}, {"serve_on": False}, {"graceful": 600, "serve_on": False}])
+def test_shutdown_in_a_hurry_ends_the_delay_of_one_that_has_begun(
+    loop_name: str, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    """Also where ``graceful_timeout`` is no longer than what it leaves."""
+
+    async def main() -> None:
+        server = Server(hello, bind=FREE_PORT, graceful_timeout=0.2, drain_delay=600)
+        await server.start()
+        port = server.port
+        delayed = asyncio.create_task(server.shutdown(**first))
+        await eventually(lambda: server.engine.leaving)
+        assert (await ask(port)).endswith(b"hello")
+        began = time.monotonic()
+        assert figures(await server.shutdown(**second)) == figures(await delayed) == (0, 0)
+        assert time.monotonic() - began < AT_ONCE
+
+    run_in_loop(loop_name, main)
+
+
+@pytest.mark.parametrize("hurry", [{"graceful": 0}, {"serve_on": False}, {"leave_backlog": True}])
+@pytest.mark.parametrize("graceful_timeout", [0, 0.2])
+def test_shutdown_in_a_hurry_does_without_the_delay(
+    loop_name: str, hurry: dict[str, Any], graceful_timeout: float
+) -> None:
+    async def main() -> None:
+        server = Server(hello, bind=FREE_PORT, graceful_timeout=graceful_timeout, drain_delay=600)
+        await server.start()
+        began = time.monotonic()
+        assert figures(await server.shutdown(**hurry)) == (0, 0)
+        assert time.monotonic() - began < AT_ONCE
+
+    run_in_loop(loop_name, main)
+
+
+def test_shutdown_with_less_time_than_usual_serves_on_all_the_same(loop_name: str) -> None:
+    async def main() -> None:
+        server = Server(hello, bind=FREE_PORT, drain_delay=600)
+        await server.start()
+        first = asyncio.create_task(server.shutdown(2))
+        await eventually(lambda: server.engine.leaving)
+        second = asyncio.create_task(server.shutdown(10_000))  # more than is left
+        assert (await ask(server.port)).endswith(b"hello")
+        assert await server.shutdown(0) is await first is await second
+
+    run_in_loop(loop_name, main)
 
 
 def test_shutdown_that_does_not_say_how_long_waits_for_one_that_has_begun(loop_name: str) -> None:
