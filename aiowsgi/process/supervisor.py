@@ -200,8 +200,7 @@ class Supervisor:
         elif name == "SIGHUP":
             self._reload()
         elif name in ("SIGTTIN", "SIGTTOU"):
-            logger.info("%s: one worker %s", name, "more" if name == "SIGTTIN" else "fewer")
-            self._roster.resize(1 if name == "SIGTTIN" else -1, time.monotonic())
+            self._resize(name)
         elif name == "SIGUSR1":
             for process in self._processes.values():
                 process.pipe.send("dump")
@@ -218,6 +217,12 @@ class Supervisor:
             self._roster.stop(min(seconds, QUICK_SECONDS), time.monotonic())
         else:
             self._roster.stop(seconds, time.monotonic(), drain_delay=self._config.drain_delay)
+
+    def _resize(self, name: str) -> None:
+        if self._roster.stopping:
+            return
+        logger.info("%s: one worker %s", name, "more" if name == "SIGTTIN" else "fewer")
+        self._roster.resize(1 if name == "SIGTTIN" else -1, time.monotonic())
 
     def _reload(self) -> None:
         if self._roster.stopping:

@@ -219,6 +219,18 @@ def test_sigint_after_an_ordered_drain_ends_parked_streams_whole(folder: Path, c
     assert "running requests: 1 finished, 0 abandoned" in server.log
 
 
+def test_signal_for_one_worker_more_while_it_ends_is_not_answered(folder: Path) -> None:
+    with waiting(folder, 1) as (server, client):
+        drain(folder)
+        server.signal(signal.SIGTTIN)
+        server.signal(signal.SIGTERM)
+        server.wait_for_log("SIGTERM: running requests may finish")
+        (folder / "go").touch()
+        assert client.receive().content == b"done"
+        assert server.wait() == 0
+    assert "one worker more" not in server.log
+
+
 def test_metrics_of_workers_are_one_and_never_go_back(folder: Path) -> None:
     with workers(folder, 2) as server:
         send_requests(server, 10)
