@@ -485,19 +485,20 @@ class Config:
         return (TCPAddress(host.strip("[]"), 8000 if self.port is None else self.port),)
 
     @property
-    def asks_for_supervisor(self) -> bool:
-        """Whether an option only means something where a process watches over those that serve."""
-        return bool(
-            self.workers is not None
-            or self.preload
-            or self.timeout is not None
-            or self.max_requests
-            or self.max_worker_age
-            or self.max_worker_rss
-            or self.user is not None
-            or self.group is not None
-            or (self.request_timeout and "recycle" in self.timeout_actions)
-        )
+    def supervisor_option(self) -> str:
+        """An option that only means something where a process watches over those that serve; empty if there is none."""
+        asks = {
+            "workers": self.workers is not None,
+            "preload": self.preload,
+            "timeout": self.timeout is not None,
+            "max_requests": self.max_requests,
+            "max_worker_age": self.max_worker_age,
+            "max_worker_rss": self.max_worker_rss,
+            "user": self.user is not None,
+            "group": self.group is not None,
+            "request_timeout_actions": self.request_timeout and "recycle" in self.timeout_actions,
+        }
+        return next((name for name, is_asking in asks.items() if is_asking), "")
 
     @property
     def timeout_actions(self) -> tuple[str, ...]:

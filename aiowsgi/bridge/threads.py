@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-__all__ = ["call_aside", "join_threads", "other_thread_names", "thread_names"]
+__all__ = ["call_aside", "in_main_thread", "join_threads", "other_thread_names", "thread_names"]
 
 
 def thread_names() -> dict[int, str]:
@@ -20,6 +20,11 @@ def other_thread_names() -> list[str]:
     """Return the names of all threads but the calling one."""
     own = threading.get_ident()
     return [name for ident, name in thread_names().items() if ident != own]
+
+
+def in_main_thread() -> bool:
+    """Tell whether the calling thread is the one that signals are received in."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def call_aside(function: Callable[[], object]) -> None:

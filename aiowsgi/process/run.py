@@ -26,7 +26,7 @@ from wsgiref.types import WSGIApplication
 import anyio
 from anyio.abc import TaskGroup
 
-from aiowsgi.bridge.threads import call_aside
+from aiowsgi.bridge.threads import call_aside, in_main_thread
 from aiowsgi.config import Config
 from aiowsgi.errors import StartupError
 from aiowsgi.process.activation import take_passed_descriptors
@@ -77,8 +77,10 @@ def run(
     Where an option asks for a supervisor, ``workers`` above all, this process watches over others that serve. They
     import an application that is given by its name, and are forked with any other.
 
-    At a second signal the process ends at once, with 128 plus the signal's number as its exit code. Outside
-    the main thread no signal is received, and nothing ends the server but the process.
+    At a second signal the process ends at once, with 128 plus the signal's number as its exit code.
+
+    Outside the main thread no signal is received, and no supervisor can be had: what ends the server is ``aiowsgi
+    drain``, where there is a ``control`` socket, or the end of the process.
 
     Args:
         application: a WSGI application, or its name as on the command line.
@@ -92,12 +94,16 @@ def run(
         ConfigError: options break their rules.
         ApplicationImportError: the named application cannot be had.
         HookError: a hook cannot be had, or ``on_starting`` or ``worker_init`` has failed.
-        StartupError: it cannot listen, or the loop or parser is not installed; nothing is left listening.
+        StartupError: it cannot listen, the loop or parser is not installed, or an option needs the main thread; nothing
+            is left listening.
     """
     if config is None:
         config = Config(**options)
     elif options:
         raise TypeError(f"run() takes a config or options, not both: {', '.join(options)}")
+    option = "reload" if config.reload else config.supervisor_option
+    if option and not in_main_thread():
+        raise StartupError(f"{option}: run() must be called in the main thread, where signals are received")
     prepare_imports(config)
     descriptors = take_passed_descriptors()
     config = _with_passed_sockets(config, descriptors)
@@ -111,7 +117,7 @@ def run(
         if config.reload:
             _reload(application, factory or config.factory, config, read_again, config_file)
         # As the first process of a container it has others' children to wait for, which a server cannot.
-        elif config.asks_for_supervisor or os.getpid() == 1:
+        elif option or (os.getpid() == 1 and in_main_thread()):
             forced_by = _supervise(application, factory or config.factory, config, read_again, notifier)
             if forced_by:
                 pid_file.close()

@@ -10,7 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvloop
@@ -163,6 +163,25 @@ def test_run_outside_the_main_thread_ends_when_a_drain_is_ordered_and_leaves_the
         ended = pool.submit(run, app, uds=str(path), control=f"unix:{control}")
         assert get(path).content == b"to the end"
         assert ended.result(PATIENCE) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"workers": 1}, "workers"),
+        ({"timeout": 5}, "timeout"),
+        ({"max_requests": 100, "reload": True}, "reload"),
+        ({"request_timeout": 5, "request_timeout_actions": ["log", "recycle"]}, "request_timeout_actions"),
+    ],
+)
+def test_run_outside_the_main_thread_refuses_what_needs_its_signals(
+    tmp_path: Path, options: dict[str, Any], name: str
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(run, "tests.hosting:hello", uds=str(tmp_path / "sock"), **options)
+        with pytest.raises(StartupError, match=f"^{name}: run\\(\\) must be called in the main thread"):
+            ended.result(PATIENCE)
+    assert not (tmp_path / "sock").exists()
 
 
 def test_run_with_bad_options_raises_config_error() -> None:
