@@ -30,8 +30,37 @@ class Step(enum.Enum):
     FORCE = enum.auto()  # ends all at once
 
 
+class _State(enum.Enum):
+    """How far the end of a server has come."""
+
+    SERVING = enum.auto()
+    ORDERED = enum.auto()  # to end, by no signal so far
+    SIGNALLED = enum.auto()
+
+
+class _Event(enum.Enum):
+    """What asks for the end."""
+
+    ORDER = enum.auto()
+    TERM = enum.auto()
+    QUICK = enum.auto()  # SIGINT, SIGQUIT
+
+
+_STEPS = {
+    (_State.SERVING, _Event.ORDER): (_State.ORDERED, Step.DRAIN),
+    (_State.SERVING, _Event.TERM): (_State.SIGNALLED, Step.DRAIN),
+    (_State.SERVING, _Event.QUICK): (_State.SIGNALLED, Step.HASTEN),
+    (_State.ORDERED, _Event.ORDER): (_State.ORDERED, Step.GO_ON),
+    (_State.ORDERED, _Event.TERM): (_State.SIGNALLED, Step.GO_ON),
+    (_State.ORDERED, _Event.QUICK): (_State.SIGNALLED, Step.HASTEN),
+    (_State.SIGNALLED, _Event.ORDER): (_State.SIGNALLED, Step.GO_ON),
+    (_State.SIGNALLED, _Event.TERM): (_State.SIGNALLED, Step.FORCE),
+    (_State.SIGNALLED, _Event.QUICK): (_State.SIGNALLED, Step.FORCE),
+}
+
+
 class Ending:
-    """How far the end of a server has come.
+    """What is to be done at each thing that asks for the end of a server.
 
     Args:
         logger: is told what has asked for it.
@@ -39,29 +68,26 @@ class Ending:
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
-        self._begun = False
-        self._signalled = False
+        self._state = _State.SERVING
 
     def ordered(self, name: str) -> Step:
         """Take an order, which may be the first thing or come after any other."""
         self._logger.info("%s: running requests may finish", name)
-        return self._drain()
+        return self._take(_Event.ORDER)
 
     def signalled(self, signum: int) -> Step:
         """Take one of :data:`END_SIGNALS`."""
         name = signal.Signals(signum).name
-        if self._signalled:
+        event = _Event.TERM if signum == signal.SIGTERM else _Event.QUICK
+        step = self._take(event)
+        if step is Step.FORCE:
             self._logger.warning("%s again: ending at once", name)
-            return Step.FORCE
-        self._signalled = True
-        if signum == signal.SIGTERM:
+        elif event is _Event.TERM:
             self._logger.info("%s: running requests may finish, a second signal ends at once", name)
-            return self._drain()
-        self._logger.info("%s: stopping quickly, a second signal ends at once", name)
-        self._begun = True
-        return Step.HASTEN
+        else:
+            self._logger.info("%s: stopping quickly, a second signal ends at once", name)
+        return step
 
-    def _drain(self) -> Step:
-        step = Step.GO_ON if self._begun else Step.DRAIN
-        self._begun = True
+    def _take(self, event: _Event) -> Step:
+        self._state, step = _STEPS[self._state, event]
         return step

@@ -107,6 +107,7 @@ class Drain:
     # In this order.
 
     async def _serve_on(self) -> None:
+        """Wait for the end of the delay, if there is one."""
         if self._serves_on:
             with self._delay:
                 await anyio.Event().wait()
