@@ -508,6 +508,15 @@ def test_refused_client_that_goes_on_sending_is_cut_off(serve: Serve, applicatio
     wait_for_rest(server)
 
 
+def connect_with_little_room(server: ServerThread) -> RawClient:
+    """Return a client whose kernel takes little until it reads."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+    sock.settimeout(20)
+    sock.connect(("127.0.0.1", server.port))
+    return RawClient(sock)
+
+
 def test_client_that_ended_its_side_and_reads_late_is_let_go_once(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -519,11 +528,7 @@ def test_client_that_ended_its_side_and_reads_late_is_let_go_once(
 
     server = serve(large)
     for _ in range(5):
-        with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
-            sock.settimeout(20)
-            sock.connect(("127.0.0.1", server.port))
-            client = RawClient(sock)
+        with connect_with_little_room(server) as client:
             client.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
             client.end()
             wait_until(lambda: server.call(server.server.stats).connections.writing == 1, "a response on its way")
@@ -545,11 +550,7 @@ def test_client_whose_last_response_ends_once_it_reads_is_let_go_once(
         yield b"end"
 
     server = serve(in_parts)
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
-        sock.settimeout(20)
-        sock.connect(("127.0.0.1", server.port))
-        client = RawClient(sock)
+    with connect_with_little_room(server) as client:
         client.send(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
         wait_until(lambda: server.call(server.server.stats).connections.writing == 1, "a response on its way")
         wait_until(lambda: server.call(server.server.stats).threads.idle == 1, "its end, which waits for the client")
