@@ -140,15 +140,16 @@ class ResponseHead:
         has_server: there is a ``Server`` among the fields.
     """
 
-    # Attributes, not arguments: both are rare.
-    has_date = False
-    has_server = False
+    __slots__ = ("content_length", "field_lines", "has_date", "has_server", "status", "status_code")
 
     def __init__(self, status: str, status_code: int, field_lines: str, content_length: int | None) -> None:
         self.status = status
         self.status_code = status_code
         self.field_lines = field_lines
         self.content_length = content_length
+        # Attributes, not arguments: both are rare.
+        self.has_date = False
+        self.has_server = False
 
     def __repr__(self) -> str:
         return f"<ResponseHead {self.status!r}>"

@@ -112,14 +112,18 @@ class HTTPConnection:
         self.state = _COMPLETE
         return True
 
-    def start_next_request(self) -> list[Event]:
-        """The response is finished: read on, first what has arrived already."""
+    def start_next_request(self) -> list[Event] | None:
+        """The response is finished: read on, first what has arrived already.
+
+        Returns:
+            What that completes; ``None`` if nothing has.
+        """
         if self.state is not _COMPLETE:
             raise RuntimeError(f"no request is complete: {self.state}")
         self.state = _HEAD
         data = self._buffer
         if not data:
-            return []
+            return None
         self._buffer = b""
         return self._read(data)
 

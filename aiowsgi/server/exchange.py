@@ -76,33 +76,33 @@ class Exchange:
         on_ready: called by the loop when there is something to take.
     """
 
-    # Defaults of the class: assigning all of them for every request takes 0.4 µs.
-
-    _chunked = False
-    _content_length: int | None = None
-    _head_data = b""
-    _finished = False
-    _id = ""
-    #: When the engine took it, by the engine's clock.
-    submitted_at = 0.0
-    #: When a thread took it; 0.0 until then.
-    started_at = 0.0
-    #: The whole response, once the worker has handed it over; with ``region``, its head.
-    whole: Sequence[bytes] | None = None
-    #: The file that is the response's content.
-    region: FileRegion | None = None
-    #: The streamed response.
-    pipe: ResponsePipe | None = None
-    #: What goes on with the streamed response once the application is done.
-    parked: AsyncIterable[bytes] | None = None
-    # The Content-Encoding that it has.
-    _parked_coding = "identity"
-    #: It goes on to its end while the server drains.
-    finishes = False
-    #: The response broke off: the connection must end so that the client sees it.
-    failed = False
-    #: The connection may serve another request after the response.
-    persistent = False
+    # Slots, and all of them set: one that the class has a value for too takes Python 3.11 30 ns instead of 2, and a
+    # request reads or sets two dozen. Together with those of Response and ResponseHead, 7 % of hello.
+    __slots__ = (
+        "_base_environ",
+        "_chunked",
+        "_connection",
+        "_content",
+        "_content_length",
+        "_engine",
+        "_finished",
+        "_head_data",
+        "_id",
+        "_on_ready",
+        "_parked_coding",
+        "_ticket",
+        "disconnection",
+        "failed",
+        "finishes",
+        "head",
+        "parked",
+        "persistent",
+        "pipe",
+        "region",
+        "started_at",
+        "submitted_at",
+        "whole",
+    )
 
     def __init__(
         self,
@@ -120,8 +120,34 @@ class Exchange:
         self._content = content
         self._on_ready = on_ready
         self._ticket: list[None] = [None]
+        self._id = ""
         self.head = head
         self.disconnection = disconnection
+        #: When the engine took it, by the engine's clock.
+        self.submitted_at = 0.0
+        #: When a thread took it; 0.0 until then.
+        self.started_at = 0.0
+        # The head, serialised, until the first block takes it along; and how the content is delimited.
+        self._head_data = b""
+        self._chunked = False
+        self._content_length: int | None = None
+        self._finished = False
+        #: The whole response, once the worker has handed it over; with ``region``, its head.
+        self.whole: Sequence[bytes] | None = None
+        #: The file that is the response's content.
+        self.region: FileRegion | None = None
+        #: The streamed response.
+        self.pipe: ResponsePipe | None = None
+        #: What goes on with the streamed response once the application is done.
+        self.parked: AsyncIterable[bytes] | None = None
+        # The Content-Encoding that it has.
+        self._parked_coding = "identity"
+        #: It goes on to its end while the server drains.
+        self.finishes = False
+        #: The response broke off: the connection must end so that the client sees it.
+        self.failed = False
+        #: The connection may serve another request after the response.
+        self.persistent = False
 
     def __repr__(self) -> str:
         return f"<Exchange {self.head.method} {self.head.target!r}>"

@@ -76,30 +76,20 @@ def _content_size(data: bytes) -> int:
 class ObservedExchange(Exchange):
     """An exchange with times and an outcome; :class:`~aiowsgi.server.exchange.Exchange` says what the arguments are."""
 
-    # Beginnings that most of them keep to their end cost nothing as attributes of the class.
-
-    #: When the head had arrived, by the engine's clock; 0.0 until it is submitted.
-    arrived_at = 0.0
-    #: When the last of the response was out of the thread's hands; 0.0 until then.
-    handed_over_at = 0.0
-    #: When the response had ended for the client; 0.0 until then.
-    ended_at = 0.0
-    #: Of the answer; 0 where there was none.
-    status_code = 0
-    #: Bytes of content in the answer, as far as it was handed over.
-    sent_size = 0
-    #: What the application said; ``None`` where the server answers by itself.
-    response: ResponseHead | None = None
-    #: Why the server answered by itself.
-    refusal: Refusal | None = None
-    #: The application's environ, where somebody will read it.
-    environ: WSGIEnvironment | None = None
-    #: ``"complete"``; ``"error"``: the application failed, and 500 was answered in its place; ``"truncated"``: it
-    #: failed later; ``"refused"``; ``"disconnected"``: the client went; ``"timed_out"``: it took too long;
-    #: ``"aborted"``: the server ended. Empty until then.
-    outcome = ""
-    #: Empty where nobody wants one.
-    request_id = ""
+    __slots__ = (
+        "arrived_at",
+        "client_address",
+        "ended_at",
+        "environ",
+        "handed_over_at",
+        "outcome",
+        "refusal",
+        "request_id",
+        "response",
+        "scheme",
+        "sent_size",
+        "status_code",
+    )
 
     def __init__(
         self,
@@ -116,9 +106,29 @@ class ObservedExchange(Exchange):
         #: proxy tells them.
         self.client_address = connection.remote_host
         self.scheme = connection.scheme
-        if content is not None:
-            self.arrived_at = content.arrived_at
+        #: When the head had arrived, by the engine's clock; 0.0 until it is submitted.
+        self.arrived_at = 0.0 if content is None else content.arrived_at
+        #: When the last of the response was out of the thread's hands; 0.0 until then.
+        self.handed_over_at = 0.0
+        #: When the response had ended for the client; 0.0 until then.
+        self.ended_at = 0.0
+        #: Of the answer; 0 where there was none.
+        self.status_code = 0
+        #: Bytes of content in the answer, as far as it was handed over.
+        self.sent_size = 0
+        #: What the application said; ``None`` where the server answers by itself.
+        self.response: ResponseHead | None = None
+        #: Why the server answered by itself.
+        self.refusal: Refusal | None = None
+        #: The application's environ, where somebody will read it.
+        self.environ: WSGIEnvironment | None = None
+        #: ``"complete"``; ``"error"``: the application failed, and 500 was answered in its place; ``"truncated"``: it
+        #: failed later; ``"refused"``; ``"disconnected"``: the client went; ``"timed_out"``: it took too long;
+        #: ``"aborted"``: the server ended. Empty until then.
+        self.outcome = ""
         observer = engine.observer
+        #: Empty where nobody wants one.
+        self.request_id = ""
         if observer is not None and observer.ids is not None:
             self.request_id = observer.ids.of(head, connection)
 

@@ -580,7 +580,7 @@ class Protocol(asyncio.Protocol):
             self._process(events)
         elif self._peer_ended:
             self._end_of_requests()
-        elif self._http.request_begun:
+        elif events is not None and self._http.request_begun:
             self._begin_head()
         elif self._engine.keeps_connections:
             self._set_deadline(self._engine.config.keep_alive)

@@ -107,5 +107,5 @@ def requests_of(connection: HTTPConnection, pieces: Iterable[bytes]) -> Iterator
     for piece in pieces:
         yield from connection.receive_data(piece)
         while connection.state is ReadState.COMPLETE:
-            yield from connection.start_next_request()
+            yield from connection.start_next_request() or ()
     yield from connection.receive_eof()
