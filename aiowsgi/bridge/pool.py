@@ -330,9 +330,10 @@ class ThreadPool:
 
     def _room(self) -> int:
         """Return how many more threads may work; one that comes for a job is idle, one that is being started is not."""
-        if time.monotonic() > self._limited_until:
+        room = self._running_limit - (len(self._threads) - len(self._idle) - len(self._stalled))
+        if room <= 0 and time.monotonic() > self._limited_until:
             return self._max_size
-        return self._running_limit - (len(self._threads) - len(self._idle) - len(self._stalled))
+        return room
 
     def _call(self) -> None:
         """There may be room for another thread to work."""

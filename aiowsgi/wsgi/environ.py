@@ -131,7 +131,7 @@ def build_environ(
     environ["wsgi.input"] = content
     # Looked up each time: a host program may have replaced it. A daemon may have none.
     environ["wsgi.errors"] = sys.stderr or _DISCARD
-    environ.update(head.variables)
+    environ |= head.variables
     if "SERVER_PORT" not in environ:
         _name_by_host(environ)
     if content_size is not None:
