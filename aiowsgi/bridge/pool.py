@@ -200,7 +200,8 @@ class ThreadPool:
         self._numbers = itertools.count(1)
         self._jobs: JobQueue[Job] = JobQueue()
         self._idle: list[None] = []
-        self._lock = threading.Lock()
+        # A signal handler may ask for stats() in the thread that holds it.
+        self._lock = threading.RLock()
         self._threads: set[_Worker] = set()
         # The threads that are stalled, and the jobs that are stuck with their threads, if known; by get_ident().
         self._stalled: set[int] = set()

@@ -1,13 +1,14 @@
 """Names that other servers have for what has no counterpart here, and what to use instead.
 
-gunicorn 27, uvicorn 0.54, waitress 3.0 and hypercorn 0.18; of uWSGI's hundreds only ``harakiri``, for its counterpart
-is off by default. A name that means the same as an option of this server is an alias of that option instead; where a
+gunicorn 27, uvicorn 0.54, waitress 3.0 and hypercorn 0.18; of uWSGI's hundreds those that most of its ini files have. A
+name that means the same as an option of this server is an alias of that option instead; where a
 name is both, the option wins.
 
 Thread: any.
 
 Source: each program's ``--help``; https://docs.gunicorn.org/en/stable/settings.html;
-https://docs.pylonsproject.org/projects/waitress/en/stable/arguments.html
+https://docs.pylonsproject.org/projects/waitress/en/stable/arguments.html;
+https://uwsgi-docs.readthedocs.io/en/latest/Options.html
 """
 
 from __future__ import annotations
@@ -131,7 +132,6 @@ FOREIGN: tuple[Foreign, ...] = (
     ),
     Foreign(("h11_max_incomplete_event_size",), "use --limit-request-head"),
     Foreign(("read_timeout",), "use --header-timeout and --body-timeout"),
-    Foreign(("harakiri",), "use --request-timeout, which answers 504 and gives the request's thread a successor"),
     Foreign(("channel_timeout",), "use --keep-alive, --header-timeout, --body-timeout and --write-timeout"),
     Foreign(
         ("channel_request_lookahead",), "leave it out, waitress.client_disconnected in the environ works without it"
@@ -195,6 +195,34 @@ FOREIGN: tuple[Foreign, ...] = (
         _NO_ASGI,
     ),
     _off("reset_contextvars", "no_reset_contextvars", advice=_ALWAYS),
+    # uWSGI's
+    Foreign(("harakiri",), "use --request-timeout, which answers 504 and gives the request's thread a successor"),
+    Foreign(("socket", "uwsgi_socket"), "use --bind; HTTP only, nginx reaches it with proxy_pass"),
+    Foreign(("http_socket", "http11_socket"), "use --bind"),
+    Foreign(("https", "https_socket"), "use --bind, --ssl-certfile and --ssl-keyfile"),
+    Foreign(("module", "wsgi", "wsgi_file", "callable"), "let it follow the options: aiowsgi ... module:callable"),
+    Foreign(("processes",), "use --workers"),
+    _off("master", "lazy_apps", "lazy", advice="use --workers, be it 1; each imports the application"),
+    Foreign(("cheaper", "cheaper_initial"), "leave it out, the number of --workers stays but for TTIN and TTOU"),
+    Foreign(("max_worker_lifetime",), "use --max-worker-age"),
+    Foreign(("reload_on_rss", "evil_reload_on_rss"), "use --max-worker-rss, such as 512M"),
+    Foreign(("buffer_size",), "use --limit-request-head, --limit-request-line and --limit-request-field-size"),
+    Foreign(("limit_post",), "use --limit-request-body"),
+    Foreign(("post_buffering",), "use --request-buffer"),
+    Foreign(("touch_reload", "touch_workers_reload"), "run 'aiowsgi reload', with --control, or 'kill -HUP'"),
+    Foreign(("py_autoreload",), "use --reload"),
+    _off("die_on_term", "vacuum", "need_app", "enable_threads", "single_interpreter", "no_orphans", advice=_ALWAYS),
+    _off("thunder_lock", advice=_NEEDLESS),
+    Foreign(("uid",), "use --user"),
+    Foreign(("gid",), "use --group"),
+    Foreign(("chmod_socket",), "use --uds-mode"),
+    Foreign(("virtualenv", "venv", "home", "pyhome"), "run the aiowsgi of that environment: /path/to/venv/bin/aiowsgi"),
+    Foreign(("stats", "stats_server"), "use --control and 'aiowsgi top', or --metrics-bind"),
+    Foreign(("logto", "logto2", "daemonize"), "redirect standard error, or let systemd or a container run it"),
+    _off("disable_logging", advice="leave it out, there is no access log without --access-log"),
+    Foreign(("static_map", "check_static"), "let the proxy serve them: nginx's location /static/; or WhiteNoise"),
+    Foreign(("offload_threads",), "leave it out, files leave without a thread"),
+    Foreign(("spooler", "mule", "mules", "cron", "emperor"), "use a task queue such as Celery, or units of systemd"),
     # Hooks, in gunicorn's configuration file only
     Foreign(("when_ready",), "use the hook on_starting, before the workers start, or worker_ready, in each of them"),
     Foreign(("pre_fork",), "use the hook on_starting"),

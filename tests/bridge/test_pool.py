@@ -6,10 +6,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import pytest
 
 import aiowsgi.bridge.jobs
+import aiowsgi.bridge.pool
 from aiowsgi.bridge.pool import ThreadPool
 from aiowsgi.testing import StepPool
 
@@ -620,6 +622,27 @@ def test_pool_closed_with_stalled_threads_ends_them_when_they_go_on(make: Callab
     tasks.pool.close()
     tasks.end()
     wait_for(lambda: not threads_named("test-pool"))
+
+
+def test_pool_tells_its_stats_to_a_signal_handler_wherever_that_comes(make: Callable[..., Tasks]) -> None:
+    tasks = make(threads=1)
+    lines = set()
+
+    def come(frame: FrameType, event: str, argument: object) -> Callable[..., object]:
+        if frame.f_code.co_filename == aiowsgi.bridge.pool.__file__:
+            sys.settrace(None)
+            assert tasks.pool.stats().stalled == 0
+            sys.settrace(come)
+            lines.add(frame.f_lineno)
+        return come
+
+    earlier = sys.gettrace()
+    sys.settrace(come)
+    try:
+        tasks.submit()
+    finally:
+        sys.settrace(earlier)
+    assert len(lines) > 10
 
 
 @pytest.mark.parametrize("threads", [0, -1])

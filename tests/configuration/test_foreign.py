@@ -36,6 +36,14 @@ HYPERCORN = """
     keep_alive keyfile keyfile_password insecure_bind log_config log_level pid quic_bind reload root_path server_name
     statsd_host statsd_prefix umask user verify_mode websocket_ping_interval workers
 """
+# uWSGI 2.0: what its documentation's examples and the README's table name.
+UWSGI = """
+    buffer_size callable cheaper chdir check_static chmod_socket cron daemonize die_on_term disable_logging emperor
+    enable_threads env gid group harakiri home http11_socket http_socket https lazy_apps limit_post listen logto master
+    max_requests max_worker_lifetime module mule need_app offload_threads post_buffering processes py_autoreload
+    pythonpath reload_on_rss single_interpreter socket spooler static_map stats threads thunder_lock touch_reload uid
+    umask vacuum virtualenv workers wsgi_file
+"""
 
 
 def names_of_flags(flags: Iterable[str]) -> set[str]:
@@ -58,6 +66,7 @@ def uvicorn_names() -> set[str]:
         ("uvicorn", uvicorn_names()),
         ("waitress", set(WAITRESS.split())),
         ("hypercorn", set(HYPERCORN.split())),
+        ("uWSGI", set(UWSGI.split())),
     ],
 )
 def test_every_name_of_another_server_is_known_or_answered(server: str, names: set[str]) -> None:
