@@ -27,6 +27,7 @@ from aiowsgi.semantics import ConnectionInfo, RequestHead, ResponseHead
 from aiowsgi.wsgi.environ import base_environ, build_environ, endpoint_environ
 from aiowsgi.wsgi.file_wrapper import FileRegion
 from aiowsgi.wsgi.run import run_application
+from bench.micro.whole import WholeRequests
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -258,6 +259,16 @@ def pipe_round_trip() -> Benchmark:
     return run
 
 
+def whole_requests(parser_name: str, head: bytes) -> Benchmark:
+    """64 requests that arrive together, from their bytes to those of their responses."""
+    server = WholeRequests(_hello, parser_name, 64)
+
+    def run() -> list[bytes]:
+        return server.ask(head)
+
+    return run
+
+
 def _benchmarks() -> dict[str, Callable[[], Benchmark]]:
     made: dict[str, Callable[[], Benchmark]] = {}
     for head_name, head in HEADS.items():
@@ -265,6 +276,7 @@ def _benchmarks() -> dict[str, Callable[[], Benchmark]]:
             made[f"{parser_name}: parse a {head_name}"] = partial(parse, parser_name, head)
             made[f"{parser_name}: read a {head_name}"] = partial(read_head, parser_name, head)
             made[f"{parser_name}: receive a {head_name}"] = partial(receive_request, parser_name, head)
+            made[f"{parser_name}: 64 whole requests with a {head_name}"] = partial(whole_requests, parser_name, head)
         made[f"build environ of a {head_name}"] = partial(make_environ, head)
     made["run hello"] = run_hello
     made["run 200 blocks"] = run_blocks

@@ -47,3 +47,13 @@ def test_round_trips_end_where_they_began() -> None:
     assert benchmarks.pool_batch()() == 1
     pieces, ended = benchmarks.pipe_round_trip()()
     assert (len(pieces), ended) == (200, True)
+
+
+@pytest.mark.parametrize("parser_name", PARSERS)
+@pytest.mark.parametrize("head_name", HEADS)
+def test_whole_requests_are_all_answered(parser_name: str, head_name: str) -> None:
+    answers = benchmarks.whole_requests(parser_name, HEADS[head_name])()
+    assert len(answers) == 64
+    assert all(
+        answer.startswith(b"HTTP/1.1 200 OK\r\n") and answer.endswith(b"\r\n\r\nHello, world!") for answer in answers
+    )
