@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
 from functools import lru_cache
 from typing import Any
 
 from aiowsgi.semantics import ConnectionInfo
 
-__all__ = ["connection_info", "distinguished_name", "host_and_port"]
+__all__ = ["connection_info", "distinguished_name", "host_and_port", "is_on_unix_socket"]
 
 # The short names of RFC 4514 §3 and, beyond it, OpenSSL's, which mod_ssl prints; what has none keeps its long name.
 _SHORT_NAMES = {
@@ -50,6 +51,16 @@ def connection_info(transport: asyncio.BaseTransport, addresses: tuple[object, o
         return ConnectionInfo("http", remote_host, remote_port, server_host, server_port)
     variables = _tls_variables(transport.get_extra_info("ssl_object"))
     return ConnectionInfo("https", remote_host, remote_port, server_host, server_port, variables)
+
+
+def is_on_unix_socket(transport: asyncio.BaseTransport) -> bool:
+    """Tell whether a connection is one of a Unix socket, whose peer has no address.
+
+    A TCP peer may have none either: one that has reset its connection before it was asked for (getpeername(2),
+    ENOTCONN). What it had sent before is read all the same.
+    """
+    sock = transport.get_extra_info("socket")
+    return sock is not None and sock.family == socket.AF_UNIX
 
 
 def host_and_port(address: object) -> tuple[str, str]:

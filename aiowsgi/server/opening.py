@@ -16,7 +16,7 @@ from typing import cast
 
 from aiowsgi.configuration.peers import Peers
 from aiowsgi.http.events import Refusal
-from aiowsgi.server.connection_info import connection_info, host_and_port
+from aiowsgi.server.connection_info import connection_info, host_and_port, is_on_unix_socket
 from aiowsgi.server.deadlines import NEVER
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.protocol import Protocol
@@ -67,7 +67,10 @@ class Opening(asyncio.Protocol):
         engine.deadlines.set(self, engine.loop.time() + engine.config.header_timeout)
         if engine.draining:
             self.drain()
-        if self._proxies is not None and self._peer not in self._proxies:
+        peer = self._peer
+        if not (peer or is_on_unix_socket(self._transport)):
+            self._transport.abort()  # as Protocol does
+        elif self._proxies is not None and peer not in self._proxies:
             self._refuse(Refusal(403, "this port is for proxies that are allowed to use it"))
 
     @property

@@ -22,7 +22,7 @@ from aiowsgi.http.connection import HTTPConnection, ReadState
 from aiowsgi.http.events import END_OF_CONTENT, Event, Refusal
 from aiowsgi.http.response import CONTINUE, refusal_response
 from aiowsgi.semantics import ConnectionInfo, RequestHead
-from aiowsgi.server.connection_info import connection_info
+from aiowsgi.server.connection_info import connection_info, is_on_unix_socket
 from aiowsgi.server.content import ContentBuffer, ContentStream
 from aiowsgi.server.deadlines import NEVER
 from aiowsgi.server.delivery import Delivery
@@ -147,6 +147,11 @@ class Protocol(asyncio.Protocol):
         if engine.forwarding is not None:
             self._info.forwarding = engine.forwarding.of_peer(self._info.remote_host)
         engine.add_connection(self)
+        if not (self._info.remote_host or is_on_unix_socket(self._transport)):
+            # Nobody knows who this is. It must not pass for the peer of a Unix socket, which proxies are trusted by.
+            self.phase = _CLOSED
+            self._transport.abort()
+            return
         # Looked at sooner than anything is due, so that what a short connection awaits later is an assignment: 3.5 %.
         engine.deadlines.set(self, engine.loop.time() + _FIRST_LOOK_SECONDS)
         # The first byte is due as the first byte of any later request is.

@@ -127,6 +127,34 @@ def test_peer_of_a_unix_socket_is_believed_by_default(serve: Serve, tmp_path: Pa
         assert environ_of(client)["REMOTE_ADDR"] == ""
 
 
+@pytest.mark.parametrize(
+    ("options", "header"),
+    [
+        ({"forwarded_allow_ips": ["unix"]}, b""),
+        ({"proxy_protocol": "v1", "proxy_allow_from": ["192.0.2.1", "unix"]}, LINE),
+    ],
+    ids=["fields", "PROXY header"],
+)
+def test_client_that_resets_at_once_never_passes_for_the_peer_of_a_unix_socket(
+    serve: Serve, options: dict[str, object], header: bytes
+) -> None:
+    told: list[WSGIEnvironment] = []
+
+    def telling(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        told.append(environ)
+        return application(environ, start_response)
+
+    server = serve(telling, **options)
+    for _ in range(200):  # of which a third to all did
+        with server.connect() as client:
+            client.send(header + GET.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n"))
+            client.reset()
+    with server.connect() as client:
+        client.get("/last")  # everything before it has been accepted
+    wait_until(lambda: not server.server.engine.connections, "all connections are gone")
+    assert {environ["REMOTE_ADDR"] for environ in told} <= {"127.0.0.1"}
+
+
 def test_malformed_field_is_refused_while_content_streams(serve: Serve) -> None:
     server = serve(application, forwarded_allow_ips=["*"], stream_body=True)
     with server.connect() as client:
