@@ -40,9 +40,9 @@ class JobQueue(Generic[_T]):
 
     def __init__(self) -> None:
         self._jobs: deque[_T] = deque()
-        #: Tells how many more threads may be at work than there are, not counting those that come for a job; ``None``
-        #: for any number.
-        self.room: Callable[[], int] | None = None
+        #: Tells how many more threads may be at work than there are, not counting those that come for a job, when it is
+        #: told how many are wanted; ``None`` for any number.
+        self.room: Callable[[int], int] | None = None
         #: Where threads wait, and go on; ``None`` where it does not matter.
         self.seat: Seat | None = None
         self._gate = threading.Lock()
@@ -55,7 +55,7 @@ class JobQueue(Generic[_T]):
     def put(self, job: _T) -> None:
         """Add a job, and call a thread if none has been called."""
         self._jobs.append(job)
-        if self._gate.locked() and ((room := self.room) is None or room() > 0):
+        if self._gate.locked() and ((room := self.room) is None or room(1) > 0):
             self._open()
 
     def call(self) -> None:
@@ -73,13 +73,13 @@ class JobQueue(Generic[_T]):
         called = False
         while True:
             room = self.room
-            if room is None or room() > 0:
+            if room is None or room(1) > 0:
                 try:
                     job = jobs.popleft()
                 except IndexError:
                     pass
                 else:
-                    if called and jobs and self._gate.locked() and (room is None or room() > 1):
+                    if called and jobs and self._gate.locked() and (room is None or room(2) > 1):
                         self._open()
                     if (seat := self.seat) is not None:
                         seat.bring_back()

@@ -329,10 +329,14 @@ class ThreadPool:
         """See :meth:`Pool.gather`. Who waits already, does so wherever it is."""
         self._jobs.seat = seat
 
-    def _room(self) -> int:
-        """Return how many more threads may work; one that comes for a job is idle, one that is being started is not."""
+    def _room(self, wanted: int) -> int:
+        """Return how many more threads may work; one that comes for a job is idle, one that is being started is not.
+
+        Args:
+            wanted: no clock is read where there is as much: a limit that has expired is none.
+        """
         room = self._running_limit - (len(self._threads) - len(self._idle) - len(self._stalled))
-        if room <= 0 and time.monotonic() > self._limited_until:
+        if room < wanted and time.monotonic() > self._limited_until:
             return self._max_size
         return room
 

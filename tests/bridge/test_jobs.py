@@ -140,7 +140,7 @@ def test_thread_waits_in_its_seat_and_is_brought_back_to_it_for_each_job() -> No
 def test_job_for_which_there_is_no_room_waits_until_somebody_calls() -> None:
     jobs = JobQueue[int]()
     room = 0
-    jobs.room = lambda: room
+    jobs.room = lambda wanted: room
     jobs.put(1)
     with pytest.raises(queue.Empty):
         jobs.get(timeout=0.01)
@@ -155,7 +155,7 @@ def test_no_thread_is_called_for_whom_there_is_no_room(monkeypatch: pytest.Monke
     room = 0
     looks: list[int] = []  # the threads that were awake
 
-    def look() -> int:
+    def look(wanted: int) -> int:
         looks.append(threading.get_ident())
         return room
 
@@ -187,7 +187,7 @@ def test_thread_that_takes_the_last_room_calls_no_other(monkeypatch: pytest.Monk
     room = 0
     looks: list[int] = []
 
-    def look() -> int:
+    def look(wanted: int) -> int:
         looks.append(threading.get_ident())
         return room
 
@@ -221,7 +221,7 @@ def test_thread_for_which_there_is_no_room_looks_by_itself_in_the_end(monkeypatc
     room = 0
     looks: list[None] = []
 
-    def look() -> int:
+    def look(wanted: int) -> int:
         looks.append(None)
         return room
 
@@ -240,7 +240,7 @@ def test_thread_for_which_there_is_no_room_looks_by_itself_in_the_end(monkeypatc
 def test_get_without_room_raises_after_the_time_however_often_it_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LOOK_SECONDS", 0.02)
     jobs = JobQueue[int]()
-    jobs.room = lambda: 0
+    jobs.room = lambda wanted: 0
     jobs.put(1)
     with pytest.raises(queue.Empty):
         jobs.get(timeout=0.1)

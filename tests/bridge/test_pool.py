@@ -488,6 +488,15 @@ def test_limit_that_is_not_said_anew_is_none(make: Callable[..., Tasks]) -> None
     assert not running[0].ended.is_set()
 
 
+def test_limit_that_has_expired_leaves_no_idle_thread_uncalled(make: Callable[..., Tasks]) -> None:
+    tasks = make(3)
+    for task in tasks.submit(3):
+        task.may_end.set()
+    wait_for(lambda: tasks.pool.stats().idle == 3)
+    tasks.pool.limit_running(1, 0.0)
+    assert all_running(tasks.submit(3))
+
+
 def test_jobs_for_which_a_thread_is_free_do_not_count_as_waiting(make: Callable[..., Tasks]) -> None:
     tasks = make(3)
     assert all_running(tasks.submit(3))
