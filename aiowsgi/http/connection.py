@@ -75,7 +75,8 @@ class HTTPConnection:
     def receive_data(self, data: bytes) -> list[Event]:
         """Take bytes that arrived; return what they complete, in order.
 
-        After a :class:`Refusal` nothing more is ever returned.
+        Of many small chunks some may be left for another call: see :attr:`behind`. After a :class:`Refusal` nothing more
+        is ever returned.
         """
         state = self.state
         if state is _HEAD:
@@ -85,10 +86,17 @@ class HTTPConnection:
             self._buffer += data
             return self._read(self._buffer)
         if state is _CONTENT:
+            if self._buffer:
+                data, self._buffer = bytes(self._buffer) + data, b""
             return self._read(data)
         if state is _COMPLETE:
             self._buffer = bytes(self._buffer) + data
         return []
+
+    @property
+    def behind(self) -> bool:
+        """Whether content that has arrived is still to be read, once others had a turn: by ``receive_data(b"")``."""
+        return self.state is _CONTENT and bool(self._buffer)
 
     @property
     def missing_size(self) -> int:
@@ -219,7 +227,9 @@ class HTTPConnection:
         if len(blocks) > _SEPARATE_BLOCK_COUNT:
             blocks = [b"".join(blocks)]
         events.extend(block for block in blocks if block)
-        if rest is not None:
+        if rest is None:
+            self._buffer = content.unread
+        else:
             events.append(END_OF_CONTENT)
             self._content = None
             self.state = ReadState.COMPLETE

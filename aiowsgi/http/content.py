@@ -22,6 +22,11 @@ __all__ = ["ChunkedReader", "ContentLengthReader", "ContentReader"]
 class ContentReader(Protocol):
     """Separates one request's content from the bytes that follow it."""
 
+    @property
+    def unread(self) -> bytes:
+        """What has arrived and is left for another call: there is much to do for it, and others wait."""
+        ...
+
     def receive_data(self, data: bytes, blocks: list[bytes]) -> bytes | None:
         """Take bytes off the wire.
 
@@ -42,6 +47,8 @@ class ContentLengthReader:
     """Content of a known length."""
 
     __slots__ = ("missing_size",)
+
+    unread = b""
 
     def __init__(self, content_length: int) -> None:
         #: Bytes that have not arrived.
@@ -73,6 +80,9 @@ _TRAILER_LINE = re.compile(rf"[{TOKEN_CHARACTERS}]+:[\t\x20-\x7e\x80-\xff]*".enc
 # Both arbitrary: no known client sends any.
 _CHUNK_LINE_SIZE = 256
 _EXTENSIONS_SIZE = 4 * 1024
+# Lines of the framing that are read in one call; 3 µs each. A client may send a chunk for each byte, and one read of
+# the socket, of a quarter of a megabyte, would hold the loop for more than 0.1 s. Arbitrary.
+_CALL_LINE_COUNT = 500
 
 
 class ChunkedReader:
@@ -93,6 +103,7 @@ class ChunkedReader:
         "_trailer_count",
         "_trailer_limits",
         "_trailers_size",
+        "unread",
     )
 
     def __init__(self, content_limit: int, trailer_limits: tuple[int, int]) -> None:
@@ -105,10 +116,13 @@ class ChunkedReader:
         self._extensions_size = 0
         self._trailer_count = 0
         self._trailers_size = 0
+        #: See :attr:`ContentReader.unread`.
+        self.unread = b""
 
     def receive_data(self, data: bytes, blocks: list[bytes]) -> bytes | None:
         """See :meth:`ContentReader.receive_data`."""
-        position = self._take_plain_chunks(data, blocks)
+        self.unread = b""
+        position, line_count = self._take_plain_chunks(data, blocks)
         end = len(data)
         while position < end:
             if self._expect is _Expect.CHUNK_DATA:
@@ -119,6 +133,10 @@ class ChunkedReader:
                 if not self._missing_size:
                     self._expect = _Expect.CHUNK_END
                 continue
+            if line_count >= _CALL_LINE_COUNT:
+                self.unread = data[position:]
+                return None
+            line_count += 1
             line, position = self._take_line(data, position)
             if line is None:
                 return None
@@ -134,16 +152,19 @@ class ChunkedReader:
                 return data[position:]
         return None
 
-    def _take_plain_chunks(self, data: bytes, blocks: list[bytes]) -> int:
-        """Take whole chunks without extensions from the beginning of a read; return where something else begins.
+    def _take_plain_chunks(self, data: bytes, blocks: list[bytes]) -> tuple[int, int]:
+        """Take whole chunks without extensions from the beginning of a read.
+
+        Returns:
+            Where something else begins, or what is for another call; and how many chunks there were.
 
         By the same rules as below, for what nearly all chunks are. A client that sends chunks of a byte would hold the
         loop five times as long without.
         """
-        position = 0
+        position = count = 0
         if self._expect is not _Expect.CHUNK_SIZE or self._line:
-            return position
-        while match := _PLAIN_CHUNK_LINE.match(data, position):
+            return position, count
+        while count < _CALL_LINE_COUNT and (match := _PLAIN_CHUNK_LINE.match(data, position)):
             size = int(match[1], 16)
             start = match.end()
             stop = start + size
@@ -152,7 +173,8 @@ class ChunkedReader:
             self._content_size += size
             blocks.append(data[start:stop])
             position = stop + 2
-        return position
+            count += 1
+        return position, count
 
     def _take_line(self, data: bytes, position: int) -> tuple[bytes | None, int]:
         """Return the line that begins at ``position`` without its end, and where the next begins."""

@@ -99,6 +99,7 @@ class Protocol(asyncio.Protocol):
         "_peer_ended",
         "_postponed",
         "_read_paused",
+        "_reads_on",
         "_receiver",
         "_transport",
         "_untaken",
@@ -126,6 +127,8 @@ class Protocol(asyncio.Protocol):
         # What arrived while it was idle, and is read later: see Intake.postpones, which stays true until then.
         self._postponed = b""
         self._read_paused = False
+        # The next turn of the loop goes on with what has arrived.
+        self._reads_on = False
         self._peer_ended = False
         self._discarded_size = 0
         self.phase = _IDLE
@@ -172,6 +175,8 @@ class Protocol(asyncio.Protocol):
         elif self.phase is _IDLE:
             if self._http.request_begun:
                 self._begin_head()
+        elif self._http.behind:
+            self._read_on_later()
         elif self._http.buffered_size > _READ_AHEAD_SIZE and self._http.state is ReadState.COMPLETE:
             self._pause_reading()
 
@@ -308,11 +313,28 @@ class Protocol(asyncio.Protocol):
         else:
             if content.full:
                 self._pause_reading()
+            elif self._http.behind:
+                self._read_on_later()
             else:
                 if isinstance(content, ContentBuffer) and content.reserve(self._http.missing_size):
                     self._receive_in_place(content)
                 self._resume_reading()
             self._await_content(content)
+
+    def _read_on_later(self) -> None:
+        """Read on in the next turn of the loop, and nothing more from the socket before."""
+        self._pause_reading()
+        if not self._reads_on:
+            self._reads_on = True
+            self._engine.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        self._reads_on = False
+        if self.phase is _LINGERING or self.phase is _CLOSED:
+            return
+        # Who is full comes back here when it has room.
+        if self._http.behind and not (self._content is not None and self._content.full):
+            self._receive(b"")
 
     def _receive_in_place(self, content: ContentBuffer) -> None:
         """Have the transport write the rest of the content to where the application will read it from."""

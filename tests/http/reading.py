@@ -106,6 +106,6 @@ def requests_of(connection: HTTPConnection, pieces: Iterable[bytes]) -> Iterator
     """Yield every event of every request, as though each was answered at once."""
     for piece in pieces:
         yield from connection.receive_data(piece)
-        while connection.state is ReadState.COMPLETE:
-            yield from connection.start_next_request() or ()
+        while connection.behind or connection.state is ReadState.COMPLETE:
+            yield from (connection.receive_data(b"") if connection.behind else connection.start_next_request() or ())
     yield from connection.receive_eof()

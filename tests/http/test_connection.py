@@ -329,6 +329,41 @@ def test_eof_twice_refuses_once(connection: HTTPConnection) -> None:
     assert connection.receive_eof() == []
 
 
+# Many small chunks.
+
+TINY_CHUNKS = b"1\r\nx\r\n" * 10_000
+
+
+@pytest.mark.parametrize("chunks", [TINY_CHUNKS, b"1;a\r\nx\r\n" * 1000], ids=["plain", "with extensions"])
+def test_many_small_chunks_are_read_in_several_calls(connection: HTTPConnection, chunks: bytes) -> None:
+    head = post_chunked("/a").removesuffix(b"0\r\n\r\n")
+    contents = [connection.receive_data(head + chunks)[1:]]
+    while connection.behind:
+        assert len(b"".join(contents[-1])) <= 500  # type: ignore[arg-type]
+        assert connection.state is ReadState.CONTENT
+        contents.append(connection.receive_data(b""))
+    assert len(contents) > 3
+    assert b"".join(block for blocks in contents for block in blocks) == b"x" * chunks.count(b"x")  # type: ignore[misc]
+    assert told(connection.receive_data(b"0\r\n\r\n")) == [END_OF_CONTENT]
+
+
+def test_what_arrives_while_chunks_are_left_unread_follows_them(connection: HTTPConnection) -> None:
+    head = post_chunked("/a").removesuffix(b"0\r\n\r\n")
+    events = connection.receive_data(head + TINY_CHUNKS)[1:]
+    events += connection.receive_data(b"1\r\ny\r\n0\r\n\r\n" + get("/b"))
+    while connection.behind:
+        events += connection.receive_data(b"")
+    assert events.pop() is END_OF_CONTENT
+    assert b"".join(events) == b"x" * 10_000 + b"y"  # type: ignore[arg-type]
+    assert told(connection.start_next_request() or []) == ["/b", END_OF_CONTENT]
+
+
+def test_eof_while_chunks_are_left_unread_is_400(connection: HTTPConnection) -> None:
+    connection.receive_data(post_chunked("/a").removesuffix(b"0\r\n\r\n") + TINY_CHUNKS)
+    assert told(connection.receive_eof()) == [400]
+    assert not connection.behind
+
+
 # Content that goes past it.
 
 
