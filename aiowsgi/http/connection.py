@@ -75,8 +75,8 @@ class HTTPConnection:
     def receive_data(self, data: bytes) -> list[Event]:
         """Take bytes that arrived; return what they complete, in order.
 
-        Of many small chunks some may be left for another call: see :attr:`behind`. After a :class:`Refusal` nothing more
-        is ever returned.
+        Of many small chunks some may be left for another call: see :attr:`behind`. After a :class:`Refusal` nothing
+        more is ever returned.
         """
         state = self.state
         if state is _HEAD:
