@@ -85,29 +85,39 @@ def test_requests_pipelined_are_answered_in_their_order() -> None:
             assert client.receive().content == b"/%d 0" % number
 
 
-@pytest.mark.parametrize("stream_body", [False, True])
-def test_many_small_chunks_leave_turns_of_the_loop_to_others(stream_body: bool) -> None:
-    chunks = b"1\r\nx\r\n" * 20_000
-    with MemoryServer(counting, stream_body=stream_body, threads=2) as server:
+TINY_CHUNKS = b"1\r\nx\r\n" * 20_000
+CHUNKED = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_many_small_chunks_leave_turns_of_the_loop_to_others() -> None:
+    with MemoryServer(counting) as server:
         uploading = SteppedClient(server, read_size=ONE_READ)
         other = SteppedClient(server)
-        uploading.send(b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+        uploading.send(CHUNKED + TINY_CHUNKS)
         other.send(get("/other"))
         for _ in range(30):  # the chunks take 40
             server.loop.run_turn()
             server.pool.step()
         assert other.memory.read().endswith(b"/other 0")
-        protocol = next(each for each in server.engine.connections if each._http.behind)
-        uploading.send(chunks + b"0\r\n\r\n" + get("/next"))
-        assert uploading.receive().content == b"/ 40000"
-        assert uploading.receive().content == b"/next 0"
-        assert not protocol._http.behind
+        assert any(connection._http.behind for connection in server.engine.connections)
+
+
+@pytest.mark.parametrize("stream_body", [False, True])
+def test_many_small_chunks_arrive_whole_and_in_order(stream_body: bool) -> None:
+    with MemoryServer(counting, stream_body=stream_body) as server:
+        client = SteppedClient(server, read_size=ONE_READ)
+        client.send(CHUNKED + TINY_CHUNKS)
+        for _ in range(10):
+            server.step()
+        client.send(TINY_CHUNKS + b"0\r\n\r\n" + get("/next"))
+        assert client.receive().content == b"/ 40000"
+        assert client.receive().content == b"/next 0"
 
 
 def test_client_that_goes_while_its_chunks_are_left_unread_leaves_nothing_behind() -> None:
     with MemoryServer(counting) as server:
         client = SteppedClient(server, read_size=ONE_READ)
-        client.send(b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 20_000)
+        client.send(CHUNKED + TINY_CHUNKS)
         server.loop.run_turn()
         server.loop.run_turn()
         server.loop.run_turn()
@@ -121,7 +131,7 @@ def test_client_that_goes_while_its_chunks_are_left_unread_leaves_nothing_behind
 def test_refusal_while_chunks_are_left_unread_is_answered_whole() -> None:
     with MemoryServer(counting, limit_request_body=1000) as server:
         client = SteppedClient(server, read_size=ONE_READ)
-        client.send(b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 20_000)
+        client.send(CHUNKED + TINY_CHUNKS)
         assert client.receive().status_code == 413
 
 
