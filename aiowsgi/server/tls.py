@@ -166,7 +166,21 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._transport.close()
         else:
             self._send_outgoing()
+            if self._lacks_certificate:
+                peer = self._transport.get_extra_info("peername")
+                _logger.debug("TLS handshake with %s failed: no certificate, which the chosen context requires", peer)
+                self.close()
+                return
             self._protocol = self._on_open(self)
+
+    @property
+    def _lacks_certificate(self) -> bool:
+        """Whether the client has shown no certificate to a context that requires one.
+
+        OpenSSL sees to that itself, but by the mode of the context that the handshake began with. Where a callback for
+        server names sets another (SSL_set_SSL_CTX), its certificate and its authorities count, but its mode does not.
+        """
+        return self._tls.context.verify_mode == ssl.CERT_REQUIRED and self._tls.getpeercert(binary_form=True) is None
 
     def _read(self) -> None:
         """Decrypt what has arrived, and pass it on."""

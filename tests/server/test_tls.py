@@ -17,7 +17,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -506,6 +506,47 @@ def test_hook_chooses_a_certificate_by_name(serve: Serve, certificates: Certific
     assert len(calls) == 1
     assert server.call(server.server.reload_tls)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("first", [ssl.CERT_NONE, ssl.CERT_OPTIONAL])
+def test_context_chosen_by_name_that_requires_a_certificate_serves_nobody_without(
+    serve: Serve,
+    certificates: Certificates,
+    files: dict[str, Any],
+    first: ssl.VerifyMode,
+    version: ssl.TLSVersion,
+) -> None:
+    other = certificates.write("other", "other.example.org")
+    second = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    second.load_cert_chain(other["ssl_certfile"], other["ssl_keyfile"])
+    second.load_verify_locations(certificates.ca_path)
+    second.verify_mode = ssl.CERT_REQUIRED
+
+    def hook(context: ssl.SSLContext) -> ssl.SSLContext:
+        def choose(tls: ssl.SSLObject, name: str | None, initial: ssl.SSLContext) -> None:
+            if name == "other.example.org":
+                tls.context = second
+
+        context.verify_mode = first
+        context.sni_callback = choose  # type: ignore[assignment]
+        return context
+
+    server = serve(application, ssl_context=hook, **files)
+    with certificates.connect(server.port) as client:
+        assert environ_of(client)["HTTPS"] == "on"
+    for with_certificate in (False, True):
+        context = certificates.client_context(
+            certificate=with_certificate, minimum_version=version, maximum_version=version
+        )
+        with certificates.connect(server.port, context, "other.example.org") as client:
+            if with_certificate and first is ssl.CERT_OPTIONAL:
+                assert environ_of(client)["SSL_CLIENT_VERIFY"] == "SUCCESS"
+            else:  # with CERT_NONE nobody has asked for it
+                with suppress(ConnectionError):
+                    client.send(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+                assert read_to_the_end(client) == b""
+    wait_until(lambda: not server.server.engine.openings, "the end of the openings")
 
 
 def test_context_of_the_program_is_used_as_it_is(serve: Serve, certificates: Certificates) -> None:
