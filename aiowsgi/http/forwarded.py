@@ -74,16 +74,16 @@ class Forwarding:
         self._strips = config.strip_untrusted_forwarded
         self._scheme_values = scheme_values
 
-    def of_peer(self, host: str) -> Callable[[Environ], None] | None:
+    def of_peer(self, host: str | None) -> Callable[[Environ], None] | None:
         """Return what is to be done with the environs of a connection.
 
         Args:
-            host: of the peer; empty for a Unix socket's.
+            host: of the peer; empty for a Unix socket's; ``None`` where nobody says who it is, who is not trusted.
 
         Returns:
             a function that changes an environ, or raises :class:`Refusal`; ``None`` where there is nothing to do.
         """
-        if host in self._peers:
+        if host is not None and host in self._peers:
             return self._believe
         return _strip_all if self._strips else None
 

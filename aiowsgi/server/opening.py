@@ -128,6 +128,10 @@ class Opening(asyncio.Protocol):
         if transport is self._transport:
             transport.set_protocol(protocol)
         protocol.connection_made(transport)
+        if header is not None and header.addresses is None and engine.forwarding is not None:
+            # The addresses are the proxy's, as the specification has it. The fields are not: somebody has sent them
+            # whom the proxy does not name, and who is not to be trusted as it is.
+            info.forwarding = engine.forwarding.of_peer(None)
         if engine.draining:
             engine.deadlines.set(protocol, engine.loop.time() + _LAST_SECONDS)
         return protocol

@@ -201,6 +201,32 @@ def test_proxy_that_speaks_for_itself_is_the_client(serve: Serve, header: bytes)
         assert environ_of(client)["REMOTE_ADDR"] == "127.0.0.1"
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"PROXY UNKNOWN\r\n",
+        b"PROXY UNKNOWN 192.0.2.7 192.0.2.80 1 80\r\n",
+        binary(b"", command=0x20, family=0),
+        binary(FOUR, command=0x20),
+        binary(b"", family=0),
+        binary(bytes(216), family=0x31),
+    ],
+)
+@pytest.mark.parametrize("strip", [False, True])
+def test_header_that_names_no_client_leaves_no_trust_to_its_fields(
+    serve: Serve, tmp_path: Path, header: bytes, strip: bool
+) -> None:
+    options = {"proxy_protocol": "auto", "forwarded_parts": ("for", "proto", "host"), "forwarded_allow_ips": ["*"]}
+    serve(application, bind=[f"unix:{tmp_path}/sock"], strip_untrusted_forwarded=strip, **options)
+    with connect_unix(tmp_path / "sock") as client:
+        client.send(header)
+        fields = ["X-Forwarded-For: 10.0.0.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil"]
+        for _ in range(2):
+            environ = environ_of(client, *fields)
+            assert (environ["REMOTE_ADDR"], environ["wsgi.url_scheme"], environ["HTTP_HOST"]) == ("", "http", "test")
+            assert ("HTTP_X_FORWARDED_FOR" in environ) is not strip
+
+
 def test_fields_of_the_client_of_a_proxy_count_if_it_is_trusted_itself(serve: Serve) -> None:
     server = serve(application, proxy_protocol="v1", forwarded_allow_ips=["192.0.2.7"])
     with server.connect() as client:
