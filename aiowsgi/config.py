@@ -415,6 +415,11 @@ class Config:
                 parse_bind(text)
             except ValueError as error:
                 yield f"bind={text}: {error}"
+        if self.uds_mode is not None:
+            abstract = [text for text in (*self.bind, f"unix:{self.uds}") if text.startswith("unix:@")]
+            if abstract:
+                mode = format_value(Kind.MODE, self.uds_mode)
+                yield f"uds_mode={mode}: cannot be combined with {abstract[0]}: an abstract socket has no permissions"
         for text in self.timeout_actions:
             if text not in REQUEST_TIMEOUT_ACTIONS:
                 yield f"request_timeout_actions={text}: must be one of {', '.join(REQUEST_TIMEOUT_ACTIONS)}"
@@ -437,6 +442,8 @@ class Config:
                 yield f"{name}={text}: must be host:port or unix:path"
         if self.control is not None and not re.fullmatch(r"unix:.+", self.control):
             yield f"control={self.control}: must be unix:path"
+        elif self.control is not None and self.control.startswith("unix:@"):
+            yield f"control={self.control}: must be the path of a file: an abstract socket has no permissions"
         for name in ("statsd_prefix", "dogstatsd_tags"):
             if not re.fullmatch(r"[A-Za-z0-9_.:,/@-]*", getattr(self, name)):
                 yield f"{name}={getattr(self, name)}: must be letters, digits and any of _ . : , / @ -"

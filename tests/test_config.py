@@ -166,6 +166,18 @@ def test_bind_of_anything_but_texts_is_refused() -> None:
         ({"uds": "sock", "port": 1}, "uds=sock: cannot be combined with host or port"),
         ({"uds": "sock", "host": ""}, "uds=sock: cannot be combined with host or port"),
         ({"uds": ""}, "uds=: must be the path of a Unix socket"),
+        (
+            {"uds": "@name", "uds_mode": 0o600},
+            "uds_mode=600: cannot be combined with unix:@name: an abstract socket has no permissions",
+        ),
+        (
+            {"bind": ["unix:sock", "unix:@name"], "uds_mode": 0},
+            "uds_mode=000: cannot be combined with unix:@name: an abstract socket has no permissions",
+        ),
+        (
+            {"control": "unix:@name"},
+            "control=unix:@name: must be the path of a file: an abstract socket has no permissions",
+        ),
         ({"bind": ["x:y"]}, "bind=x:y: must be host:port, :port, [v6]:port, unix:path or fd://N"),
         ({"threads": 8, "max_threads": 7}, "max_threads=7: must be at least threads (8)"),
         ({"root_path": "site"}, "root_path=site: must start with a slash and not end with one"),
@@ -179,6 +191,8 @@ def test_options_that_contradict_each_other_are_refused(values: dict[str, Any], 
 
 
 def test_options_that_agree_are_taken() -> None:
+    assert Config(uds="@name").uds_mode is None
+    assert Config(bind=("unix:run/@name", ":1"), uds_mode=0o600).uds_mode == 0o600
     config = Config(threads=4, max_threads=4, root_path="/site", limit_request_head=256, limit_request_line=256)
     assert config.thread_limit == 4
 
