@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from ipaddress import IPv6Address
 
 from aiowsgi.config import Config
 from aiowsgi.http.events import Refusal
@@ -44,7 +45,7 @@ _FRAMING_LINE = re.compile(rb"\r\n(content-length|transfer-encoding):([^\r]*)")
 _CONTENT_LENGTH = re.compile(rb"[0-9]+")
 _CONTENT_LENGTH_DIGITS = 19
 # RFC 3986 §3.2.2, without userinfo (RFC 9110 §4.2.4) and with the empty host refused.
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?")
 # RFC 3986 §3.2.3 names no bound, but TCP has one, and urllib.parse raises where a program asks for a port beyond it.
 _HIGHEST_PORT = 64 * 1024 - 1
 # Names, and hosts, that are remembered. Arbitrary: enough for what all browsers send; few enough for clients that make
@@ -83,7 +84,14 @@ def _variable_name(field_name: bytes) -> str:
 def is_host(value: str) -> bool:
     """Tell whether a value is a host with or without a port: RFC 9110 section 7.2."""
     match = _HOST.fullmatch(value)
-    return match is not None and int(match[1] or 0) <= _HIGHEST_PORT
+    if match is None or int(match[2] or 0) > _HIGHEST_PORT:
+        return False
+    if match[1] is not None:
+        try:
+            IPv6Address(match[1])  # urllib.parse raises where a program takes apart a URL with what is none
+        except ValueError:
+            return False
+    return True
 
 
 def name_fields(field_lines: Iterable[FieldLine]) -> dict[str, str]:

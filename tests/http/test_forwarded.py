@@ -270,7 +270,7 @@ def test_prefix_is_where_the_application_is_mounted(prefix: str, path: str, scri
     [
         *(
             {"x_forwarded_host": value}
-            for value in ("", "a b", "a/b", "a@b", "a:b", "a:1:2", "a:65536", "a\\b", "a?b", "[::1", "ö")
+            for value in ("", "a b", "a/b", "a@b", "a:b", "a:1:2", "a:65536", "a\\b", "a?b", "[::1", "[::::]", "ö")
         ),
         *({"x_forwarded_port": value} for value in ("0", "65536", "-1", "+80", "8 0", "08", "http", "1e3")),
         *({"x_forwarded_prefix": value} for value in ("shop", "//evil.example", "/a//b", "/\\evil", "/a/../b", "/..")),
