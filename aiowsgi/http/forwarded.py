@@ -18,7 +18,7 @@ Source: RFC 7239 sections 4 to 7; RFC 3986 section 3.3; else what nginx, HAProxy
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -53,8 +53,13 @@ _NAMELESS = re.compile(r"(?:unknown|_[A-Za-z0-9._-]+)(?::(?:[0-9]{1,5}|_[A-Za-z0
 _PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+)+/?")
 # Once it is decoded: a segment that is empty or made of dots, or a control character.
 _NOT_IN_PREFIX = re.compile(r"//|/\.{1,2}(?:/|$)|[\x00-\x1f\x7f]")
-# RFC 7239 §4; spaces around the semicolon are common.
-_PAIR = re.compile(rf'[ \t]*([{TOKEN_CHARACTERS}]+)=(?:([{TOKEN_CHARACTERS}]+)|"((?:[^"\\]|\\.)*)")[ \t]*([,;]|$)')
+# RFC 7239 §4, from right to left: a value, "=", a name, and what stands before; spaces around the semicolon are common.
+# A mark of quotation belongs to a quoted string where the backslashes before it are odd in number, and else ends it.
+# RFC 9110 §5.6.1.2: a recipient MUST ignore empty elements.
+_RIGHT_PAIR = re.compile(
+    rf'[ \t]*+(?:([{TOKEN_CHARACTERS}]++)|"((?:\\\\)*+(?:[^"\\]\\*+|"\\(?:\\\\)*+)*+)")'
+    rf"=([{TOKEN_CHARACTERS}]++)[ \t]*+(;|,[ \t,]*+|\Z)"
+)
 _ESCAPED = re.compile(r"\\(.)")
 
 
@@ -142,14 +147,14 @@ class Forwarding:
     # RFC 7239.
 
     def _claims_of_forwarded(self, value: str) -> tuple[_Claims, dict[str, str]]:
-        elements = _parse_forwarded(value)
-        if not elements:
-            return {}, {}
-        believed = claims = elements.pop()
-        while elements and "for" in claims and self._is_trusted(claims["for"]):
-            claims = elements.pop()
-            believed = claims if "for" in claims else {"for": believed["for"], **claims}
-        return believed, {"HTTP_FORWARDED": value}
+        believed: _Claims = {}
+        believed_from = len(value)
+        for claims, start in _elements_from_the_right(value):
+            hop = {"for": believed["for"]} if "for" in believed else {}
+            believed, believed_from = hop | claims, start
+            if "for" not in claims or not self._is_trusted(claims["for"]):
+                break
+        return believed, {"HTTP_FORWARDED": value[believed_from:]} if believed else {}
 
 
 def forwarding_of(config: Config, scheme_values: Mapping[str, str] | None = None) -> Forwarding | None:
@@ -186,29 +191,31 @@ def _parse_node(text: str) -> tuple[str, str]:
     return str(address), port
 
 
-def _parse_forwarded(value: str) -> list[_Claims]:
-    """Read a Forwarded field as its grammar has it, from end to end: a quote could swallow a comma."""
-    elements: list[_Claims] = []
-    if not value.strip(" \t"):
-        return elements
-    claims: _Claims = {}
+def _elements_from_the_right(value: str) -> Iterator[tuple[_Claims, int]]:
+    """Read the elements of a Forwarded field, the last one first, each with where it begins.
+
+    Nothing that a client has sent can swallow or forge what its proxy has added: where a well-formed element begins
+    depends on nothing left of it. A quoted string that is read from its end begins at the next mark that no backslash
+    escapes, and none can escape that one, as it follows a "=".
+    """
+    reverse = value.rstrip(" \t,")[::-1]
     position = 0
-    end = ","
-    while end:
-        match = _PAIR.match(value, position)
-        if match is None:
-            raise Refusal(400, "Forwarded is malformed")
-        name = match[1].lower()
-        if name in claims:
-            raise Refusal(400, "Forwarded has a parameter twice")
-        claims[name] = match[2] if match[3] is None else _ESCAPED.sub(r"\1", match[3])
-        if name == "for" and claims[name].count(":") > 1 and not claims[name].startswith("["):
-            raise Refusal(400, "a forwarded address is malformed")  # §6: brackets, or a port could be a part of it
-        position, end = match.end(), match[4]
-        if end != ";":
-            elements.append(claims)
-            claims = {}
-    return elements
+    while position < len(reverse):
+        claims: _Claims = {}
+        start = len(reverse)
+        before = ";"
+        while before == ";":
+            match = _RIGHT_PAIR.match(reverse, position)
+            if match is None:
+                raise Refusal(400, "Forwarded is malformed")
+            name = match[3][::-1].lower()
+            if name in claims:
+                raise Refusal(400, "Forwarded has a parameter twice")
+            claims[name] = match[1][::-1] if match[2] is None else _ESCAPED.sub(r"\1", match[2][::-1])
+            if name == "for" and claims[name].count(":") > 1 and not claims[name].startswith("["):
+                raise Refusal(400, "a forwarded address is malformed")  # §6: brackets, or a port could be a part of it
+            start, position, before = len(reverse) - match.end(3), match.end(), match[4]
+        yield claims, start
 
 
 def _apply(claims: _Claims, environ: Environ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -310,6 +311,19 @@ def test_parts_that_were_not_asked_for_change_nothing() -> None:
         ('for=unknown;ext="a,b;c=\\"d\\""', ("", "", "http")),
         ("for=_hidden", ("", "", "http")),
         ("", (PROXY, "40000", "http")),
+        # RFC 9110 §5.6.1.2: empty elements are ignored.
+        (", ,\t", (PROXY, "40000", "http")),
+        (",for=192.0.2.7", ("192.0.2.7", "", "http")),
+        ("for=192.0.2.7 ,", ("192.0.2.7", "", "http")),
+        ("for=127.0.0.1, for=192.0.2.7,, ,for=10.0.0.9, ,", ("192.0.2.7", "", "http")),
+        # What stands left of the client is not read.
+        ("bad bad bad, for=192.0.2.7", ("192.0.2.7", "", "http")),
+        ("for=127.0.0.1;for=127.0.0.1, for=192.0.2.7, for=10.0.0.9", ("192.0.2.7", "", "http")),
+        # Separators and marks in a quoted string are a part of it.
+        ('for=192.0.2.7;x=", for=127.0.0.1"', ("192.0.2.7", "", "http")),
+        (r'for=192.0.2.7;x=", for=\"127.0.0.1\""', ("192.0.2.7", "", "http")),
+        (r'for=192.0.2.7;x="\\";y="\\\""', ("192.0.2.7", "", "http")),
+        (r'for="192.0.2.7";x="\,";proto="http\s"', ("192.0.2.7", "", "https")),
     ],
 )
 def test_forwarded_is_read_as_rfc_7239_has_it(value: str, expected: tuple[str, str, str]) -> None:
@@ -333,8 +347,8 @@ def test_forwarded_host_is_believed_where_it_is_asked_for() -> None:
         "for=",
         "for=192.0.2.7;",
         ";for=192.0.2.7",
-        "for=192.0.2.7,",
-        ",for=192.0.2.7",
+        ", ;for=192.0.2.7",
+        "bad for=192.0.2.7",
         "for=192.0.2.7 proto=https",
         "for=192.0.2.7;for=127.0.0.1",
         "for=192.0.2.7;For=127.0.0.1",
@@ -346,16 +360,48 @@ def test_forwarded_host_is_believed_where_it_is_asked_for() -> None:
         "for =192.0.2.7",
         "for=localhost",
         "for=192.0.2.7;proto=ftp",
-        # A quote that the client has left open would swallow what the proxy says:
-        'for=", for=192.0.2.7',
-        'for=", for="[2001:db8::7]"',
-        'for="\\, for="[2001:db8::7]:1"',
-        'x="127.0.0.1, for=192.0.2.7;proto=https',
+        # What a trusted hop has passed on from another is read, and so judged.
+        "bad, for=10.0.0.1",
+        'for=", for=10.0.0.1',
+        # A quoted string that has no end, or no beginning.
+        r'for=192.0.2.7;x="\"',
+        r'for=192.0.2.7;x="\\\"',
+        'for=192.0.2.7;x=a"',
+        'for=192.0.2.7;x=""a"',
+        'for=192.0.2.7;x=\\"a"',
     ],
 )
 def test_malformed_forwarded_is_refused(value: str) -> None:
     with pytest.raises(Refusal):
         seen(environ_of(forwarded=value), forwarded_headers="forwarded")
+
+
+@pytest.mark.parametrize(
+    ("said", "address"),
+    [
+        ("for=192.0.2.7;proto=https", "192.0.2.7"),
+        ('for="[2001:db8::7]:5000";proto="https"', "2001:db8::7"),
+        (r'for=192.0.2.7;x=";,=\"\\";proto=https', "192.0.2.7"),
+    ],
+)
+@pytest.mark.parametrize("beginning", ["", 'for=127.0.0.1;x="', "for=10.0.0.1;proto=http;host="])
+def test_client_changes_nothing_of_what_its_proxy_says_whatever_it_leaves_open(
+    said: str, address: str, beginning: str
+) -> None:
+    forwarding = forwarding_of(Config(forwarded_allow_ips=[PROXY], forwarded_headers="forwarded"))
+    assert forwarding is not None
+    function = forwarding.of_peer(PROXY)
+    assert function is not None
+    for end in map("".join, product('",;\\= a', repeat=4)):
+        environ = environ_of(forwarded=f"{beginning}{end}, {said}")
+        function(environ)
+        assert (environ["REMOTE_ADDR"], environ["wsgi.url_scheme"]) == (address, "https"), environ["HTTP_FORWARDED"]
+
+
+def test_what_a_trusted_peer_passes_on_of_forwarded_is_cut_to_what_is_believed() -> None:
+    environ = environ_of(forwarded='for=127.0.0.1;x=", for="192.0.2.7" ,, for=10.0.0.9,')
+    seen(environ, "10.0.0.0/24", forwarded_headers="forwarded", strip_untrusted_forwarded=True)
+    assert (environ["REMOTE_ADDR"], environ["HTTP_FORWARDED"]) == ("192.0.2.7", 'for="192.0.2.7" ,, for=10.0.0.9,')
 
 
 def test_family_that_was_not_chosen_changes_nothing() -> None:
