@@ -158,7 +158,10 @@ class MessageExchange(Exchange):
         elif self.pipe is not None:
             pieces, ended = self.pipe.take()
             if ended and self.parked is not None and not self.failed:
-                self._go_on(self.parked)
+                if self.disconnection.is_set():
+                    self.over = True  # nobody would cancel it any more: end() releases it
+                else:
+                    self._go_on(self.parked)
             elif ended:
                 self.over = True
                 self._complete = not self.failed

@@ -130,6 +130,27 @@ async def test_client_that_goes_closes_the_parked_stream_once(
     assert stream.closed_count == 1
 
 
+async def test_client_that_goes_before_the_thread_has_done_its_part_closes_the_stream_unbegun(adapt: Adapt) -> None:
+    stream = Stream(b"for nobody", None)
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        write = start_response("200 OK", [])
+        write(b"first")
+        body = aiowsgi.park(environ, stream)
+        assert environ["aiowsgi.disconnected"].wait(PATIENCE)
+        return body
+
+    conversation = Conversation(adapt(application), http_scope())
+    await conversation.start()
+    assert (await conversation.sent())["body"] == b"first"
+    conversation.disconnect()
+    await conversation.ended()
+    await until(lambda: stream.closed_count)
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+    assert (stream.taken_count, stream.closed_count) == (0, 1)
+    assert conversation.nothing_sent()
+
+
 async def test_slow_client_makes_the_parked_stream_wait(adapt: Adapt) -> None:
     stream = Stream(*[b"block"] * 100, None)
     conversation = Conversation(adapt(parking(stream)), http_scope(), slow=True)
