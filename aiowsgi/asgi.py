@@ -52,6 +52,8 @@ class ASGIAdapter:
     program's loop, without a thread. A WebSocket is closed before it is accepted, which its client sees as 403.
     "lifespan" ends the threads with the program; where the adapter is mounted in another application it hears nothing
     of that, and :meth:`aclose` does. ``environ["asgi.scope"]`` is the scope.
+    ``environ["aiowsgi.disconnected"]`` is the request's own: it is also set, and its callbacks called, when the request
+    is over.
 
     Args:
         application: any WSGI application.

@@ -25,7 +25,9 @@ _lock = threading.RLock()
 class Disconnection:
     """A flag that is set at most once: that of a connection, for all of its requests, one after the other.
 
-    The flag belongs to the connection: a callback that is not removed also fires for later requests on it.
+    The flag belongs to the connection: a callback that is not removed also fires for later requests on it, and at its
+    end at the latest, also if every response was whole. Under ``ASGIAdapter``, which knows no connections, each request
+    has a flag of its own: it is set at the request's end, once the application has closed its iterable.
 
     Fields guarded by the module's lock: ``_callbacks`` (read without it). They are never changed but replaced, if they
     are still those that were read: what makes the new ones, and compares callbacks, may call other code, and that any

@@ -215,11 +215,16 @@ class MessageExchange(Exchange):
         self._changed.set()
 
     def end(self) -> None:
-        """The request has been answered, or will not be."""
+        """The request has been answered, or will not be.
+
+        Its disconnection is that of no other, and ends with it, as a connection's does with the connection. Whoever
+        still waits for it then, or calls ``write``, is a thread of the application's own, and would wait for good.
+        """
         self.over = True
         if not self._complete:
             self._abandon()
         self.release()
+        self.disconnection.set()
 
     def wake(self) -> None:
         """The worker has handed something over, or has ended."""

@@ -369,6 +369,46 @@ async def test_end_of_a_response_is_not_a_disconnection(adapt: Adapt) -> None:
     assert notes.take() is False
 
 
+async def test_late_write_after_a_complete_response_ends_with_client_disconnected(adapt: Adapt) -> None:
+    notes = Notes()
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        write = start_response("200 OK", [])
+
+        def write_on() -> None:
+            try:
+                while True:
+                    write(bytes(1000))
+            except Exception as error:
+                notes.put(error)
+
+        threads.append(threading.Thread(target=write_on, daemon=True))
+        raise RuntimeError("on purpose")
+
+    threads: list[threading.Thread] = []
+    adapter = adapt(application)
+    conversation = Conversation(adapter, http_scope())
+    assert (await conversation.start())[0] == 500
+    threads[0].start()
+    await conversation.ended()
+    assert isinstance(await notes.arrive(), ClientDisconnected)
+    assert adapter.pool.stats().stalled == 0
+
+
+async def test_thread_that_waits_for_the_client_s_end_is_told_of_the_end_of_the_call(adapt: Adapt) -> None:
+    notes = Notes()
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        disconnected = environ["aiowsgi.disconnected"]
+        disconnected.add_callback(lambda: notes.put("called"))
+        threading.Thread(target=lambda: notes.put(disconnected.wait(PATIENCE)), daemon=True).start()
+        start_response("200 OK", [])
+        return [b"all"]
+
+    assert (await answer(adapt(application), http_scope()))[2] == b"all"
+    assert {await notes.arrive(), await notes.arrive()} == {"called", True}
+
+
 async def test_queued_request_of_a_client_that_has_gone_never_runs(adapt: Adapt) -> None:
     notes = Notes()
     go_on = threading.Event()
