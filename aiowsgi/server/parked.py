@@ -106,14 +106,14 @@ class ParkedResponse:
             self._interrupt()
 
     def _say_farewell(self, absence: float) -> None:
-        farewell = getattr(self._iterable, "farewell", None)
-        if farewell is None:
-            return
         try:
+            farewell = getattr(self._iterable, "farewell", None)
+            if farewell is None:
+                return
             block = farewell(absence)
             if not isinstance(block, bytes):
                 raise TypeError(f"farewell() returned {type(block).__name__}, not bytes")
-        except Exception as error:
+        except BaseException as error:  # SystemExit and the like must not end the loop either, nor the drain
             _logger.error("%r was parked, and has no farewell: %r", self._iterable, error, exc_info=error)
         else:
             if block:

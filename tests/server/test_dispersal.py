@@ -288,6 +288,36 @@ def test_farewell_that_is_of_no_use_is_logged_and_the_response_whole(
     assert message in error_log.text
 
 
+class Unfindable:
+    """A method that raises when it is looked up."""
+
+    def __get__(self, stream: object, kind: type) -> Any:
+        raise RuntimeError("no farewell, on purpose")
+
+
+def exit_instead(absence: float) -> bytes:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("farewell", "message"),
+    [(staticmethod(exit_instead), "SystemExit(3)"), (Unfindable(), "no farewell, on purpose")],
+    ids=["exit", "lookup"],
+)
+def test_farewell_that_raises_anything_leaves_the_streams_behind_it_their_turns(
+    farewell: Any, message: str, error_log: pytest.LogCaptureFixture
+) -> None:
+    class Rude(Ticks):
+        pass
+
+    Rude.farewell = farewell  # type: ignore[attr-defined]  # as an application might
+    clients = Clients(5, Rude)
+    with clients.server:
+        clients.drain(1)
+        assert [content_of(text) for text in clients.received.values()] == 5 * [b"tick"]
+    assert [message in record.getMessage() for record in error_log.records] == 5 * [True]
+
+
 # The command.
 
 APPLICATION = """
