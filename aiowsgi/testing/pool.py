@@ -2,7 +2,8 @@
 
 Applications run in real threads, as they do in a server. But a thread moves only while it holds the baton, and the
 test waits for the baton's return: so every run of a test is the same run. A thread gives the baton back when its job
-ends, and when it waits for its client; where it stands then is a state that the test can look at.
+ends, and when it waits for its client; where it stands then is a state that the test can look at. A thread that an
+application has started itself has no baton: it just runs, and waits, as in a server.
 
 Thread: as each method says.
 """
@@ -46,6 +47,8 @@ class StepPool:
         self._baton: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._local = threading.local()
         self._thread_count = 0
+        # One entry for each other thread that waits for a client; append and pop are atomic.
+        self._stalled_elsewhere: list[None] = []
 
     @property
     def thread_limit(self) -> int:
@@ -70,7 +73,8 @@ class StepPool:
     def stats(self) -> ThreadPoolStats:
         """See :class:`~aiowsgi.bridge.pool.ThreadPoolStats`. Any thread."""
         stalled = sum(worker.stalled for worker in self._begun)
-        return ThreadPoolStats(len(self._waiting), len(self._begun) - stalled, stalled, len(self._free))
+        running = len(self._begun) - stalled
+        return ThreadPoolStats(len(self._waiting), running, stalled + len(self._stalled_elsewhere), len(self._free))
 
     def limit_running(self, count: int | None, seconds: float = 0.0) -> None:
         """One moves at a time, in any case."""
@@ -95,9 +99,24 @@ class StepPool:
 
     @contextlib.contextmanager
     def stalled(self, ready: Callable[[], bool]) -> Iterator[None]:
-        """See :meth:`aiowsgi.bridge.pool.Pool.stalled`: entering the block gives the baton back. Worker."""
-        self._local.worker.wait_until(ready, stalled=True)
-        yield
+        """See :meth:`aiowsgi.bridge.pool.Pool.stalled`: entering the block gives the baton back. Worker.
+
+        Any other thread has none, and waits inside the block.
+        """
+        if self.has_calling_thread:
+            self._local.worker.wait_until(ready, stalled=True)
+            yield
+            return
+        self._stalled_elsewhere.append(None)
+        try:
+            yield
+        finally:
+            self._stalled_elsewhere.pop()
+
+    @property
+    def has_calling_thread(self) -> bool:
+        """Whether the calling thread is one of these: it may give the baton back. Any thread."""
+        return hasattr(self._local, "worker")
 
     def wait_until(self, ready: Callable[[], bool]) -> None:
         """Give the baton back until ``ready()``, without counting as stalled. Worker.
@@ -108,7 +127,7 @@ class StepPool:
 
     def pause(self) -> None:
         """Give the baton back, so that the test may do something in between. Worker; any other thread just goes on."""
-        if hasattr(self._local, "worker"):
+        if self.has_calling_thread:
             self.wait_until(lambda: True)
 
     def step(self) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
+import threading
 from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -22,8 +24,10 @@ from aiowsgi.testing.transport import MemoryTransport
 from aiowsgi.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from aiowsgi.bridge.disconnection import Disconnection
 
 __all__ = ["MemoryServer"]
 
@@ -35,7 +39,8 @@ class MemoryServer:
     r"""Serves a WSGI application to clients in memory: the engine of :class:`~aiowsgi.server.Server`, step by step.
 
     Nothing moves but in :meth:`step`, :meth:`settle` and :meth:`advance`, and time passes in the last one only. The
-    application waits on ``environ["aiowsgi.disconnected"]`` in that time as well.
+    application waits on ``environ["aiowsgi.disconnected"]`` in that time as well. Only threads that it has started
+    itself run by themselves, and wait for a client until one of these methods has let it move.
 
     ::
 
@@ -88,7 +93,7 @@ class MemoryServer:
         return VirtualLoop()
 
     def _run(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environ["aiowsgi.disconnected"] = _Disconnection(self, environ["aiowsgi.disconnected"].is_set)
+        environ["aiowsgi.disconnected"] = _Disconnection(self, environ["aiowsgi.disconnected"])
         return self._application(environ, start_response)
 
     def connect(self, **options: Any) -> MemoryClient:
@@ -165,17 +170,24 @@ class MemoryServer:
 class _Disconnection:
     """``environ["aiowsgi.disconnected"]``, whose waiting takes the loop's time and lets others move."""
 
-    def __init__(self, server: MemoryServer, is_set: Callable[[], bool]) -> None:
+    def __init__(self, server: MemoryServer, disconnection: Disconnection) -> None:
         self._server = server
-        self.is_set = is_set
+        self.is_set = disconnection.is_set
+        self.add_callback = disconnection.add_callback
+        self.remove_callback = disconnection.remove_callback
 
     def wait(self, timeout: float | None = None) -> bool:
         """See :meth:`aiowsgi.bridge.disconnection.Disconnection.wait`."""
         loop = self._server.loop
-        if timeout is None:
-            self._server.pool.wait_until(self.is_set)
-        else:
-            end = loop.time() + timeout
-            loop.call_soon_threadsafe(loop.call_at, end, bool)  # so that the clock stops there
-            self._server.pool.wait_until(lambda: self.is_set() or loop.time() >= end)
+        pool = self._server.pool
+        over = threading.Event()
+        end = math.inf if timeout is None else loop.time() + timeout
+        if timeout is not None:
+            loop.call_soon_threadsafe(loop.call_at, end, over.set)  # the clock stops there, at least
+        if pool.has_calling_thread:
+            pool.wait_until(lambda: self.is_set() or loop.time() >= end)
+        else:  # one that the application has started itself
+            self.add_callback(over.set)
+            over.wait()
+            self.remove_callback(over.set)
         return self.is_set()

@@ -7,7 +7,8 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 # What is read of later requests while one is answered, and what one read may add to it.
 READ_AHEAD = 64 * 1024
 ONE_READ = 256 * 1024
+# Seconds, of the real clock, that a thread of the application's own may take. Nothing waits so long when it passes.
+PATIENCE = 10.0
 
 
 def get(path: str) -> bytes:
@@ -357,6 +360,60 @@ def test_application_whose_client_goes_is_told() -> None:
         client.reset()
         server.settle()
         assert seen == [False, False, False, True, True, True]
+        assert not remains(server)
+
+
+def test_thread_of_the_application_s_own_waits_for_its_client_as_the_application_does() -> None:
+    done = threading.Event()
+    seen: list[Any] = []
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        write = start_response("200 OK", [])
+
+        def echo() -> None:
+            try:
+                content = environ["wsgi.input"].read()
+                for _ in range(100):
+                    write(10_000 * content)
+                seen.append(environ["aiowsgi.disconnected"].wait(10))
+                seen.append(environ["aiowsgi.disconnected"].wait())
+            except Exception as error:
+                seen.append(error)
+            finally:
+                done.set()
+
+        environ["aiowsgi.disconnected"].add_callback(lambda: seen.append("called"))
+        thread = threading.Thread(target=echo)
+        thread.start()
+        server.pool.wait_until(lambda: not thread.is_alive() or len(seen) == 1)
+        return []
+
+    def run_until(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not (condition() or done.is_set()):
+            assert time.monotonic() < deadline
+            server.settle()
+
+    with MemoryServer(application, stream_body=True, keep_alive=3600) as server:
+        client = server.connect()
+        client.send(post(b"", length=1))
+        run_until(lambda: server.pool.stats().stalled)
+        assert seen == []
+        client.send(b"x")
+        server.settle()
+        run_until(lambda: server.pool.stats().stalled)  # the client reads nothing
+        assert seen == []
+        received = bytearray()
+        run_until(lambda: received.extend(client.read()) or received.count(b"x") == 1_000_000)
+        assert seen == []
+        run_until(lambda: server.advance(10) or seen)
+        assert seen == [False]
+        server.settle()
+        client.reset()
+        server.settle()
+        assert done.wait(PATIENCE)
+        assert seen == [False, "called", True]
+        server.settle()
         assert not remains(server)
 
 
