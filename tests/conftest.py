@@ -162,6 +162,29 @@ def error_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
+class _FailingHandler(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+        raise OSError("the log fails, on purpose")
+
+
+@pytest.fixture
+def failing_log() -> Iterator[list[str]]:
+    """Have a handler of ``aiowsgi.error`` raise at every record, from level debug on; return what it was told."""
+    logger = logging.getLogger("aiowsgi.error")
+    level = logger.level
+    handler = _FailingHandler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield handler.messages
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End also where a failed test has left a thread behind, which Python would wait for without end; say which."""
     if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):

@@ -11,6 +11,7 @@ Thread: event loop, but for the class ``_Watcher``, which is a thread of its own
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import logging
 import os
@@ -111,9 +112,11 @@ class _LoopThread:
         """A step has ended, and there is a notice: of this step, or one that came too late for another."""
         self.notice = None
         if notice.since == since:
-            _logger.warning(
-                "a parked response blocked its event loop for %.2f s: %s", time.monotonic() - since, notice.place
-            )
+            # A log handler that fails must cost neither the response, whose step this was, nor the watch its thread.
+            with contextlib.suppress(Exception):
+                _logger.warning(
+                    "a parked response blocked its event loop for %.2f s: %s", time.monotonic() - since, notice.place
+                )
 
 
 class _Local(threading.local):
@@ -209,7 +212,8 @@ class _Watcher:
             try:
                 self._thread.start()
             except RuntimeError as error:  # no thread to be had; the next that parks tries again
-                _logger.error("cannot start the thread that watches for blocking calls: %s", error)
+                with contextlib.suppress(Exception):
+                    _logger.error("cannot start the thread that watches for blocking calls: %s", error)
 
     def _run(self) -> None:
         go_anywhere()
@@ -253,7 +257,8 @@ def _look(loop_thread: _LoopThread, now: float, limit: float) -> float:
             loop_thread.notice = _Notice(since, place)
     elif age >= _STILL_BLOCKING_SECONDS and not notice.told:
         notice.told = True
-        _logger.warning("a parked response has been blocking its event loop for %.1f s: %s", age, notice.place)
+        with contextlib.suppress(Exception):
+            _logger.warning("a parked response has been blocking its event loop for %.1f s: %s", age, notice.place)
     return BLOCKING_SECONDS
 
 

@@ -14,6 +14,7 @@ Source: logrotate(8); write(2) on ENOSPC; :mod:`logging.handlers`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -195,7 +196,9 @@ class LogWriter:
                 dropped_count, self._dropped_count = self._dropped_count, 0
                 self._changed.notify_all()
             if dropped_count:
-                _logger.warning("%d lines were dropped while %s did not take them", dropped_count, self._file)
+                # A log handler that fails must not end the thread: nobody would write any more.
+                with contextlib.suppress(Exception):
+                    _logger.warning("%d lines were dropped while %s did not take them", dropped_count, self._file)
 
     def _take(self) -> list[str]:
         """Take what the next write is made of; nothing at the end."""
@@ -219,7 +222,8 @@ class LogWriter:
             except OSError as error:
                 if not told:
                     told = True
-                    _logger.error("cannot write to %s, trying again: %s", self._file, error.strerror)
+                    with contextlib.suppress(Exception):
+                        _logger.error("cannot write to %s, trying again: %s", self._file, error.strerror)
                 if self._ending.wait(_RETRY_SECONDS):
                     return False
         return True

@@ -262,7 +262,9 @@ class ThreadPool:
             with self._lock:
                 self._threads.discard(thread)
             self._call()  # this one took the room of another
-            _logger.error("cannot start a worker thread: %s", error)
+            # A log handler that fails must not cost a thread that was about to run a job its life.
+            with contextlib.suppress(Exception):
+                _logger.error("cannot start a worker thread: %s", error)
 
     def _work(self, worker: _Worker) -> None:
         """Run jobs until there is nothing to do. Worker thread."""

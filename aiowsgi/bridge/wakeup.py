@@ -14,6 +14,7 @@ Thread: :meth:`Wakeup.notify` and :meth:`Wakeup.give_way` any; the rest event lo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import sys
@@ -149,7 +150,9 @@ class Wakeup:
             try:
                 item.wake()
             except Exception:
-                _logger.exception("internal error while handing %r to the event loop", item)
+                # A log handler that fails must not keep the others from their turn.
+                with contextlib.suppress(Exception):
+                    _logger.exception("internal error while handing %r to the event loop", item)
         if ready and not self._pending:
             self._pending = True
             self._loop.call_soon(self._drain)

@@ -110,7 +110,8 @@ class AccessLog:
         """An access log that fails costs no answer; it is told of once."""
         if not self._failed:
             self._failed = True
-            _logger.exception("the access log fails")
+            with contextlib.suppress(Exception):
+                _logger.exception("the access log fails")
 
     def close(self) -> None:
         """Write what is left, within a moment. The loop waits for it: it is at its end."""

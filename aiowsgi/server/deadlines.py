@@ -10,6 +10,7 @@ Thread: event loop. Time is ``loop.time()``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import logging
 import math
@@ -112,6 +113,8 @@ class Deadlines:
             try:
                 holder.deadline_passed(now)
             except Exception:
-                _logger.exception("internal error at a deadline of %r", holder)
+                # A log handler that fails must not keep the others from theirs.
+                with contextlib.suppress(Exception):
+                    _logger.exception("internal error at a deadline of %r", holder)
         if self._order and self._order[0] < self._timer_at:
             self._set_timer(self._order[0])

@@ -8,6 +8,7 @@ Thread: event loop.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, cast
@@ -166,8 +167,10 @@ class Delivery:
             self._outlet.abort()  # the rest follows from the connection's loss
             return
         if error is not None:
-            _logger.error("cannot send the file for %s %s: %s", exchange.head.method, exchange.head.target, error)
             exchange.failed = True
+            # A log handler that fails must not cost the client the end of its response.
+            with contextlib.suppress(Exception):
+                _logger.error("cannot send the file for %s %s: %s", exchange.head.method, exchange.head.target, error)
         self._connection.finish_response(exchange)
 
     # What is parked.
@@ -204,5 +207,6 @@ class Delivery:
             self._outlet.write(exchange.end_pieces)
         else:
             exchange.failed = True
-            _logger.error("%r failed while parked: %r", exchange, error, exc_info=error)
+            with contextlib.suppress(Exception):
+                _logger.error("%r failed while parked: %r", exchange, error, exc_info=error)
         self._connection.finish_response(exchange)

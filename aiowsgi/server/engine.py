@@ -11,6 +11,7 @@ intake's ``withdrawn``, each with one operation that is atomic.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -178,7 +179,9 @@ class Engine:
         In a drain the connections are being aborted, which withdraws the exchange; else ``queue_timeout`` answers.
         """
         if not self.draining:
-            _logger.error("cannot run %r: %s", exchange, error)
+            # A log handler that fails must not keep the pool from the rest of a batch.
+            with contextlib.suppress(Exception):
+                _logger.error("cannot run %r: %s", exchange, error)
 
     def forget(self, exchange: Exchange) -> None:
         """An exchange has ended, or will never run. Any thread."""

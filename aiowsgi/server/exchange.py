@@ -303,12 +303,12 @@ class Exchange:
     def _fail(self, error: BaseException) -> None:
         """Log the failure, and answer 500 if nothing has been handed over, else break the response off visibly."""
         complete = self.whole is not None or self._finished
-        if self.disconnection.is_set() and isinstance(error, OSError) and not complete:
-            # The client is gone, and the application met it in its write or its read. Nothing is wrong.
-            _logger.debug("client disconnected during %s %s", self.head.method, self.head.target)
-        else:
-            # A log handler that fails must not cost the client its answer, nor the pool its thread.
-            with contextlib.suppress(Exception):
+        # A log handler that fails must not cost the client its answer, nor the pool its thread.
+        with contextlib.suppress(Exception):
+            if self.disconnection.is_set() and isinstance(error, OSError) and not complete:
+                # The client is gone, and the application met it in its write or its read. Nothing is wrong.
+                _logger.debug("client disconnected during %s %s", self.head.method, self.head.target)
+            else:
                 _logger.error(
                     "%s %s failed: %s: %s",
                     self.head.method,
@@ -457,7 +457,8 @@ def _close(file: BinaryIO) -> None:
     try:
         file.close()
     except BufferError:
-        _logger.debug("the application has kept a view of its content")
+        with contextlib.suppress(Exception):
+            _logger.debug("the application has kept a view of its content")
 
 
 class _Release:

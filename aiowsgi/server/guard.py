@@ -13,6 +13,7 @@ Thread: event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 from collections.abc import Callable
@@ -80,7 +81,8 @@ class RequestGuard:
         for exchange in self._watched.keys() - running:
             if self._watched.pop(exchange).given_up:
                 self.stuck_count -= 1
-                _logger.info("the thread of request %s, which was given up, is free again", exchange.identify())
+                with contextlib.suppress(Exception):
+                    _logger.info("the thread of request %s, which was given up, is free again", exchange.identify())
         for exchange in running:
             watched = self._watched.setdefault(exchange, _Watched())
             seconds = now - exchange.started_at
@@ -93,7 +95,9 @@ class RequestGuard:
 
     def _tell(self, level: int, exchange: Exchange, what: str) -> None:
         stack = next((stack_of(each) for each in sys._current_frames().values() if exchange_of(each) is exchange), "")
-        _logger.log(level, "%s: %s\n%s", describe_request(self._engine, exchange), what, stack)
+        # A log handler that fails must not keep a client from its 504, nor other requests from being looked at.
+        with contextlib.suppress(Exception):
+            _logger.log(level, "%s: %s\n%s", describe_request(self._engine, exchange), what, stack)
 
     def _give_up(self, exchange: Exchange, seconds: float) -> None:
         has_room = self._mark_stuck(exchange)

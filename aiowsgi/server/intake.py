@@ -15,6 +15,7 @@ Thread: event loop, but :attr:`Intake.withdrawn`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -141,8 +142,10 @@ class Intake:
                 try:
                     connection.read_postponed()
                 except Exception:
-                    _logger.exception("internal error while reading from %r", connection)
                     connection.abort()
+                    # A log handler that fails must not keep the others from being read.
+                    with contextlib.suppress(Exception):
+                        _logger.exception("internal error while reading from %r", connection)
         finally:
             if not self._batch:
                 self._go_on()  # else with the batch

@@ -377,13 +377,14 @@ class Listener:
         error = None if task.cancelled() else task.exception()
         if error is None and not task.cancelled():
             return
+        sock.close()
+        # Some transports have said so already, others do not where their task is cancelled.
+        protocol.connection_lost(error if isinstance(error, Exception) else None)
+        # Last: a log handler may fail.
         if isinstance(error, OSError):
             _logger.debug("connection lost before it began: %s", error)
         elif error is not None:
             _logger.error("cannot serve a connection on %s", self.url, exc_info=error)
-        sock.close()
-        # Some transports have said so already, others do not where their task is cancelled.
-        protocol.connection_lost(error if isinstance(error, Exception) else None)
 
     def _endure(self, error: OSError) -> None:
         """Accepting pauses for a moment, with one line in the log until it works again.
@@ -392,17 +393,20 @@ class Listener:
         without a pause, as the loop does where its reader raises: ``EINVAL``, once somebody who shares the socket has
         called shutdown() on it.
         """
-        if not self._failing:
-            self._failing = True
-            _logger.error("cannot accept connections on %s, pausing: %s", self.url, error.strerror)
         self.pause()
         self._timer = self._loop.call_later(_PAUSE_SECONDS, self.resume)
+        if not self._failing:
+            self._failing = True
+            # A log handler that fails must not keep a server that ends from its other listeners.
+            with contextlib.suppress(Exception):
+                _logger.error("cannot accept connections on %s, pausing: %s", self.url, error.strerror)
 
     def _failure_ended(self) -> None:
         """All that waited have been accepted. One that was is not the end: the next may find nothing again."""
         if self._failing:
             self._failing = False
-            _logger.info("accepting connections again on %s", self.url)
+            with contextlib.suppress(Exception):
+                _logger.info("accepting connections again on %s", self.url)
 
     def take_backlog(self) -> None:
         """Accept all that the kernel has queued, within reason: those clients believe that they are connected."""

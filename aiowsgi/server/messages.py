@@ -11,6 +11,7 @@ Source: ASGI 3.0, "HTTP & WebSocket" 2.5.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, MutableMapping, Sequence
@@ -90,7 +91,8 @@ class MessageExchange(Exchange):
                 if not message.get("more_body", False):
                     content.end()
             if content.error is not None:
-                _logger.error("cannot store request content: %s", content.error)
+                with contextlib.suppress(Exception):
+                    _logger.error("cannot store request content: %s", content.error)
                 raise Refusal(500, "the request content could not be stored")
         declared = self.head.variables.get("CONTENT_LENGTH", "0")
         if not declared.isdecimal() or int(declared) > content.size:

@@ -11,6 +11,7 @@ Source: RFC 8446 section 5.1; the PROXY protocol, section 2: a receiver does not
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import cast
 
@@ -113,7 +114,9 @@ class Opening(asyncio.Protocol):
         if self._tls is None:
             self._begin(self._transport).refuse(refusal)
         else:
-            _logger.debug("refused a connection from %s: %s", self._peer or "unix", refusal)
+            # A log handler that fails must not keep the connection from its end.
+            with contextlib.suppress(Exception):
+                _logger.debug("refused a connection from %s: %s", self._peer or "unix", refusal)
             self._transport.close()
 
     def _begin(self, transport: asyncio.Transport) -> Protocol:
@@ -156,5 +159,6 @@ class Opening(asyncio.Protocol):
 
     def deadline_passed(self, now: float) -> None:
         """See :class:`~aiowsgi.server.deadlines.DeadlineHolder`."""
-        _logger.debug("%s did not open its connection in time", self._transport.get_extra_info("peername"))
+        with contextlib.suppress(Exception):
+            _logger.debug("%s did not open its connection in time", self._transport.get_extra_info("peername"))
         self._transport.abort()

@@ -11,6 +11,7 @@ Thread: event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Callable
@@ -114,7 +115,7 @@ class ParkedResponse:
             if not isinstance(block, bytes):
                 raise TypeError(f"farewell() returned {type(block).__name__}, not bytes")
         except BaseException as error:  # SystemExit and the like must not end the loop either, nor the drain
-            _logger.error("%r was parked, and has no farewell: %r", self._iterable, error, exc_info=error)
+            self._log("%r was parked, and has no farewell: %r", error)
         else:
             if block:
                 self._on_block(block)
@@ -153,11 +154,16 @@ class ParkedResponse:
             engine.wake()
 
     def _give_up(self) -> None:
-        _logger.error("%r was parked, and has not closed within %g s: cancelled", self._iterable, _CLOSE_SECONDS)
         self._task.cancel()
+        _logger.error("%r was parked, and has not closed within %g s: cancelled", self._iterable, _CLOSE_SECONDS)
+
+    def _log(self, message: str, error: BaseException) -> None:
+        # A log handler that fails must not keep the response from its end, nor the iterable from its close.
+        with contextlib.suppress(Exception):
+            _logger.error(message, self._iterable, error, exc_info=error)
 
     def _log_failure(self, error: BaseException) -> None:
-        _logger.error("%r was parked, and failed to close: %r", self._iterable, error, exc_info=error)
+        self._log("%r was parked, and failed to close: %r", error)
 
     async def _run(self) -> None:
         self._begun = True

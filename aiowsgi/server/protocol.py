@@ -12,6 +12,7 @@ Source: RFC 9112 sections 9.3 to 9.6; RFC 9110 section 10.1.1.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 from typing import TYPE_CHECKING, cast
@@ -303,7 +304,9 @@ class Protocol(asyncio.Protocol):
         if content is None:
             return
         if content.error is not None:
-            _logger.error("cannot store request content: %s", content.error)
+            # A log handler that fails must not cost the client its answer.
+            with contextlib.suppress(Exception):
+                _logger.error("cannot store request content: %s", content.error)
             self._refuse(Refusal(500, "the request content could not be stored"))
         elif content.complete:
             if self.phase is _CONTENT:
@@ -483,7 +486,8 @@ class Protocol(asyncio.Protocol):
 
     def _refuse(self, refusal: Refusal, retry_after: int | None = None, refused: Exchange | None = None) -> None:
         """Answer a request that is not acceptable, or an exchange that will never run, and close."""
-        _logger.debug("refused a request from %s: %s", self._info.remote_host or "unix", refusal)
+        with contextlib.suppress(Exception):
+            _logger.debug("refused a request from %s: %s", self._info.remote_host or "unix", refusal)
         engine = self._engine
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -789,9 +793,9 @@ class Protocol(asyncio.Protocol):
         if not self._outlet.watched or self._outlet.taken_size >= max(1, config.write_min_rate * config.write_timeout):
             self.watch_writing()
         else:
-            _logger.debug("%s does not take its response", self._info.remote_host or "unix")
             self._cut_off("timed_out")
             self._outlet.reset()
+            _logger.debug("%s does not take its response", self._info.remote_host or "unix")
 
     # Small things.
 

@@ -160,7 +160,9 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         except ssl.SSLWantReadError:
             self._send_outgoing()
         except (ssl.SSLError, ValueError) as error:  # ValueError: a context whose certificate is of no use
-            _logger.debug("TLS handshake with %s failed: %s", self._transport.get_extra_info("peername"), error)
+            # A log handler that fails must not keep the connection from its end.
+            with contextlib.suppress(Exception):
+                _logger.debug("TLS handshake with %s failed: %s", self._transport.get_extra_info("peername"), error)
             self._send_outgoing()  # the alert that says why
             self._closing = True
             self._transport.close()
@@ -194,7 +196,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             except ssl.SSLZeroReturnError:
                 data = b""
             except ssl.SSLError as error:
-                _logger.debug("TLS with %s broke: %s", self._transport.get_extra_info("peername"), error)
+                with contextlib.suppress(Exception):
+                    _logger.debug("TLS with %s broke: %s", self._transport.get_extra_info("peername"), error)
                 self._send_outgoing()
                 self.abort()
                 return
@@ -207,7 +210,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._send_outgoing()  # the answer to a change of keys
             if self._transport.get_write_buffer_size() > _UNSENT_SIZE:
                 peer = self._transport.get_extra_info("peername")
-                _logger.debug("TLS with %s: it asks for one change of keys after another, and takes none", peer)
+                with contextlib.suppress(Exception):
+                    _logger.debug("TLS with %s: it asks for one change of keys after another, and takes none", peer)
                 self.abort()
 
     @property
@@ -280,7 +284,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
                 while self._backlog and len(records) < _BATCH_COUNT:
                     records.append(self._next_record())
             except ssl.SSLError as error:
-                _logger.debug("TLS with %s broke: %s", self._transport.get_extra_info("peername"), error)
+                with contextlib.suppress(Exception):
+                    _logger.debug("TLS with %s broke: %s", self._transport.get_extra_info("peername"), error)
                 self.abort()
                 return
             if len(records) == 1:

@@ -154,6 +154,21 @@ def test_full_disk_holds_lines_until_there_is_room(tmp_path: Path, error_log: py
     assert writer.close(PATIENCE)
 
 
+def test_full_disk_that_cannot_be_told_of_holds_lines_until_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing_log: list[str]
+) -> None:
+    monkeypatch.setattr("aiowsgi.bridge.log_writer._RETRY_SECONDS", 0.01)
+    path = tmp_path / "log"
+    path.symlink_to("/dev/full")
+    writer = LogWriter(LogFile(str(path)))
+    put(writer, "held\n")
+    poll(lambda: failing_log)
+    path.unlink()
+    assert writer.flush(PATIENCE)
+    assert path.read_text() == "held\n"
+    assert writer.close(PATIENCE)
+
+
 def test_full_disk_at_the_end_is_not_waited_for(error_log: pytest.LogCaptureFixture) -> None:
     writer = LogWriter(LogFile("/dev/full"))
     put(writer, "lost\n", "lost\n")

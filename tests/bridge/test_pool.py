@@ -536,6 +536,27 @@ def test_thread_that_cannot_start_leaves_its_room_to_another(
     assert third.running.wait(LONG)
 
 
+def test_thread_that_cannot_start_and_cannot_be_told_of_costs_no_job(
+    make: Callable[..., Tasks], monkeypatch: pytest.MonkeyPatch, failing_log: list[str]
+) -> None:
+    tasks = make(2)
+    (first,) = tasks.submit()
+    assert first.running.wait(LONG)
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        second, third = tasks.submit(2)
+        first.may_end.set()
+        assert second.running.wait(LONG)  # by a thread that has tried to start another for the third
+    second.may_end.set()
+    assert third.running.wait(LONG)
+    assert failing_log
+    tasks.end()
+
+
 def test_pool_tells_how_often_each_thread_began_or_ended_to_work(make: Callable[..., Tasks]) -> None:
     tasks = make(2)
     computing, stalled = tasks.submit(), tasks.submit(stalls=True)

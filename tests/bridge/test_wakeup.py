@@ -92,6 +92,20 @@ def test_wakeup_of_something_that_fails_is_logged_and_the_others_are_woken(
     assert "fault of a test" in caplog.text
 
 
+def test_wakeup_of_something_that_fails_as_does_the_log_wakes_the_others(
+    loop: CountingLoop, woken: list[Any], failing_log: list[str]
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("fault of a test")
+
+    wakeup = Wakeup(loop)
+    for value, then in ((1, bool), (2, fail), (3, bool)):
+        wakeup.notify(Note(woken, value, then))
+    loop.run_ready()
+    assert woken == [1, 2, 3]
+    assert len(failing_log) == 1
+
+
 def test_wakeup_of_a_closed_loop_is_forgotten(loop: CountingLoop, woken: list[Any]) -> None:
     wakeup = Wakeup(loop)
     loop.closed = True
