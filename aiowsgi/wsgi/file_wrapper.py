@@ -113,6 +113,8 @@ class FileWrapper:
             file = _plain_file(self.filelike)
             if file is None:
                 return None
+            if type(file) is io.BufferedRandom:
+                file.flush()  # seek() leaves a write in the buffer while it stays within that
             offset = file.tell()
             fd = os.dup(file.fileno())
         except (OSError, ValueError):

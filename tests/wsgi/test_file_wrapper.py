@@ -60,6 +60,19 @@ def test_detach_of_a_named_temporary_file_is_all_of_it(detach):
     assert content_of(detach(file)) == CONTENT
 
 
+@pytest.mark.parametrize("make", [tempfile.TemporaryFile, tempfile.NamedTemporaryFile], ids=["unnamed", "named"])
+def test_detach_of_a_file_with_a_write_in_its_buffer_has_what_was_written(detach, make):
+    file = make()
+    file.write(CONTENT)
+    file.seek(0)
+    file.read(1)
+    file.write(b"new")
+    file.seek(0)  # within what it has read: the buffer keeps the write
+    region = detach(file)
+    assert content_of(region) == CONTENT[:1] + b"new" + CONTENT[4:]
+    assert file.tell() == 0
+
+
 def test_detach_of_an_object_that_lends_the_files_own_read_is_the_file(path, detach):
     # As Django's File does.
     class Lending:
