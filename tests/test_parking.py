@@ -778,6 +778,20 @@ def test_park_stream_that_fails_is_cut_off_visibly_and_logged_once(
         assert get_until_end_of_other(client) == b"other"
 
 
+class Short(bytes):
+    """Says another size than it has, as a subclass may."""
+
+    def __len__(self) -> int:
+        return 3
+
+
+def test_park_stream_of_a_subclass_of_bytes_is_its_own_bytes(site: Site) -> None:
+    site.parks(Stream(Short(b"0123456789"), b", whole"))
+    with site.connect() as client:
+        assert get_until_end(client) == b"0123456789, whole"
+        assert get_until_end_of_other(client) == b"other"
+
+
 def test_park_stream_whose_aclose_raises_is_a_whole_response_and_logged_once(site: Site, errors: Any) -> None:
     site.parks(Stream(b"whole", close_error=RuntimeError("aclose, on purpose")))
     with site.connect() as client:

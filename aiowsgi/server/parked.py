@@ -18,7 +18,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from aiowsgi.bridge.blocking import WatchedCoroutine
-from aiowsgi.errors import ApplicationError
+from aiowsgi.wsgi.response import plain_bytes
 
 if TYPE_CHECKING:
     from aiowsgi.server.engine import Engine
@@ -114,6 +114,7 @@ class ParkedResponse:
             block = farewell(absence)
             if not isinstance(block, bytes):
                 raise TypeError(f"farewell() returned {type(block).__name__}, not bytes")
+            block = plain_bytes(block)
         except BaseException as error:  # SystemExit and the like must not end the loop either, nor the drain
             self._log("%r was parked, and has no farewell: %r", error)
         else:
@@ -192,11 +193,8 @@ class ParkedResponse:
                 return
             if self._over:
                 return  # it has swallowed its cancellation
-            if not isinstance(block, bytes):
-                raise ApplicationError(
-                    f"a block of a parked body is {type(block).__name__}, not bytes",
-                    'PEP 3333 "A Note On String Types"',
-                )
+            if type(block) is not bytes:
+                block = plain_bytes(block, "a block of a parked body")
             if block:
                 self._on_block(block)
             size += _BLOCK_COST + len(block)

@@ -22,7 +22,7 @@ from aiowsgi.errors import ApplicationError
 from aiowsgi.semantics import HOP_BY_HOP, NO_CONTENT, TOKEN, ResponseHead, has_content
 from aiowsgi.wsgi.file_wrapper import FileRegion, FileWrapper
 
-__all__ = ["ExcInfo", "Response", "ResponseSink"]
+__all__ = ["ExcInfo", "Response", "ResponseSink", "plain_bytes"]
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
 
@@ -71,6 +71,22 @@ class ResponseSink(Protocol):
     def finish(self) -> None:
         """End a response that was begun with :meth:`send_head`."""
         ...
+
+
+def plain_bytes(block: object, name: str = "a block of the body") -> bytes:
+    """Return a block as nothing but ``bytes``.
+
+    A subclass may have a ``len()`` of its own: what is counted has to be what is sent. A caller that is in a hurry asks
+    ``type(block) is bytes`` before.
+
+    Raises:
+        ApplicationError: it is not bytes.
+    """
+    if type(block) is bytes:
+        return block
+    if not isinstance(block, bytes):
+        raise ApplicationError(f"{name} is {type(block).__name__}, not bytes", _BYTES)
+    return bytes(memoryview(block))
 
 
 @lru_cache(maxsize=256)
@@ -237,8 +253,8 @@ class Response:
                 end of the response.
             ClientDisconnected: there is nobody to send it to.
         """
-        if not isinstance(block, bytes):
-            raise ApplicationError(f"a block of the body is {type(block).__name__}, not bytes", _BYTES)
+        if type(block) is not bytes:
+            block = plain_bytes(block)
         if not block:
             self._sink.check_connected()
             return
@@ -310,9 +326,9 @@ class Response:
             iterable = self._file_blocks(iterable)
         whole = not self.begun and _has_one_block(iterable)
         for block in iterable:
-            if whole and isinstance(block, bytes) and block:
+            if whole and (data := block if type(block) is bytes else plain_bytes(block)):
                 whole = False
-                self._begin(block, whole=True)
+                self._begin(data, whole=True)
             else:
                 self.write(block)
             if self._suppressed:
@@ -322,8 +338,9 @@ class Response:
     def _send_whole(self, blocks: Sequence[bytes]) -> None:
         size = 0
         for block in blocks:
-            if not isinstance(block, bytes):
-                raise ApplicationError(f"a block of the body is {type(block).__name__}, not bytes", _BYTES)
+            if type(block) is not bytes:
+                self._send_whole([plain_bytes(block) for block in blocks])
+                return
             size += len(block)
         head = self._head or self._started_head()
         if self._method == "HEAD" or head.status_code in NO_CONTENT:
@@ -362,7 +379,7 @@ class Response:
             if missing_size is None:
                 yield block
                 continue
-            part = block[:missing_size]
+            part = plain_bytes(block)[:missing_size]
             missing_size -= len(part)
             yield part
             if not missing_size:

@@ -271,6 +271,53 @@ def test_sized_iterable_that_gives_more_than_its_len_is_refused():
     assert sink.content == b"one"
 
 
+class Short(bytes):
+    """Says another size than it has, as a subclass may."""
+
+    def __len__(self):
+        return 3
+
+
+class ShortReading:
+    """A file that reads as such blocks."""
+
+    def __init__(self):
+        self._blocks = [Short(b"01234"), Short(b"56789"), b""]
+
+    def read(self, size):
+        return self._blocks.pop(0)
+
+
+class OneShort:
+    def __len__(self):
+        return 1
+
+    def __iter__(self):
+        yield Short(b"0123456789")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: [Short(b"0123456789")],
+        lambda: (b"01234", Short(b"56789")),
+        lambda: iter([Short(b"0123456789")]),
+        lambda: iter([b"01234", Short(b"56789")]),
+        OneShort,
+        lambda: FileWrapper(ShortReading()),
+    ],
+    ids=["list", "tuple", "first of an iterator", "later of an iterator", "sized", "file"],
+)
+@pytest.mark.parametrize("headers", [[], length(10)], ids=["no length", "length"])
+def test_block_of_a_subclass_of_bytes_is_its_own_bytes(make, headers):
+    # What is counted has to be what is sent, or the connection is out of step.
+    response, sink = started(headers=headers)
+    response.send(make())
+    assert b"".join(sink.sent()[1:]) == b"0123456789"
+    assert all(type(block) is bytes for block in sink.sent()[1:])
+    assert sink.calls[0][0] != "send_whole" or sink.calls[0][3] == 10
+
+
 # Content block by block.
 
 
