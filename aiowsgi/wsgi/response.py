@@ -326,7 +326,7 @@ class Response:
             iterable = self._file_blocks(iterable)
         whole = not self.begun and _has_one_block(iterable)
         for block in iterable:
-            if whole and (data := block if type(block) is bytes else plain_bytes(block)):
+            if whole and not self.begun and (data := block if type(block) is bytes else plain_bytes(block)):
                 whole = False
                 self._begin(data, whole=True)
             else:

@@ -256,6 +256,22 @@ def test_one_block_of_a_sized_iterable_makes_the_response_whole():
     assert sink.calls[0][2:] == ((b"one",), 3)
 
 
+def test_sized_iterable_that_writes_before_its_block_has_one_head():
+    response, sink = started()
+
+    class Writing:
+        def __len__(self):
+            return 1
+
+        def __iter__(self):
+            response.write(b"written, ")
+            yield b"returned"
+
+    response.send(Writing())
+    assert sink.names() == ["send_head", "send_block", "send_block", "finish"]
+    assert sink.content == b"written, returned"
+
+
 def test_sized_iterable_that_gives_more_than_its_len_is_refused():
     # "If a call to len(iterable) succeeds, the server must be able to rely on the result being accurate."
     class Lying:
