@@ -62,7 +62,7 @@ class Disconnection:
                 callback()
             except BaseException as error:  # SystemExit and the like must not end the loop either
                 # A log handler that fails must not keep the connection, or the other callbacks, from their end.
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(BaseException):
                     _logger.error(
                         "%r, a callback of aiowsgi.disconnected, failed: %s: %s",
                         callback,

@@ -303,8 +303,8 @@ class Exchange:
     def _fail(self, error: BaseException) -> None:
         """Log the failure, and answer 500 if nothing has been handed over, else break the response off visibly."""
         complete = self.whole is not None or self._finished
-        # A log handler that fails must not cost the client its answer, nor the pool its thread.
-        with contextlib.suppress(Exception):
+        # A log handler that fails, and an error whose text cannot be had, must not cost the client its answer.
+        with contextlib.suppress(BaseException):
             if self.disconnection.is_set() and isinstance(error, OSError) and not complete:
                 # The client is gone, and the application met it in its write or its read. Nothing is wrong.
                 _logger.debug("client disconnected during %s %s", self.head.method, self.head.target)

@@ -140,6 +140,19 @@ def test_disconnection_callback_that_fails_is_logged_and_later_ones_called(
     assert record.exc_info is not None
 
 
+def test_disconnection_callback_that_fails_beyond_words_keeps_no_later_one() -> None:
+    class Untold(Exception):
+        def __str__(self) -> str:
+            raise SystemExit("on purpose")
+
+    disconnection = Disconnection()
+    called: list[int] = []
+    disconnection.add_callback(failing(Untold()))
+    disconnection.add_callback(lambda: called.append(1))
+    disconnection.set()
+    assert called == [1]
+
+
 def failing(error: BaseException) -> Callable[[], None]:
     def fail() -> None:
         raise error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import pytest
@@ -121,6 +122,35 @@ def test_error_in_the_only_thread_leaves_it_to_the_next_request(serve, error_log
         with server.connect() as client:
             assert client.get("/").content == b"well"
     assert len(error_log.records) == 3
+
+
+class Untold(Exception):
+    def __str__(self):
+        raise SystemExit("on purpose")
+
+
+def test_error_whose_text_raises_anything_is_500(serve):
+    def application(environ, start_response):
+        raise Untold
+
+    with serve(application, threads=1, max_threads=1).connect() as client:
+        assert client.get().status_code == 500
+
+
+def test_error_that_a_log_handler_answers_with_anything_is_500(serve, request):
+    class Leaving(logging.Handler):
+        def emit(self, record):
+            raise SystemExit("on purpose")
+
+    handler = Leaving()
+    logging.getLogger("aiowsgi.error").addHandler(handler)
+    request.addfinalizer(lambda: logging.getLogger("aiowsgi.error").removeHandler(handler))
+
+    def application(environ, start_response):
+        raise Trouble
+
+    with serve(application, threads=1, max_threads=1).connect() as client:
+        assert client.get().status_code == 500
 
 
 def test_error_of_the_middleware_kind_is_logged_once(serve, error_log):
