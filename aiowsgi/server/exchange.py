@@ -296,9 +296,11 @@ class Exchange:
             if self.parked is not None and self.disconnection.is_set():
                 self._notify()  # so that the loop releases it
             if content is not None:
-                if file is not None:
-                    _close(file)
-                engine.wakeup.notify(_Release(content))
+                try:
+                    if file is not None:
+                        _close(file)
+                finally:
+                    engine.wakeup.notify(_Release(content))
 
     def _fail(self, error: BaseException) -> None:
         """Log the failure, and answer 500 if nothing has been handed over, else break the response off visibly."""
@@ -459,6 +461,8 @@ def _close(file: BinaryIO) -> None:
     except BufferError:
         with contextlib.suppress(Exception):
             _logger.debug("the application has kept a view of its content")
+    except (ValueError, OSError):
+        pass  # it has detached the file, or its descriptor is gone: release() closes what is left
 
 
 class _Release:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 
@@ -116,6 +116,50 @@ def test_client_that_goes_during_a_write_leaves_nothing(server: MemoryServer) ->
     assert server.engine.content_budget.used == 3000  # the write's
     server.settle()
     assert not remains(server)
+
+
+def test_content_whose_file_the_application_takes_is_given_back(caplog: pytest.LogCaptureFixture) -> None:
+    def detaching(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        raw = environ["wsgi.input"].detach()
+        files.append(raw)
+        answer = digest(raw.read())
+        start_response("200 OK", [("Content-Length", str(len(answer)))])
+        return [answer]
+
+    files: list[IO[bytes]] = []
+    content = some_bytes(20_000)
+    with MemoryServer(detaching, request_buffer=LIMIT) as server:
+        client = begin(server, content, 15_000)
+        client.send(content[15_000:])
+        assert client.receive().content == digest(content)
+        client.close()
+        server.settle()
+        assert files[0].closed
+        assert not remains(server)
+    assert not caplog.records
+
+
+def test_content_whose_close_fails_is_given_back() -> None:
+    def failing(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        def close() -> None:
+            raise RuntimeError("on purpose")
+
+        files.append(environ["wsgi.input"].raw)
+        environ["wsgi.input"].close = close
+        return digesting(environ, start_response)
+
+    files: list[IO[bytes]] = []
+    content = some_bytes(20_000)
+    with MemoryServer(failing, request_buffer=LIMIT) as server:
+        client = begin(server, content, 15_000)
+        client.send(content[15_000:])
+        with pytest.raises(RuntimeError, match="on purpose"):  # which a pool of threads logs
+            client.receive()
+        server.settle()
+        assert client.receive().content == digest(content)
+        client.close()
+        server.settle()
+        assert files[0].closed
 
 
 def test_disk_that_is_full_during_a_write_is_500(
