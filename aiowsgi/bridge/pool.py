@@ -267,38 +267,64 @@ class ThreadPool:
                 _logger.error("cannot start a worker thread: %s", error)
 
     def _work(self, worker: _Worker) -> None:
-        """Run jobs until there is nothing to do. Worker thread."""
+        """Run jobs until there is nothing to do. Worker thread.
+
+        What ends a request from outside (``PyThreadState_SetAsyncExc``) may come late, and so anywhere here. A thread
+        that it meets between two jobs gives its place up; one that has taken a job, runs it.
+        """
         jobs = self._jobs
         idle = self._idle
-        while True:
-            idle.append(None)
-            try:
-                job = jobs.get(timeout=self._idle_timeout)
-            except queue.Empty:
+        job: Job | None = None
+        # Whether it counts as idle. Said before it is done: what comes from outside is raised behind a call.
+        waits = False
+        try:
+            while True:
+                waits = True
+                idle.append(None)
+                try:
+                    job = jobs.get(self._idle_timeout)
+                except queue.Empty:
+                    waits = False
+                    idle.pop()
+                    if self._retire(worker):
+                        return
+                    continue
+                try:
+                    worker.transition_count += 1
+                    try:
+                        waits = False
+                        idle.pop()
+                        if len(self._threads) < self._allowed_count:
+                            self._grow()
+                    finally:
+                        job.run()
+                except BaseException:
+                    # Whatever happens, and be it in the log: a thread that died would be missing for good.
+                    with contextlib.suppress(BaseException):
+                        _logger.exception("internal error in a worker thread while running %r", job)
+                worker.transition_count += 1
+                if self._stuck:
+                    self.unmark_stuck(job)
+                if len(self._threads) > self._allowed_count:
+                    # What was submitted before the pool was closed is still run: it may have to give something back.
+                    has_to_end = not self._closed or type(job) is _Retire
+                    if has_to_end and self._retire(worker, surplus=True):
+                        return
+                # Do not keep a request alive while waiting for the next.
+                job = None
+        except BaseException:
+            if waits:
                 idle.pop()
-                if self._retire(worker):
-                    return
-                continue
-            idle.pop()
-            worker.transition_count += 1
-            if len(self._threads) < self._allowed_count:
-                self._grow()
-            try:
-                job.run()
-            except BaseException:
-                # Whatever happens, and be it in the log: a thread that died would be missing for good.
-                with contextlib.suppress(BaseException):
-                    _logger.exception("internal error in a worker thread while running %r", job)
-            worker.transition_count += 1
-            if self._stuck:
-                self.unmark_stuck(job)
-            if len(self._threads) > self._allowed_count:
-                # What was submitted before the pool was closed is still run: it may have to give something back.
-                has_to_end = not self._closed or type(job) is _Retire
-                if has_to_end and self._retire(worker, surplus=True):
-                    return
-            # Do not keep a request alive while waiting for the next.
-            del job
+            self._give_up(worker, job)
+
+    def _give_up(self, worker: _Worker, job: Job | None) -> None:
+        """Have another thread take the place of the calling one, which something has met between two jobs."""
+        if job is not None:
+            self.unmark_stuck(job)
+        self._retire(worker)
+        self._jobs.call()  # it may have been called, and come for nothing
+        with contextlib.suppress(BaseException):
+            _logger.exception("a worker thread ended between two jobs; another takes its place")
 
     def _retire(self, worker: _Worker, surplus: bool = False) -> bool:
         """Take the calling thread out of the pool, unless it is wanted."""

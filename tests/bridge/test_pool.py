@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import queue
 import sys
 import threading
 import time
@@ -212,6 +214,64 @@ def test_pool_survives_a_job_that_raises_anything(
     assert task.running.wait(LONG)
     assert "fault of a test" in caplog.text
     assert len(threads_named("test-pool")) == 1
+
+
+class Late(BaseException):
+    """What another thread sets for a request, and the request has ended."""
+
+
+def interrupt(ident: int) -> None:
+    """Have :class:`Late` raised in a thread, as libraries do that end a request from outside."""
+    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Late)) == 1
+
+
+def test_pool_whose_idle_thread_is_interrupted_has_another(
+    make: Callable[..., Tasks], caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = make(1)
+    (first,) = tasks.submit()
+    assert all_running([first])
+    tasks.end()
+    wait_for(lambda: tasks.pool.stats().idle == 1)
+    assert first.thread is not None
+    assert first.thread.ident is not None
+    interrupt(first.thread.ident)
+    later = tasks.submit(2)  # wakes the thread, which meets it then
+    for task in later:
+        assert task.running.wait(LONG)
+        task.may_end.set()
+    wait_for(lambda: tasks.pool.stats().idle == len(threads_named("test-pool")) == 1)
+    assert "a worker thread ended between two jobs" in caplog.text
+
+
+def test_pool_whose_thread_is_interrupted_anywhere_loses_none(
+    make: Callable[..., Tasks], caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = make(1)
+    idents: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    class Short:
+        def run(self) -> None:
+            idents.put(threading.get_ident())
+
+    class Nothing:
+        def run(self) -> None:
+            pass
+
+    for number in range(200):
+        tasks.pool.submit(Short())
+        ident = idents.get(timeout=LONG)
+        for _ in range(number):  # so that it comes at another place each time
+            pass
+        interrupt(ident)
+        wait_for(lambda: tasks.pool.stats().waiting == 0)
+        if len(caplog.records) == number:  # it waits for a job, and meets it then
+            tasks.pool.submit(Nothing())
+        wait_for(lambda count=number + 1: len(caplog.records) == count)  # type: ignore[misc]
+    wait_for(lambda: tasks.pool.stats().idle == len(threads_named("test-pool")) == 1)
+    (task,) = tasks.submit()
+    assert task.running.wait(LONG)
+    assert tasks.pool.stats().idle == 0
 
 
 # Stalled threads.
