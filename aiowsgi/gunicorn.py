@@ -49,9 +49,11 @@ from aiowsgi.http.forwarded import forwarding_of
 from aiowsgi.process.descriptors import raise_descriptor_limit
 from aiowsgi.process.memory import keep_freed_memory
 from aiowsgi.process.run import choose_loop
+from aiowsgi.semantics import has_content
 from aiowsgi.server import Server
 from aiowsgi.version import __version__
 from aiowsgi.wsgi.file_wrapper import FileWrapper
+from aiowsgi.wsgi.run import is_body
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -337,10 +339,13 @@ class _LoggedResponse:
             self.status = "500 Internal Server Error"
             self.headers: list[tuple[str, str]] = []
 
-    def start_response(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+    def start_response(self, status: str, response_headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         """See PEP 3333."""
-        write = self._start_response(status, headers, *exc_info)
-        self.status, self.headers = status, headers
+        try:
+            write = self._start_response(status, response_headers, exc_info)
+        finally:
+            exc_info = None  # PEP 3333: avoid a circular reference through this frame
+        self.status, self.headers = status, response_headers
 
         def counted_write(block: bytes) -> None:
             write(block)
@@ -353,19 +358,34 @@ class _LoggedResponse:
         self._body = body
         self._close = getattr(body, "close", None)
         if type(body) is list or type(body) is tuple:
+            begun = self.sent
             for block in body:
                 self._count(block)
+            if not begun and self._will_be_refused(body):
+                self.sent = 0
+                self.fail()
             self.log()
         elif type(body) is FileWrapper:
             # The server must see what it is, since it sends a file without a thread.
-            self.sent = next((int(value) for name, value in self.headers if name.lower() == "content-length"), None)
+            self.sent = self._content_length()
             body.close = self.close
-        elif isinstance(body, (str, bytes)) or not hasattr(body, "__iter__"):
+        elif not is_body(body):
             self.fail()  # the server will refuse it
             self.log()
         else:
             return self
         return cast("Iterable[bytes]", body)
+
+    def _content_length(self) -> int | None:
+        return next((int(value) for name, value in self.headers if name.lower() == "content-length"), None)
+
+    def _will_be_refused(self, blocks: Iterable[object]) -> bool:
+        """Tell whether the server answers in the place of blocks that come at once, as it says in its own log."""
+        if not all(isinstance(block, bytes) for block in blocks):
+            return True
+        length = self._content_length()
+        has_length = length is not None and has_content(self._environ["REQUEST_METHOD"], int(self.status[:3]))
+        return has_length and length != self.sent
 
     def __iter__(self) -> Iterator[bytes]:
         try:

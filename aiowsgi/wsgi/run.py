@@ -15,7 +15,7 @@ from aiowsgi.wsgi.response import Response, ResponseSink
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication, WSGIEnvironment
 
-__all__ = ["run_application"]
+__all__ = ["is_body", "run_application"]
 
 _RETURN_VALUE = 'PEP 3333 "Specification Details"'
 
@@ -42,7 +42,7 @@ def run_application(application: WSGIApplication, environ: WSGIEnvironment, sink
         response.send(iterable)
         return
     try:
-        if isinstance(iterable, (str, bytes, bytearray)) or not _is_iterable(iterable):
+        if not is_body(iterable):
             name = "None" if iterable is None else type(iterable).__name__
             raise ApplicationError(f"the application returned {name}, not an iterable of bytes", _RETURN_VALUE)
         response.send(iterable)
@@ -52,7 +52,9 @@ def run_application(application: WSGIApplication, environ: WSGIEnvironment, sink
             close()
 
 
-def _is_iterable(value: object) -> bool:
+def is_body(value: object) -> bool:
     """Tell whether ``iter(value)`` has something to call; it may still fail, in the application's own code."""
+    if isinstance(value, (str, bytes, bytearray)):
+        return False  # whose items are no blocks
     kind = type(value)
     return hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")

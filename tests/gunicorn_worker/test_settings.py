@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,7 +159,7 @@ def access_log(tmp_path: Path) -> Iterator[Callable[..., list[str]]]:
 
     def run(application: WSGIApplication, environ: WSGIEnvironment) -> list[str]:
         sink = RecordingSink()
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, ApplicationError):
             run_application(_AccessLog(application, log), environ, sink)
         return path.read_text().splitlines()
 
@@ -242,6 +243,48 @@ def test_access_log_has_a_line_for_an_application_that_raises(access_log: Callab
         raise ValueError("broken")
 
     assert access_log(application, environ_of()) == ['GET /path 500 0 "-" -']
+
+
+def test_access_log_takes_exc_info_by_its_name(access_log: Callable[..., list[str]]) -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [], exc_info=None)
+        try:
+            raise ValueError("broken")
+        except ValueError:
+            start_response(status="502 Bad", response_headers=[("X-Answer", "late")], exc_info=sys.exc_info())
+        return [b"page"]
+
+    assert access_log(application, environ_of()) == ['GET /path 502 4 "-" late']
+
+
+class Indexed:
+    """Iterable as sequences were before there were iterators."""
+
+    def __getitem__(self, index: int) -> bytes:
+        return [b"one", b"two"][index]
+
+
+@pytest.mark.parametrize(
+    ("body", "fields", "method", "line"),
+    [
+        (Indexed(), [], "GET", 'GET /path 200 6 "-" -'),
+        (["text"], [], "GET", 'GET /path 500 0 "-" -'),
+        ((b"one", "text"), [], "GET", 'GET /path 500 0 "-" -'),
+        (bytearray(b"text"), [], "GET", 'GET /path 500 0 "-" -'),
+        ([b"short"], [("content-length", "99")], "GET", 'GET /path 500 0 "-" -'),
+        ([b"short"], [("content-length", "99")], "HEAD", 'HEAD /path 200 0 "-" -'),
+        ([b"as long"], [("content-length", "7")], "GET", 'GET /path 200 7 "-" -'),
+    ],
+    ids=["indexed", "text", "text behind bytes", "bytearray", "too short", "HEAD", "as long"],
+)
+def test_access_log_says_what_the_server_makes_of_a_body(
+    access_log: Callable[..., list[str]], body: Any, fields: list[tuple[str, str]], method: str, line: str
+) -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
+        start_response("200 OK", fields)
+        return body
+
+    assert access_log(application, environ_of(method)) == [line]
 
 
 class Silent:
