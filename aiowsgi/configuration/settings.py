@@ -14,6 +14,7 @@ from typing import Any
 
 from aiowsgi.config import OPTIONS, Config
 from aiowsgi.configuration.file import find_file, read_file
+from aiowsgi.configuration.folder import working_folder
 from aiowsgi.configuration.option import Option
 from aiowsgi.configuration.sources import Given, common_variables, merge, settle, variables
 from aiowsgi.configuration.values import Kind, format_value
@@ -91,7 +92,7 @@ class Sources:
 
     flags: Sequence[Given] = ()
     path: str | None = None
-    folder: str = field(default_factory=os.getcwd)
+    folder: str = field(default_factory=working_folder)
     environ: Mapping[str, str] | None = None
     problems: Sequence[str] = ()
 

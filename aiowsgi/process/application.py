@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 from wsgiref.types import WSGIApplication
 
+from aiowsgi.configuration.folder import working_folder
 from aiowsgi.configuration.names import did_you_mean
 from aiowsgi.errors import ApplicationImportError
 from aiowsgi.process.module import (
@@ -56,7 +56,7 @@ def load_application(text: str, *, factory: bool = False) -> WSGIApplication:
             exception is the cause, its traceback beginning in the application.
     """
     reference = parse_reference(text, factory=factory)
-    make_importable(os.getcwd())
+    make_importable(working_folder())
     location = reference.location
     module = import_file(Path(location)) if reference.is_file else import_module(location)
     name, target = _find(reference, module)

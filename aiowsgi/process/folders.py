@@ -1,35 +1,83 @@
 """The folder that a process works in, and those that it imports from.
 
-Thread: the main thread, before the application is imported.
+Folders are kept by their names, and entered again for every worker: a link such as ``current`` leads to another release
+by then, and the one before may be gone. ``PWD`` is kept in step, as a shell's ``cd`` does, for whoever asks for the
+name: :func:`~aiowsgi.configuration.folder.working_folder`.
+
+Thread: the main thread, before the application is imported; later the supervisor's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 
 from aiowsgi.config import Config
+from aiowsgi.configuration.folder import working_folder
 from aiowsgi.errors import StartupError
 from aiowsgi.process.module import make_importable
 
-__all__ = ["prepare_imports"]
+__all__ = ["Folders"]
 
 
-def prepare_imports(config: Config) -> None:
-    """Change to ``chdir`` and make the folders of ``pythonpath`` importable, the first of them first.
-
-    Done again it changes nothing, unless ``chdir`` is relative.
+class Folders:
+    """Those of a process, from where it was started.
 
     Raises:
-        StartupError: ``chdir`` cannot be changed to.
+        StartupError: the working folder is gone.
     """
-    if config.chdir is not None:
+
+    def __init__(self) -> None:
+        self._start = working_folder()
+        self._entered: os.stat_result | None = None
+        with contextlib.suppress(PermissionError):  # sudo leaves a process where its user could not go
+            self._entered = os.stat(os.curdir)
+        self._added: list[str] = []
+        # ``python -m`` has put it there without the link in its name.
+        resolved = os.getcwd()
+        sys.path[:] = [self._start if entry == resolved else entry for entry in sys.path]
+
+    def enter(self, config: Config) -> None:
+        """Change to ``chdir``, or to the start's folder, and make those of ``pythonpath`` importable, the first first.
+
+        Done again it changes nothing, unless a name stands for another folder than before: it stays where hooks and an
+        application that was preloaded have changed to.
+
+        Raises:
+            StartupError: the folder cannot be changed to.
+        """
         try:
-            os.chdir(config.chdir)
+            # Joined and no more: what .. means where there are links is for the system to say.
+            folder = os.path.join(self._start, config.chdir or "")
+            if self._entered is None or not os.path.samestat(os.stat(folder), self._entered):
+                os.chdir(folder)
+                self._entered = os.stat(os.curdir)
         except OSError as error:
-            raise StartupError(f"chdir={config.chdir}: {error.strerror}") from error
-    if config.pythonpath:
-        make_importable(os.getcwd())  # which comes after them
-    # gunicorn separates them with commas, Python with colons.
-    texts = ",".join(config.pythonpath).replace(os.pathsep, ",")
-    for folder in reversed([part for part in texts.split(",") if part]):
-        make_importable(os.path.abspath(folder))
+            if config.chdir is not None:
+                raise StartupError(f"chdir={config.chdir}: {error.strerror}") from error
+            if not isinstance(error, PermissionError):
+                raise StartupError(f"{self._start}, where the server was started: {error.strerror}") from error
+        else:
+            os.environ["PWD"] = _joined(self._start, config.chdir or "")
+        self._make_importable(config)
+
+    def _make_importable(self, config: Config) -> None:
+        for entry in self._added:
+            if entry in sys.path:
+                sys.path.remove(entry)
+        before = set(sys.path)
+        if config.pythonpath:
+            folder = working_folder()
+            make_importable(folder)  # which comes after them
+            # gunicorn separates them with commas, Python with colons.
+            texts = ",".join(config.pythonpath).replace(os.pathsep, ",")
+            for part in reversed([part for part in texts.split(",") if part]):
+                make_importable(_joined(folder, part))
+        self._added = [entry for entry in sys.path if entry not in before]
+
+
+def _joined(folder: str, name: str) -> str:
+    """The name of a folder within another; without the links in it where that has to go up from one."""
+    path = os.path.join(folder, name)
+    return os.path.realpath(path) if os.pardir in path.split(os.sep) else os.path.normpath(path)

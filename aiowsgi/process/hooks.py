@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiowsgi.config import HOOK_NAMES, Config
+from aiowsgi.configuration.folder import working_folder
 from aiowsgi.configuration.names import did_you_mean
 from aiowsgi.errors import ApplicationImportError, HookError
 from aiowsgi.process.module import application_error, import_module, make_importable, summary
@@ -73,7 +74,7 @@ class Hooks:
         for name in names:
             text = getattr(config, name)
             if text is not None:
-                make_importable(os.getcwd())
+                make_importable(working_folder())
                 self._functions[name] = _load(name, text)
 
     def call(self, name: str, urls: Iterable[str] = ()) -> None:

@@ -15,6 +15,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 
+from aiowsgi.configuration.folder import working_folder
 from aiowsgi.configuration.names import did_you_mean
 from aiowsgi.errors import ApplicationImportError
 
@@ -109,7 +110,7 @@ def _not_found(name: str) -> str:
     """Say that a module does not exist, where it was looked for, and what may have been meant."""
     package, _, last = name.rpartition(".")
     if not package:
-        folder = os.getcwd()
+        folder = working_folder()
         candidates = [module.name for module in pkgutil.iter_modules([folder])]
         return f"no module named {name!r} in {folder} or on sys.path{did_you_mean(name, candidates)}"
     parent = sys.modules.get(package)

@@ -27,6 +27,7 @@ import anyio.abc
 from aiowsgi.config import Config
 from aiowsgi.errors import AiowsgiError
 from aiowsgi.process.changes import Watched, watch, watcher_name, what_to_watch
+from aiowsgi.process.folders import Folders
 from aiowsgi.process.sockets import ListeningSockets
 from aiowsgi.process.spawn import WorkerProcess, check_platform, describe_exit, spawn_worker
 from aiowsgi.process.title import set_title
@@ -55,6 +56,7 @@ class Reloader:
         factory: the name is a factory's.
         config: every setting.
         reread: returns the settings anew; they may stand in a file.
+        folders: are entered again for every worker.
         files: to be watched beside the code: the configuration file.
 
     Raises:
@@ -68,6 +70,7 @@ class Reloader:
         config: Config,
         *,
         reread: Callable[[], Config],
+        folders: Folders,
         files: Sequence[Path] = (),
     ) -> None:
         check_platform(fork=False)
@@ -75,6 +78,7 @@ class Reloader:
         self._factory = factory
         self._config = config
         self._reread = reread
+        self._folders = folders
         self._watched: Watched = what_to_watch(config, files)
         self._sockets = ListeningSockets(config)
         self._worker: _Worker | None = None
@@ -180,6 +184,7 @@ class Reloader:
         self._factory = config.factory or self._factory
 
     def _spawn(self) -> _Worker:
+        self._folders.enter(self._config)
         self._worker_count += 1
         descriptors = [sock.fileno() for sock in self._sockets.for_slot(0)]
         order = Order(self._worker_count, self._application, self._factory, self._config, descriptors)

@@ -33,7 +33,7 @@ from aiowsgi.process.activation import take_passed_descriptors
 from aiowsgi.process.application import load_application
 from aiowsgi.process.descriptors import raise_descriptor_limit
 from aiowsgi.process.ending import END_SIGNALS, QUICK_SECONDS, Ending, Step
-from aiowsgi.process.folders import prepare_imports
+from aiowsgi.process.folders import Folders
 from aiowsgi.process.hooks import SERVER_HOOKS, Hooks
 from aiowsgi.process.log import configure_logs, flush_logs, load_log_config, log_files_untouched
 from aiowsgi.process.loops import choose_loop
@@ -104,7 +104,8 @@ def run(
     option = "reload" if config.reload else config.supervisor_option
     if option and not in_main_thread():
         raise StartupError(f"{option}: run() must be called in the main thread, where signals are received")
-    prepare_imports(config)
+    folders = Folders()
+    folders.enter(config)
     descriptors = take_passed_descriptors()
     config = _with_passed_sockets(config, descriptors)
     pid_file = PidFile(config.pid)
@@ -115,10 +116,10 @@ def run(
             return config if reread is None else _with_passed_sockets(reread(), descriptors)
 
         if config.reload:
-            _reload(application, factory or config.factory, config, read_again, config_file)
+            _reload(application, factory or config.factory, config, read_again, folders, config_file)
         # As the first process of a container it has others' children to wait for, which a server cannot.
         elif option or (os.getpid() == 1 and in_main_thread()):
-            forced_by = _supervise(application, factory or config.factory, config, read_again, notifier)
+            forced_by = _supervise(application, factory or config.factory, config, read_again, folders, notifier)
             if forced_by:
                 pid_file.close()
                 _end_process(forced_by)
@@ -141,7 +142,7 @@ def check(config: Config) -> None:
         HookError: a hook cannot be had.
         StartupError: a folder, a user, a certificate, a log's file, the loop or the parser is not there.
     """
-    prepare_imports(config)
+    Folders().enter(config)
     Hooks(config)
     check_privileges(config)
     assert config.app is not None  # Sources would have missed it
@@ -184,6 +185,7 @@ def _supervise(
     factory: bool,
     config: Config,
     reread: Callable[[], Config],
+    folders: Folders,
     notifier: Notifier,
 ) -> int:
     name = application if isinstance(application, str) else None
@@ -194,7 +196,7 @@ def _supervise(
             loaded = load_application(name, factory=factory)
         configure_logs(config)
         raise_descriptor_limit()
-        supervisor = Supervisor(name, factory, config, loaded=loaded, reread=reread, notifier=notifier)
+        supervisor = Supervisor(name, factory, config, loaded=loaded, reread=reread, folders=folders, notifier=notifier)
         return supervisor.run()
 
 
@@ -203,6 +205,7 @@ def _reload(
     factory: bool,
     config: Config,
     reread: Callable[[], Config],
+    folders: Folders,
     config_file: Path | None,
 ) -> None:
     if not isinstance(application, str):
@@ -212,7 +215,7 @@ def _reload(
     raise_descriptor_limit()
     files = [] if config_file is None else [config_file]
     with Hooks(config, SERVER_HOOKS).around("on_starting", "on_exit"):
-        Reloader(application, factory, config, reread=reread, files=files).run()
+        Reloader(application, factory, config, reread=reread, folders=folders, files=files).run()
 
 
 def _serve_alone(

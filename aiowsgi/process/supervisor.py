@@ -47,6 +47,7 @@ from aiowsgi.process.actions import (
 )
 from aiowsgi.process.census import Censuses, Told
 from aiowsgi.process.ending import END_SIGNALS, QUICK_SECONDS, Ending, Step
+from aiowsgi.process.folders import Folders
 from aiowsgi.process.inside import Inside
 from aiowsgi.process.messages import Message
 from aiowsgi.process.notify import Notifier
@@ -56,7 +57,7 @@ from aiowsgi.process.spawn import WorkerProcess, check_platform, describe_exit, 
 from aiowsgi.process.statistics import Figures, statistics_line, sum_of
 from aiowsgi.process.terminal import Terminal
 from aiowsgi.process.title import set_title
-from aiowsgi.process.worker import Order
+from aiowsgi.process.worker import START_FAILURE, Order
 from aiowsgi.server.reports import REPORTS
 from aiowsgi.version import __version__
 
@@ -76,6 +77,7 @@ class Supervisor:
         config: every setting.
         loaded: the application itself, to be forked; ``None`` to spawn workers that import it.
         reread: returns the configuration anew.
+        folders: are entered again for every worker.
         notifier: tells systemd.
     """
 
@@ -87,6 +89,7 @@ class Supervisor:
         *,
         loaded: WSGIApplication | None = None,
         reread: Callable[[], Config],
+        folders: Folders,
         notifier: Notifier,
     ) -> None:
         check_platform(fork=loaded is not None)
@@ -96,6 +99,7 @@ class Supervisor:
         self._last_config = config
         self._loaded = loaded
         self._reread = reread
+        self._folders = folders
         self._notifier = notifier
         self._terminal = Terminal()
         self._ending = Ending(logger)
@@ -354,10 +358,15 @@ class Supervisor:
         descriptors = [sock.fileno() for sock in sockets]
         order = Order(worker.number, self._application, self._factory, self._config, descriptors)
         try:
+            self._folders.enter(self._config)
             if self._loaded is None:
                 process = spawn_worker(order)
             else:
                 process = fork_worker(order, self._loaded, sockets, self._leave_behind)
+        except StartupError as error:
+            worker.failure = str(error)
+            self._roster.ended(worker.number, "", START_FAILURE, time.monotonic())
+            return
         except OSError as error:
             self._roster.ended(worker.number, f"could not be started: {error.strerror}", 1, time.monotonic())
             return

@@ -48,10 +48,11 @@ from aiowsgi.server.exposition import MetricsResponder
 from aiowsgi.server.reports import Answers, report
 from aiowsgi.server.stacks import stack_report
 
-__all__ = ["HELD_BACK_SIGNALS", "Order", "heartbeat_interval", "run_forked", "run_spawned"]
+__all__ = ["HELD_BACK_SIGNALS", "START_FAILURE", "Order", "heartbeat_interval", "run_forked", "run_spawned"]
 
 logger = logging.getLogger("aiowsgi.supervisor")
 
+#: A worker's exit code where there is no use in trying again.
 START_FAILURE = 3
 # At least so many heartbeats fit into the silence that is allowed.
 _HEARTBEATS = 4

@@ -109,13 +109,13 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 @contextmanager
-def server_process(folder: Path, *arguments: str, **variables: str) -> Iterator[ServerProcess]:
-    """Run ``python -m aiowsgi`` in a folder; kill it in the end if it is still there."""
+def server_process(folder: Path, *arguments: str, cwd: Path | None = None, **variables: str) -> Iterator[ServerProcess]:
+    """Run ``python -m aiowsgi`` in a folder, or log there; kill it in the end if it is still there."""
     log_path = folder / "stderr.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "aiowsgi", *arguments],
-            cwd=folder,
+            cwd=cwd or folder,
             env=environment(**variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
