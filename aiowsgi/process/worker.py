@@ -161,6 +161,10 @@ class _Worker:
                 anyio.run(self._serve, application, loop_name, backend_options={"loop_factory": loop_factory})
         except AiowsgiError as error:
             return self._failed(str(error), error.__cause__ if isinstance(error, StartupError) else None)
+        except OSError as error:  # the access log's file, for example: the next worker could not open it either
+            if self._started:
+                raise
+            return self._failed(str(error) if error.filename else error.strerror or str(error), None)
         except (KeyboardInterrupt, SystemExit) as error:
             if self._started:
                 raise

@@ -154,6 +154,7 @@ def test_worker_that_is_replaced_follows_a_link_when_the_old_release_is_gone(rel
         shutil.rmtree(releases / "first")
         [worker] = server.workers()
         os.kill(worker, signal.SIGKILL)
+        server.wait_for_log("was killed by SIGKILL; it is replaced")
         assert get(server) == b"second"
         server.signal(signal.SIGTERM)
         assert server.wait() == 0

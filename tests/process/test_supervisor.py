@@ -207,6 +207,23 @@ def test_application_that_cannot_be_imported_is_exit_3_and_told_once(folder: Pat
     assert count_in(server, "Traceback") == 1
 
 
+@pytest.mark.parametrize("arguments", [["-w", "1"], ["-w", "1", "--preload"]])
+def test_access_log_that_a_worker_cannot_open_is_exit_3_and_told_once(folder: Path, arguments: list[str]) -> None:
+    with server_process(folder, "hello", *arguments, "--access-logfile=none/log", "-b", "127.0.0.1:0") as server:
+        assert server.wait() == 3
+    assert server.log == "aiowsgi: cannot open the access log none/log: No such file or directory\n"
+
+
+def test_access_log_that_cannot_be_opened_any_more_leaves_the_workers_that_serve(folder: Path) -> None:
+    (folder / "logs").mkdir()
+    with supervised(folder, "hello", "-w", "1", "--access-logfile=logs/log") as server:
+        (folder / "logs").rename(folder / "moved")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(r"reload given up, .*: worker 2 cannot start: cannot open the access log logs/log: No such")
+        assert get(server).startswith("first ")
+    assert "Traceback" not in server.log
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
