@@ -112,6 +112,21 @@ class Sources:
         config = settle(Config, OPTIONS, chosen, problems)
         return Settings(config, {name: given.origin for name, given in chosen.items()}, path)
 
+    def read_again(self, start: Settings) -> Settings:
+        """Read them all as they are by now.
+
+        Args:
+            start: what was read at the start.
+
+        Raises:
+            ConfigError: as :meth:`read`; also where the file that was read at the start is gone: defaults, or another
+                file, are hardly what is meant then.
+        """
+        if start.path is not None and not os.path.exists(start.path):
+            shown = os.path.relpath(start.path, self.folder) if start.path.is_relative_to(self.folder) else start.path
+            raise ConfigError([f"{shown}, which was read at the start, is gone"])
+        return self.read()
+
     def _read_file(self, environ: Mapping[str, str], problems: list[str]) -> tuple[Path | None, list[Given]]:
         named = self.path or environ.get("AIOWSGI_CONFIG")
         path = Path(self.folder, named) if named else find_file(self.folder)

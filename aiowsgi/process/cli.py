@@ -117,7 +117,7 @@ def _serve(app_argument: str | None, config: str | None, check_config: bool, pri
     run(
         settings.config.app,
         config=settings.config,
-        reread=lambda: sources.read().config,
+        reread=lambda: sources.read_again(settings).config,
         config_file=settings.path,
     )
     return True

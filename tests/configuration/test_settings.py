@@ -74,6 +74,27 @@ def test_sources_read_again_see_what_has_changed(tmp_path: Path, monkeypatch: py
     assert sources.read().config.threads == 3
 
 
+@pytest.mark.parametrize("path", [None, "aiowsgi.toml"])
+def test_sources_read_again_without_the_file_of_the_start_are_refused(tmp_path: Path, path: str | None) -> None:
+    write(tmp_path, "threads = 2\n")
+    sources = Sources(flags(app="hello"), path, str(tmp_path), {})
+    start = sources.read()
+    write(tmp_path, "threads = 3\n")
+    assert sources.read_again(start).config.threads == 3
+    write(tmp_path, "[tool.aiowsgi]\nthreads = 4\n", "pyproject.toml")
+    (tmp_path / "aiowsgi.toml").unlink()
+    with pytest.raises(ConfigError, match=r"^aiowsgi\.toml, which was read at the start, is gone$"):
+        sources.read_again(start)
+
+
+def test_sources_read_again_have_a_file_that_was_not_there_at_the_start(tmp_path: Path) -> None:
+    sources = Sources(flags(app="hello"), None, str(tmp_path), {})
+    start = sources.read()
+    assert sources.read_again(start).config.threads == Config().threads
+    write(tmp_path, "threads = 3\n")
+    assert sources.read_again(start).config.threads == 3
+
+
 @pytest.mark.parametrize(
     ("file", "environ", "given", "addresses"),
     [

@@ -457,6 +457,9 @@ def test_reload_reads_the_configuration_file_again(folder: Path) -> None:
         server.wait_for_log("all workers serve: 2 workers")
         assert len(server.workers()) in (2, 3)
         assert get(server).startswith("first ")
+        file.unlink()
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(r"reload given up, .*: aiowsgi\.toml, which was read at the start, is gone\n")
 
 
 def can_unshare() -> bool:
