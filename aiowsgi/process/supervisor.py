@@ -114,6 +114,7 @@ class Supervisor:
         self._watchdog_at = NEVER  # until it is ready: nobody counts before
         self._started = False
         self._details: Message = {}
+        #: Of the requests that ran when the end began.
         self._completed_count = 0
         self._abandoned_count = 0
         #: What workers that have left had done: figures that only grow, since the supervisor began.
@@ -281,9 +282,23 @@ class Supervisor:
             self._asked(process, message)
         elif kind == "stopped":
             self._started_inside.worker_told(number, message.get("metrics", {}))
-            self._completed_count += message.get("completed", 0)
-            self._abandoned_count += message.get("abandoned", 0)
             self._past_figures["requests"]["done"] += message.get("done", 0)
+            self._left(number, message)
+
+    def _left(self, number: int, message: Message) -> None:
+        """Take note of what became of a worker's last requests: at the end they are told together."""
+        abandoned = message.get("abandoned", 0)
+        if self._roster.stopping:
+            self._completed_count += message.get("completed", 0)
+            self._abandoned_count += abandoned
+        elif abandoned:
+            logger.warning(
+                "worker %d has left: %d running request%s abandoned after graceful_timeout=%g s",
+                number,
+                abandoned,
+                "" if abandoned == 1 else "s",
+                message.get("graceful_timeout", self._config.graceful_timeout),
+            )
 
     def _reap(self) -> None:
         """Take note of the processes that have ended."""

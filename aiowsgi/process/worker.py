@@ -139,6 +139,8 @@ class _Worker:
         self._pipe = pipe
         self._server: Server | None = None
         self._started = False
+        #: Seconds that running requests have once it leaves.
+        self._graceful_timeout = order.config.graceful_timeout
         self._wear = Wear(order.config, time.monotonic())
         self._shutdowns: set[asyncio.Task[DrainReport]] = set()
         self._hooks = Hooks(order.config, ())  # until they have been imported
@@ -229,6 +231,7 @@ class _Worker:
             "stopped",
             completed=drained.completed,
             abandoned=drained.abandoned,
+            graceful_timeout=self._graceful_timeout,
             done=server.engine.completed_count,
             metrics=report(server, "metrics"),
         )
@@ -265,7 +268,7 @@ class _Worker:
         for message in self._pipe.receive():
             kind = message.get("type")
             if kind == "drain":
-                seconds = min(message["seconds"], self._config.graceful_timeout)
+                self._graceful_timeout = seconds = min(message["seconds"], self._config.graceful_timeout)
                 self._leave(seconds, leave_backlog=message["leave_backlog"], serve_on=message["serve_on"])
             elif kind == "listen":
                 self._started_server.listen(_take_sockets(self._pipe.take_descriptors(message["count"])))

@@ -271,6 +271,35 @@ def test_sigterm_lets_requests_in_workers_end(folder: Path) -> None:
     assert "stopped; running requests: 1 finished, 0 abandoned" in server.log
 
 
+def test_request_that_a_reload_cuts_off_is_told_at_once_and_not_at_the_end(folder: Path) -> None:
+    with supervised(folder, "doing", "-w", "1", "--graceful-timeout=100ms") as server, server.connect() as client:
+        client.send(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
+        server.wait_for_log("running /wait")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(
+            r"\[WARNING\] worker 1 has left: 1 running request abandoned after graceful_timeout=0\.1 s\n"
+        )
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert "[INFO] stopped; running requests: 0 finished, 0 abandoned" in server.log
+
+
+def test_request_that_ends_in_a_reload_is_none_that_ran_at_the_end(folder: Path) -> None:
+    with supervised(folder, "doing", "-w", "1") as server, server.connect() as client:
+        client.send(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
+        server.wait_for_log("running /wait")
+        [worker] = server.workers()
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("all workers serve")
+        (folder / "go").touch()
+        assert client.receive().status_code == 200
+        wait_until(lambda: not is_alive(worker), "the end of the old worker")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert "stopped; running requests: 0 finished, 0 abandoned" in server.log
+    assert "[WARNING]" not in server.log
+
+
 def test_sigint_stops_workers_quickly_and_a_second_signal_ends_all_at_once(folder: Path) -> None:
     with supervised(folder, "doing", "-w", "2") as server, server.connect() as client:
         client.send(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
