@@ -25,6 +25,7 @@ from aiowsgi.configuration.sources import Given, misspelled_variables
 from aiowsgi.errors import AiowsgiError, ApplicationImportError, ConfigError, HookError
 from aiowsgi.process.arguments import flag_parameters, given_flags
 from aiowsgi.process.commands import COMMANDS, load_command, module_hint
+from aiowsgi.process.descriptors import open_standard_descriptors
 from aiowsgi.process.run import check, exit_at_next_signal, run
 from aiowsgi.version import __version__
 
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Raises:
         SystemExit: always: 0 after a graceful end, 3 where the server could not start.
     """
+    open_standard_descriptors()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = arguments[0] if arguments and arguments[0] in COMMANDS else None
     try:

@@ -1,20 +1,44 @@
-"""The limit of file descriptors, raised as far as the process may.
-
-Each connection takes one. Systems give a soft limit of 1,024 for the sake of programs that use ``select()``, and a hard
-one that is meant to be used.
+"""The file descriptors of a process: the three that every one has, and how many there may be.
 
 Thread: the main thread, before serving.
 
-Source: getrlimit(2).
+Source: getrlimit(2); POSIX, "execve": a program may be started without 0, 1 and 2.
 """
 
 from __future__ import annotations
 
-__all__ = ["raise_descriptor_limit"]
+import os
+import sys
+
+__all__ = ["open_standard_descriptors", "raise_descriptor_limit"]
+
+_LAST_STANDARD = 2
+
+
+def open_standard_descriptors() -> None:
+    """Open ``/dev/null`` in the place of each standard descriptor that is closed.
+
+    The next file or socket would get its number: the event loop's own pipes, which lines of the log were then written
+    into, and which uvloop does not close.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
+        os.set_inheritable(descriptor, True)  # as the others are: workers and the application's children have it
+    os.close(descriptor)
+    # Python has None for what was closed when it started; whoever writes there need not know.
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, closefd=False)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", errors="backslashreplace", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
 
 
 def raise_descriptor_limit() -> None:
-    """Raise the soft limit to the hard one; keep it where the system refuses or has none."""
+    """Raise the soft limit to the hard one; keep it where the system refuses or has none.
+
+    Each connection takes one. Systems give a soft limit of 1,024 for the sake of programs that use ``select()``, and a
+    hard one that is meant to be used.
+    """
     try:
         import resource
     except ImportError:

@@ -130,8 +130,7 @@ def fork_worker(
         OSError: no process is to be had.
     """
     pipe, other = message_pipes()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush_streams()
     with _signals_held_back():
         try:
             pid = os.fork()
@@ -168,6 +167,11 @@ def _be_worker(
         traceback.print_exc()
     finally:
         with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
+            _flush_streams()
         os._exit(exit_code)
+
+
+def _flush_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # as it is in a program that was started with its descriptor closed
+            stream.flush()

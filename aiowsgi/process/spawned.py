@@ -33,6 +33,10 @@ if __name__ == "__main__":
     sys.path[:] = _message["sys_path"]
     sys.argv[:] = _message["argv"]
 
+    from aiowsgi.process.descriptors import open_standard_descriptors
+
+    open_standard_descriptors()  # a program that calls run() may have closed some
+
     from aiowsgi.process.worker import run_spawned
 
     sys.exit(run_spawned(_message, _fd, _rest))

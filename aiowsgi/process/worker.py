@@ -151,7 +151,8 @@ class _Worker:
     def run(self, application: WSGIApplication | None) -> int:
         pipe = self._pipe
         pipe.set_blocking(False)
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # standard error may be anything, or nothing
+        # Standard error may be anything, or nothing.
+        with contextlib.suppress(OSError, ValueError, AttributeError, RuntimeError):
             faulthandler.enable()
         self._install_handlers()
         try:
