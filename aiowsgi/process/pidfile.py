@@ -46,8 +46,12 @@ class PidFile:
         if path is not None:
             self._path = os.path.abspath(path)
             self._fd = _open(self._path)
-            os.ftruncate(self._fd, 0)
-            os.write(self._fd, f"{self._pid}\n".encode())
+            try:
+                os.ftruncate(self._fd, 0)
+                os.write(self._fd, f"{self._pid}\n".encode())
+            except OSError as error:  # such as a disk that is full
+                self.close()
+                raise StartupError(f"pid={path}: cannot be written: {error.strerror}") from error
             if hasattr(os, "register_at_fork"):
                 # The lock is that of the open file: a copy of this process would hold it on when this one is gone.
                 os.register_at_fork(after_in_child=self.close)

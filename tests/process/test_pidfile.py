@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from aiowsgi.errors import StartupError
 from aiowsgi.process.pidfile import PidFile
+from tests.process.server_process import environment
 
 
 def test_file_holds_the_number_and_goes_in_the_end(tmp_path: Path) -> None:
@@ -139,3 +143,22 @@ def test_copy_of_a_process_that_was_killed_does_not_hold_its_file(tmp_path: Path
         file.close()
     finally:
         os.close(writer)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from aiowsgi.process.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+main(["tests.hosting:hello", "--uds=sock", f"--pid={sys.argv[1]}"])
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs a limit of the size of files")
+def test_file_that_has_no_room_is_one_line_and_exit_3_and_is_gone(tmp_path: Path) -> None:
+    # A file that may not grow stands in for a disk that is full.
+    path = tmp_path / "pid"
+    command = [sys.executable, "-c", FULL_DISK, str(path)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (3, f"aiowsgi: pid={path}: cannot be written: File too large\n")
+    assert not path.exists()
