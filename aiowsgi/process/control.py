@@ -25,7 +25,7 @@ __all__ = ["ControlError", "drain", "query", "reload", "stacks", "stats"]
 
 VARIABLE = "AIOWSGI_CONTROL"
 
-_ADDRESS_HELP = f"\\b\nADDRESS is the server's --control, as unix:/run/app.ctl. Default: the variable {VARIABLE}.\n"
+_ADDRESS_HELP = f"\b\nADDRESS is the server's --control, as unix:/run/app.ctl. Default: the variable {VARIABLE}.\n"
 
 Answers = dict[str, Any]
 

@@ -25,7 +25,7 @@ __all__ = ["command", "render"]
 
 HELP = f"""Show what a server does, anew every second, until q is pressed.
 
-\\b
+\b
 ADDRESS is the server's --control, as unix:/run/app.ctl. Default: the variable {VARIABLE}.
 """
 

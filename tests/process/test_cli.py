@@ -15,6 +15,7 @@ import pytest
 import aiowsgi
 from aiowsgi.config import OPTIONS, Kind
 from aiowsgi.process.cli import main
+from aiowsgi.process.commands import COMMANDS
 from tests.process.conftest import WriteFiles
 from tests.process.server_process import connect_unix
 
@@ -261,3 +262,13 @@ def ask_and_stop(path: Path) -> bytes:
         content = client.get("/").content
         os.kill(os.getpid(), signal.SIGTERM)
         return content
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_of_every_command_is_without_marks_of_its_source(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    code, out, err = outcome(capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert "\\b" not in out
+    assert "\b" not in out
