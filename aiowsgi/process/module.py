@@ -18,6 +18,7 @@ from types import CodeType, ModuleType, TracebackType
 from aiowsgi.configuration.folder import working_folder
 from aiowsgi.configuration.names import did_you_mean
 from aiowsgi.errors import ApplicationImportError
+from aiowsgi.process.privileges import own_user
 
 __all__ = ["application_error", "import_file", "import_module", "make_importable", "summary"]
 
@@ -55,7 +56,7 @@ def import_file(path: Path) -> ModuleType:
     Raises:
         ApplicationImportError: it does not exist, or it failed, and that failure is the cause.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # not path.is_file(), which fails where a folder cannot be read
         raise ApplicationImportError(_no_file(path))
     path = Path(os.path.abspath(path))  # not resolve(): a release is often a link to its folder
     make_importable(path.parent)
@@ -112,6 +113,8 @@ def _not_found(name: str) -> str:
     if not package:
         folder = working_folder()
         candidates = [module.name for module in pkgutil.iter_modules([folder])]
+        if _is_unreadable(folder):
+            folder += f", which user {own_user()} cannot read,"
         return f"no module named {name!r} in {folder} or on sys.path{did_you_mean(name, candidates)}"
     parent = sys.modules.get(package)
     if hasattr(parent, last):
@@ -121,10 +124,24 @@ def _not_found(name: str) -> str:
 
 
 def _no_file(path: Path) -> str:
-    if path.is_dir():
+    if os.path.isdir(path):
         return f"{str(path)!r} is a folder; name a module or a file in it"
+    folder = os.path.abspath(path.parent)
+    if _is_unreadable(folder):
+        return f"no file {str(path)!r} that can be seen: user {own_user()} cannot read {folder}"
     siblings = [entry.name for entry in path.parent.glob("*") if entry.suffix in (".py", ".wsgi")]
     return f"no file {str(path)!r}{did_you_mean(path.name, siblings)}"
+
+
+def _is_unreadable(folder: str) -> bool:
+    """Whether a folder is there, and closed to the user that this process is: its files then seem not to exist."""
+    try:
+        os.stat(folder)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(folder, os.R_OK | os.X_OK)
 
 
 def _packages_around(path: Path) -> tuple[Path, list[str]]:

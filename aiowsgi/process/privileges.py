@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from aiowsgi.config import Config
 from aiowsgi.errors import StartupError
 
-__all__ = ["check_privileges", "drop_privileges", "find_group", "find_user", "give_files"]
+__all__ = ["check_privileges", "drop_privileges", "find_group", "find_user", "give_files", "own_user"]
 
 
 def find_user(text: str) -> tuple[int, int, str]:
@@ -53,6 +53,16 @@ def find_group(text: str) -> int:
         return grp.getgrnam(text).gr_gid
     except KeyError as error:
         raise StartupError(f"group={text}: there is no such group") from error
+
+
+def own_user() -> str:
+    """Return the name of the user that this process is, or the number where it has none."""
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except (ImportError, KeyError):
+        return str(os.geteuid()) if hasattr(os, "geteuid") else "of this process"
 
 
 def _wanted(config: Config) -> tuple[int, int, str]:
@@ -96,7 +106,11 @@ def drop_privileges(config: Config) -> None:
         if uid != os.geteuid():
             os.setuid(uid)
     except OSError as error:
-        raise StartupError(f"user={config.user}, group={config.group}: cannot become them: {error.strerror}") from error
+        options = {"user": config.user, "group": config.group}
+        named = [f"{name}={text}" for name, text in options.items() if text is not None]
+        root = "; that takes root" if os.geteuid() != 0 else ""
+        text = f"{', '.join(named)}: cannot become {'them' if named[1:] else 'it'}: {error.strerror}{root}"
+        raise StartupError(text) from None  # or a worker would tell it with its trace
 
 
 def give_files(config: Config, paths: Iterable[str]) -> None:

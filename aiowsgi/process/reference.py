@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from aiowsgi.errors import ApplicationImportError
@@ -74,7 +73,7 @@ def parse_reference(text: str, *, factory: bool = False) -> Reference:
 
 def _is_file(location: str) -> bool:
     # "project.wsgi" is the module that Django writes as often as it is a file made for mod_wsgi.
-    return os.sep in location or location.endswith(".py") or (location.endswith(".wsgi") and Path(location).is_file())
+    return os.sep in location or location.endswith(".py") or (location.endswith(".wsgi") and os.path.isfile(location))
 
 
 def _parse_expression(text: str, expression: str) -> tuple[tuple[str, ...], Call | None]:

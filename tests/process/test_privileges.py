@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import json
 import os
+import pwd
 import sys
 import tempfile
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aiowsgi.config import Config
-from aiowsgi.errors import ConfigError, StartupError
+from aiowsgi.errors import ApplicationImportError, ConfigError, StartupError
+from aiowsgi.process.application import load_application
 from aiowsgi.process.privileges import drop_privileges, find_group, find_user
 from tests.process.server_process import connect_unix, server_process
 
@@ -24,6 +29,28 @@ def app(environ, start_response):
 """
 
 NOBODY = 65534
+
+
+def as_nobody(function: Callable[[], object]) -> Any:
+    """Return what a function returns in a copy of this process that is not root."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+            os.write(writer, json.dumps(function()).encode())
+        except BaseException:
+            os.write(writer, json.dumps(traceback.format_exc()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as told:
+        text = told.read()
+    os.waitpid(pid, 0)
+    return json.loads(text)
 
 
 @pytest.fixture
@@ -54,8 +81,50 @@ def test_own_user_may_be_named_by_anybody() -> None:
     drop_privileges(Config())
     if os.geteuid() != 0:
         drop_privileges(Config(user=str(os.geteuid()), group=str(os.getegid())))
-        with pytest.raises(StartupError, match="cannot become them"):
-            drop_privileges(Config(user="0"))
+
+
+def refusal(**options: str) -> tuple[str, str]:
+    """Return what somebody other than root is told, and its cause."""
+    try:
+        drop_privileges(Config(**options))
+    except StartupError as error:
+        return str(error), repr(error.__cause__)
+    return "", ""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+def test_other_user_is_refused_in_a_sentence_that_says_it_takes_root() -> None:
+    told = as_nobody(lambda: [refusal(user="root"), refusal(group="0"), refusal(user="root", group="0")])
+    assert told == [
+        ["user=root: cannot become it: Operation not permitted; that takes root", "None"],
+        ["group=0: cannot become it: Operation not permitted; that takes root", "None"],
+        ["user=root, group=0: cannot become them: Operation not permitted; that takes root", "None"],
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may become another")
+def test_application_that_the_user_cannot_read_is_told_from_a_missing_one(public_folder: Path) -> None:
+    folder = public_folder / "closed"
+    folder.mkdir(mode=0o700)
+    (folder / "app.py").write_text(SOURCE)
+
+    def failure(text: str) -> str:
+        with pytest.raises(ApplicationImportError) as caught:
+            load_application(text)
+        return str(caught.value)
+
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        told = as_nobody(lambda: [failure("app"), failure(f"{folder}/app.py"), failure("app.py")])
+    finally:
+        os.chdir(before)
+    name = pwd.getpwuid(NOBODY).pw_name
+    assert told == [
+        f"no module named 'app' in {folder}, which user {name} cannot read, or on sys.path",
+        f"no file '{folder}/app.py' that can be seen: user {name} cannot read {folder}",
+        f"no file 'app.py' that can be seen: user {name} cannot read {folder}",
+    ]
 
 
 @pytest.mark.parametrize("text", ["9", "abc", "07777777", "-1"])
