@@ -226,6 +226,9 @@ class Supervisor:
     def _resize(self, name: str) -> None:
         if self._roster.stopping:
             return
+        if name == "SIGTTOU" and self._roster.count == 1:
+            logger.info("SIGTTOU: one worker is the least")
+            return
         logger.info("%s: one worker %s", name, "more" if name == "SIGTTIN" else "fewer")
         self._roster.resize(1 if name == "SIGTTIN" else -1, time.monotonic())
 

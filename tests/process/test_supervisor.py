@@ -170,6 +170,13 @@ def test_more_and_fewer_workers_under_load_lose_no_request(folder: Path, argumen
     assert_nothing_lost(load)
 
 
+def test_signal_for_one_worker_fewer_than_one_says_that_one_is_the_least(folder: Path) -> None:
+    with supervised(folder, "hello", "-w", "1") as server:
+        server.signal(signal.SIGTTOU)
+        server.wait_for_log("SIGTTOU: ")
+        server.wait_for_log("SIGTTOU: one worker is the least\n")
+
+
 def test_workers_killed_under_load_are_replaced_at_once_and_the_others_serve_on(folder: Path) -> None:
     with supervised(folder, "hello", "-w", "2") as server, Load("127.0.0.1", server.port, 20, pause=0.05) as load:
         first = server.workers()
