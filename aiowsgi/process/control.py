@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,12 +19,15 @@ import click
 
 from aiowsgi.configuration.addresses import UnixAddress, parse_bind
 from aiowsgi.errors import AiowsgiError
-from aiowsgi.process.ping import UnixConnection
+from aiowsgi.process.ping import UnixConnection, reason
 from aiowsgi.process.statistics import statistics_line, sum_of
 
 __all__ = ["ControlError", "drain", "query", "reload", "stacks", "stats"]
 
 VARIABLE = "AIOWSGI_CONTROL"
+
+# A port with or without its host, or a URL; a path may have a colon in it, but hardly so.
+_OTHER_ADDRESS = re.compile(r"[a-z]+://|[^/]*:[0-9]+$")
 
 _ADDRESS_HELP = f"\b\nADDRESS is the server's --control, as unix:/run/app.ctl. Default: the variable {VARIABLE}.\n"
 
@@ -54,7 +58,9 @@ def query(address: str, path: str, *, order: bool = False, timeout: float = 10.0
             response = connection.getresponse()
             answers: Answers = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise ControlError(f"{where}: {str(error) or type(error).__name__}") from error
+            absent = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
+            hint = ": nothing listens there; the server's --control names its socket" if absent else ""
+            raise ControlError(f"{where}: {reason(error)}{hint}") from error
     if "error" in answers:
         raise ControlError(f"{where}: {answers['error']}")
     return answers
@@ -63,6 +69,8 @@ def query(address: str, path: str, *, order: bool = False, timeout: float = 10.0
 def _socket_path(address: str) -> str:
     if not address:
         raise ControlError(f"name the control socket, as unix:/run/app.ctl, or set {VARIABLE}")
+    if not address.startswith("unix:") and _OTHER_ADDRESS.match(address):
+        raise ControlError(f"{address}: name a Unix socket, as unix:/run/app.ctl")
     try:
         parsed = parse_bind(address if address.startswith("unix:") else f"unix:{address}")
     except ValueError as error:

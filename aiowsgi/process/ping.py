@@ -20,7 +20,7 @@ import click
 
 from aiowsgi.configuration.addresses import parse_bind
 
-__all__ = ["UnixConnection", "command", "ping"]
+__all__ = ["UnixConnection", "command", "ping", "reason"]
 
 UNHEALTHY = 1
 
@@ -59,9 +59,14 @@ def ping(address: str, path: str, timeout: float) -> tuple[bool, str]:
             response = connection.getresponse()
             content = response.read(_SHOWN_SIZE).decode("utf-8", "replace").strip()
         except (OSError, http.client.HTTPException) as error:
-            return False, f"{address}: {str(error) or type(error).__name__}"
+            return False, f"{address}: {reason(error)}"
     line = f"{address}: {response.status} {response.reason} {content}".rstrip()
     return 200 <= response.status < 300, "".join(character if character.isprintable() else "?" for character in line)
+
+
+def reason(error: Exception) -> str:
+    """Say for people why there is no answer; the number of an error says nothing to them."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _connection(address: str, path: str, timeout: float) -> tuple[http.client.HTTPConnection, str]:

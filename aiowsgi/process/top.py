@@ -43,7 +43,7 @@ Told = Mapping[str, Any]
 @click.command("top", help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("address", default=lambda: os.environ.get(VARIABLE, ""), metavar="[ADDRESS]")
 @click.option("--interval", default=1.0, metavar="SECONDS", help="Between two looks. [default: 1]")
-@click.option("--once", is_flag=True, help="Look twice, print, and exit.")
+@click.option("--once", is_flag=True, help="Look twice, print, and exit, as it does where its output is no terminal.")
 def command(address: str, interval: float, once: bool) -> None:
     """Do what the help says."""
     try:
@@ -54,7 +54,7 @@ def command(address: str, interval: float, once: bool) -> None:
     console = Console()
     earlier = query(address, "/top")["workers"]
     with _keys() as keys:
-        if once:
+        if once or not sys.stdout.isatty():
             _quit_is_pressed(keys, interval)
             console.print(render(query(address, "/top")["workers"], earlier, console.size))
             return

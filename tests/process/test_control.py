@@ -250,7 +250,8 @@ def test_metrics_of_workers_are_one_and_never_go_back(folder: Path) -> None:
         )
         wait_until(lambda: scrape(folder)["aiowsgi_worker_restarts_total"] == 3, "the count of them")
         wait_until(lambda: scrape(folder)["aiowsgi_request_duration_seconds_count"] == 15, "their histograms")
-        code, output = command(folder, "top", "--once", "--interval", "0.1")
+        # Its output is no terminal: it ends by itself.
+        code, output = command(folder, "top", "--interval", "0.1")
         assert (code, "req/s" in output, output.count("/5000")) == (0, True, 2)
         assert query(str(folder / "ctl"), "/drain", order=True) == {"done": "draining"}
         assert server.wait() == 0
@@ -297,6 +298,28 @@ def test_socket_that_is_no_control_socket_is_told(tmp_path: Path) -> None:
         query(str(tmp_path / "app"), "/stats")
     with pytest.raises(ControlError, match="name the control socket"):
         query("", "/stats")
+
+
+def refusal(address: str) -> str:
+    with pytest.raises(ControlError) as caught:
+        query(address, "/stats")
+    return str(caught.value)
+
+
+def test_socket_where_nobody_listens_is_told_with_what_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "ctl"
+    hint = "nothing listens there; the server's --control names its socket"
+    assert refusal(f"unix:{path}") == f"{path}: No such file or directory: {hint}"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    assert refusal(str(path)) == f"{path}: Connection refused: {hint}"
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8131", "localhost:80", "[::1]:80", ":80", "http://localhost/", "fd://3"]
+)
+def test_address_that_is_no_unix_socket_is_told_what_is_one(address: str) -> None:
+    assert refusal(address) == f"{address}: name a Unix socket, as unix:/run/app.ctl"
 
 
 def told(number: int, done: int, clock: float, **requests: Any) -> dict[str, Any]:

@@ -30,6 +30,11 @@ def test_server_that_answers_is_well_and_its_answer_is_one_line() -> None:
         assert ping(server.url.removeprefix("http://"), "/b", 5)[0]
 
 
+def test_server_that_is_not_there_is_told_without_a_number(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/sock"
+    assert ping(address, "/", 5) == (False, f"{address}: No such file or directory")
+
+
 @pytest.mark.parametrize("status", ["301 Moved", "404 Not Found", "503 Service Unavailable"])
 def test_server_that_answers_anything_else_is_not_well(status: str) -> None:
     with running_server(answers) as server:
