@@ -4,6 +4,9 @@ An order is ``aiowsgi drain``, or a terminal that is closed. A deployment gives 
 does after ``ExecStop=`` and Kubernetes after ``preStop``; several people may give it. So it begins a drain or finds one
 under way, and so does the first signal; only a second signal ends all at once.
 
+One signal may arrive twice: timeout(1) sends it to its child and then to the group that the child is in, and a terminal
+or a script of a container does the like. So the same signal within half a second of the first is that one.
+
 Thread: the main thread.
 """
 
@@ -12,11 +15,16 @@ from __future__ import annotations
 import enum
 import logging
 import signal
+import time
+from collections.abc import Callable
 
 __all__ = ["END_SIGNALS", "QUICK_SECONDS", "Ending", "Step"]
 
 #: What SIGINT and SIGQUIT leave to requests. Arbitrary: what is nearly done is done.
 QUICK_SECONDS = 1.0
+
+# Arbitrary: programs that send one signal twice take microseconds, and people who mean two of them longer than this.
+_ECHO_SECONDS = 0.5
 
 END_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGQUIT") if hasattr(signal, name))
 
@@ -64,10 +72,15 @@ class Ending:
 
     Args:
         logger: is told what has asked for it.
+        clock: seconds, which only grow.
     """
 
-    def __init__(self, logger: logging.Logger) -> None:
+    def __init__(self, logger: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
+        self._clock = clock
+        self._first_signal = 0
+        # Until when it may arrive again.
+        self._echo_end = 0.0
         self._state = _State.SERVING
 
     def ordered(self, name: str) -> Step:
@@ -78,6 +91,11 @@ class Ending:
     def signalled(self, signum: int) -> Step:
         """Take one of :data:`END_SIGNALS`."""
         name = signal.Signals(signum).name
+        now = self._clock()
+        if signum == self._first_signal and now < self._echo_end:
+            return Step.GO_ON
+        if not self._first_signal:
+            self._first_signal, self._echo_end = signum, now + _ECHO_SECONDS
         event = _Event.TERM if signum == signal.SIGTERM else _Event.QUICK
         step = self._take(event)
         if step is Step.FORCE:

@@ -151,9 +151,9 @@ def test_second_signal_after_an_ordered_drain_ends_at_once(folder: Path, count: 
         drain(folder)
         server.signal(signal.SIGTERM)
         server.wait_for_log("SIGTERM: running requests may finish")
-        server.signal(signal.SIGTERM)
-        assert server.wait() == 128 + signal.SIGTERM
-    assert "SIGTERM again: ending at once" in server.log
+        server.signal(signal.SIGINT)
+        assert server.wait() == 128 + signal.SIGINT
+    assert "SIGINT again: ending at once" in server.log
 
 
 @ALONE_AND_SUPERVISED
