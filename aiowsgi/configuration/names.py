@@ -11,7 +11,14 @@ from collections.abc import Iterable
 __all__ = ["did_you_mean"]
 
 
-def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """A clause that proposes the name that is most like the given one, or nothing."""
-    matches = difflib.get_close_matches(name, candidates, n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+def did_you_mean(name: str, candidates: Iterable[str], *, prefix: str = "", likeness: float = 0.6) -> str:
+    """A clause that proposes the name that is most like the given one, or nothing.
+
+    Args:
+        name: what was given.
+        candidates: what there is.
+        prefix: what stands before each of the names, and makes none of them alike.
+        likeness: from 0 to 1, of what is proposed; that of :mod:`difflib` by default.
+    """
+    matches = difflib.get_close_matches(name, candidates, n=1, cutoff=likeness)
+    return f"; did you mean {prefix + matches[0]!r}?" if matches else ""

@@ -105,9 +105,9 @@ class Sources:
         environ = os.environ if self.environ is None else self.environ
         problems = list(self.problems)
         path, from_file = self._read_file(environ, problems)
-        chosen = merge([from_file, variables(OPTIONS, environ), self.flags], problems)
+        chosen = merge([from_file or [], variables(OPTIONS, environ), self.flags], problems)
         chosen |= common_variables(OPTIONS, environ, chosen)
-        if "app" not in chosen:
+        if "app" not in chosen and from_file is not None:  # a file that could not be read may well name it
             problems.insert(0, APP_IS_MISSING)
         config = settle(Config, OPTIONS, chosen, problems)
         return Settings(config, {name: given.origin for name, given in chosen.items()}, path)
@@ -127,7 +127,8 @@ class Sources:
             raise ConfigError([f"{shown}, which was read at the start, is gone"])
         return self.read()
 
-    def _read_file(self, environ: Mapping[str, str], problems: list[str]) -> tuple[Path | None, list[Given]]:
+    def _read_file(self, environ: Mapping[str, str], problems: list[str]) -> tuple[Path | None, list[Given] | None]:
+        """Return the file, if there is one, and what it says; ``None`` where it could not be read."""
         named = self.path or environ.get("AIOWSGI_CONFIG")
         path = Path(self.folder, named) if named else find_file(self.folder)
         if path is None:
@@ -136,4 +137,4 @@ class Sources:
             return path, read_file(path, named or path.name, OPTIONS, problems)
         except ConfigError as error:
             problems.extend(error.problems)
-            return path, []
+            return path, None

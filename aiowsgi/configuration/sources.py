@@ -20,6 +20,10 @@ __all__ = ["Given", "common_variables", "merge", "misspelled_variables", "settle
 
 C = TypeVar("C")
 
+# Of a variable to the option that it is taken for; with less it is somebody else's. Images have AIOWSGI_VERSION, which
+# is not meant as SSL_MIN_VERSION (0.64); THRAEDS and THREADS are at 0.86.
+_LIKENESS = 0.75
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -53,11 +57,16 @@ def variables(options: Iterable[Option], environ: Mapping[str, str]) -> list[Giv
 def misspelled_variables(options: Iterable[Option], environ: Mapping[str, str]) -> list[str]:
     """Sentences about the variables that look like options of this server and are none; they are not read."""
     known = ["CONFIG", *(item.variable.removeprefix("AIOWSGI_") for item in options)]
-    names = sorted(name.removeprefix("AIOWSGI_") for name in environ if name.startswith("AIOWSGI_"))
+    # As Kubernetes sets them beside a service that is called aiowsgi: AIOWSGI_SERVICE_PORT, AIOWSGI_PORT_80_TCP.
+    names = sorted(
+        name.removeprefix("AIOWSGI_")
+        for name in environ
+        if name.startswith("AIOWSGI_") and not name.startswith(("AIOWSGI_SERVICE_", "AIOWSGI_PORT_"))
+    )
     return [
         f"AIOWSGI_{name}: no such option{meant}"
         for name in names
-        if name not in known and (meant := did_you_mean(name, known))
+        if name not in known and (meant := did_you_mean(name, known, prefix="AIOWSGI_", likeness=_LIKENESS))
     ]
 
 

@@ -106,11 +106,13 @@ def _serve(app_argument: str | None, config: str | None, check_config: bool, pri
     sources = Sources(flags=given, path=config, problems=problems)
     settings = sources.read()
     assert settings.config.app is not None  # or read() would have missed it
-    if print_config or check_config:
-        for sentence in misspelled_variables(OPTIONS, os.environ):
-            click.echo(f"aiowsgi: {sentence}", err=True)
+    misspelled = misspelled_variables(OPTIONS, os.environ)
     if print_config:
         _print(settings)
+    if check_config and misspelled:
+        raise ConfigError(misspelled)
+    for sentence in misspelled:
+        click.echo(f"aiowsgi: {sentence}", err=True)
     if check_config:
         check(settings.config)
         click.echo(f"aiowsgi: the configuration is good, and {settings.config.app} can be served")

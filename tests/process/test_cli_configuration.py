@@ -231,10 +231,13 @@ def test_variable_that_is_misspelled_is_told_where_the_configuration_is_looked_a
     capsys: Capture, files: WriteFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files({"hello.py": HELLO})
-    for name in ("AIOWSGI_THRAEDS", "AIOWSGI_SERVICE_HOST", "AIOWSGI_BACKLOG"):
-        monkeypatch.setenv(name, "4")
-    code, _, err = outcome(capsys, "hello", "--check-config")
-    assert (code, err) == (0, "aiowsgi: AIOWSGI_THRAEDS: no such option; did you mean 'THREADS'?\n")
+    # The others are Kubernetes' beside a service of this name, an image's, and an option.
+    others = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT_80_TCP_PORT", "VERSION", "BACKLOG"]
+    for name in ("THRAEDS", *others):
+        monkeypatch.setenv(f"AIOWSGI_{name}", "4")
+    code, out, err = outcome(capsys, "hello", "--print-config")
+    assert (code, "threads = 8" in out) == (0, True)
+    assert err == "aiowsgi: AIOWSGI_THRAEDS: no such option; did you mean 'AIOWSGI_THREADS'?\n"
 
 
 # What the file says of the application
@@ -263,3 +266,33 @@ def test_server_started_by_its_file_alone_serves(tmp_path: Path) -> None:
         with connect_unix(tmp_path / "site" / "sock") as client:
             assert client.get("/").content == b"hello"
         assert server.wait_for_log(r"\((\d) threads")[1] == "3"
+
+
+def test_file_that_cannot_be_read_is_not_said_to_name_no_application(
+    capsys: pytest.CaptureFixture[str], files: WriteFiles
+) -> None:
+    files({"aiowsgi.toml": "app = 'hello\n"})
+    code, _, err = outcome(capsys)
+    assert code == 3
+    assert err.startswith("aiowsgi: aiowsgi.toml: is not TOML: ")
+    assert err.count("\n") == 1
+
+
+def test_check_of_a_variable_that_nobody_knows_is_exit_3_and_proposes_the_one_that_was_meant(
+    capsys: pytest.CaptureFixture[str], files: WriteFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files({"hello.py": HELLO})
+    monkeypatch.setenv("AIOWSGI_THREAD", "4")
+    code, out, err = outcome(capsys, "hello", "--check-config")
+    assert (code, out) == (3, "")
+    assert err == "aiowsgi: AIOWSGI_THREAD: no such option; did you mean 'AIOWSGI_THREADS'?\n"
+
+
+def test_server_tells_of_a_variable_that_nobody_knows_and_serves(tmp_path: Path) -> None:
+    (tmp_path / "hello.py").write_text(HELLO)
+    with server_process(tmp_path, "hello", "--uds=sock", AIOWSGI_THREAD="4") as server:
+        with connect_unix(tmp_path / "sock") as client:
+            assert client.get("/").content == b"hello"
+        server.process.terminate()
+        assert server.wait() == 0
+    assert server.log.startswith("aiowsgi: AIOWSGI_THREAD: no such option; did you mean 'AIOWSGI_THREADS'?\n")
