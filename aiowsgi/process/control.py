@@ -12,6 +12,8 @@ import http.client
 import json
 import os
 import re
+import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +30,9 @@ VARIABLE = "AIOWSGI_CONTROL"
 
 # A port with or without its host, or a URL; a path may have a colon in it, but hardly so.
 _OTHER_ADDRESS = re.compile(r"[a-z]+://|[^/]*:[0-9]+$")
+
+_NOT_RELOADED = 1
+_ABSENT = (FileNotFoundError, ConnectionRefusedError)
 
 _ADDRESS_HELP = f"\b\nADDRESS is the server's --control, as unix:/run/app.ctl. Default: the variable {VARIABLE}.\n"
 
@@ -58,7 +63,7 @@ def query(address: str, path: str, *, order: bool = False, timeout: float = 10.0
             response = connection.getresponse()
             answers: Answers = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            absent = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
+            absent = isinstance(error, _ABSENT)
             hint = ": nothing listens there; the server's --control names its socket" if absent else ""
             raise ControlError(f"{where}: {reason(error)}{hint}") from error
     if "error" in answers:
@@ -119,10 +124,45 @@ def stacks(address: str) -> None:
         click.echo(f"worker {number}, pid {told['pid']}\n{told['stacks']}\n")
 
 
-@_command("reload", "Have a supervisor replace its workers one by one, as SIGHUP does.")
-def reload(address: str) -> None:
+@_command(
+    "reload",
+    "Have a supervisor replace its workers one by one, as SIGHUP does, and wait until all serve; exit with 1, and with "
+    "the reason, if the reload is given up.",
+)
+@click.option("--no-wait", is_flag=True, help="Exit as soon as the reload has begun.")
+@click.option("--timeout", default=300.0, metavar="SECONDS", help="Wait no longer, and exit with 1. [default: 300]")
+def reload(address: str, no_wait: bool, timeout: float) -> None:
     """Do what the help says."""
-    click.echo(query(address, "/reload", order=True)["done"])
+    answers = query(address, "/reload", order=True)
+    click.echo(answers["done"])
+    # One process alone has done it by now.
+    if no_wait or "under_way" not in answers:
+        return
+    outcome = _outcome_of_reload(address, timeout)
+    if outcome["reload"] == "done":
+        click.echo(outcome["text"])
+        return
+    click.echo(f"aiowsgi: reload {outcome['reload']}: {outcome['text']}", err=True)
+    sys.exit(_NOT_RELOADED)
+
+
+def _outcome_of_reload(address: str, timeout: float) -> Answers:
+    """Wait for the end of a reload, in the course of which every worker that can be asked leaves."""
+    end = time.monotonic() + timeout
+    while (rest := end - time.monotonic()) > 0:
+        try:
+            answers = query(address, "/reload", timeout=rest)
+        except ControlError as error:
+            if isinstance(error.__cause__, TimeoutError):
+                break
+            if not isinstance(error.__cause__, (ConnectionError, http.client.HTTPException)) or isinstance(
+                error.__cause__, _ABSENT
+            ):
+                raise
+            continue  # that worker has left without an answer
+        if answers["reload"] != "under way":
+            return answers
+    return {"reload": "under way", "text": f"it has not ended within {timeout:g} s"}
 
 
 @_command("drain", "Let a server's requests end, and the server with them, as SIGTERM does.")

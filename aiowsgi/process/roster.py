@@ -90,6 +90,8 @@ class Roster:
         self.graceful_timeout = graceful_timeout
         self.generation = 0
         self.stopping = False
+        #: Why the last reload was given up; empty where it was not.
+        self.reload_failure = ""
         self.slots: list[Slot] = []
         #: All that have been spawned and whose end has not been seen, by number.
         self.workers: dict[int, Worker] = {}
@@ -117,6 +119,7 @@ class Roster:
         self.generation += 1
         self._reloading = True
         self._reload_failed = False
+        self.reload_failure = ""
         self._settled = False
         if count is not None and count != self.count:
             self._set_count(count, now)
@@ -294,9 +297,10 @@ class Roster:
             self._back_off(slot, now, at_least=1)
 
     def _give_up_reload(self, worker: Worker, reason: str) -> None:
-        self._log(logging.ERROR, f"reload given up, the workers that serve stay: {worker} cannot start: {reason}")
         self._reloading = False
         self._reload_failed = True
+        self.reload_failure = f"{worker} cannot start: {reason}"
+        self._log(logging.ERROR, f"reload given up, the workers that serve stay: {self.reload_failure}")
         for slot in self.slots:
             if slot.wanted_gone == "reload":
                 slot.wanted_gone = ""

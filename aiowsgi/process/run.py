@@ -336,7 +336,7 @@ class _Alone:
         if what == "drain":
             self._end(self._ending.ordered("drain"))
             return {"done": "draining"}
-        if not has_tls(self._server.config):
+        if what == "reloaded" or not has_tls(self._server.config):
             return {"error": "to reload needs a supervisor, which --workers starts, be it with 1"}
         if not self._server.reload_tls():
             return {"error": "the certificate could not be read again; the log says why"}

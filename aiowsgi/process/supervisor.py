@@ -119,6 +119,10 @@ class Supervisor:
         self._abandoned_count = 0
         #: What workers that have left had done: figures that only grow, since the supervisor began.
         self._past_figures: Figures = {"requests": {"done": 0}}
+        #: How the last reload has ended; nothing while one is under way.
+        self._reload_outcome: dict[str, Any] = {"reload": "none"}
+        #: Who waits for that: the worker that was asked, and its answer.
+        self._reload_waiters: list[tuple[int, Callable[[dict[str, Any]], object]]] = []
         self._finish: Finish | None = None
         self._forced_by = 0
 
@@ -217,6 +221,8 @@ class Supervisor:
         if step is Step.GO_ON:
             return
         self._notifier.stopping()
+        if not self._reload_outcome:
+            self._reload_ended("given up", "the server is ending")
         seconds = self._config.graceful_timeout
         if step is Step.HASTEN:
             self._roster.stop(min(seconds, QUICK_SECONDS), time.monotonic())
@@ -236,12 +242,14 @@ class Supervisor:
         if self._roster.stopping:
             return
         logger.info("SIGHUP: reloading, one worker at a time")
+        self._reload_outcome = {}
         self._notifier.reloading()
         try:
             config = self._reread()
         except AiowsgiError as error:
             logger.error("reload given up, the workers that serve stay: %s", error)
             self._notifier.ready(self._status("reload failed"))
+            self._reload_ended("given up", str(error))
             return
         old = self._config
         if config.addresses != old.addresses or config.reuse_port != old.reuse_port:
@@ -282,7 +290,7 @@ class Supervisor:
         elif kind == "report":
             self._censuses.add(number, message, message.get("fields", {}))
         elif kind == "ask":
-            self._asked(process, message)
+            self._asked(number, process, message)
         elif kind == "stopped":
             self._started_inside.worker_told(number, message.get("metrics", {}))
             self._past_figures["requests"]["done"] += message.get("done", 0)
@@ -333,6 +341,7 @@ class Supervisor:
         with contextlib.suppress(KeyError):
             self._selector.unregister(process.pipe)
         process.ended(exit_code)
+        self._reload_waiters = [waiter for waiter in self._reload_waiters if waiter[0] != number]
         self._censuses.leave_out(number)
         how = f"(pid {process.pid}) {describe_exit(exit_code)}"
         self._roster.ended(number, how, exit_code, time.monotonic())
@@ -351,6 +360,8 @@ class Supervisor:
             case AskToDrain(worker, seconds, leave_backlog, serve_on):
                 process = self._processes.get(worker.number)
                 if process is not None:
+                    # It would wait for its own end; another may be asked.
+                    self._answer_waiters({"reload": "under way"}, of=worker.number)
                     process.pipe.send("drain", seconds=seconds, leave_backlog=leave_backlog, serve_on=serve_on)
             case SendSignal(worker, signum):
                 process = self._processes.get(worker.number)
@@ -435,8 +446,24 @@ class Supervisor:
         elif not reload_failed:
             logger.info("%s", self._status("all workers serve"))
         self._notifier.ready(self._status("reload failed" if reload_failed else "serving"))
+        if not self._reload_outcome:
+            text = self._roster.reload_failure or self._status("all workers serve")
+            self._reload_ended("given up" if reload_failed else "done", text)
         if self._notifier.watchdog_interval:
             self._watchdog_at = min(self._watchdog_at, time.monotonic())
+
+    def _reload_ended(self, how: str, text: str) -> None:
+        self._reload_outcome = {"reload": how, "text": text}
+        self._answer_waiters(self._reload_outcome)
+
+    def _answer_waiters(self, answers: dict[str, Any], of: int | None = None) -> None:
+        """Answer those who wait for the end of a reload: all, or those who have asked one worker."""
+        waiters, self._reload_waiters = self._reload_waiters, []
+        for number, answer in waiters:
+            if of is None or number == of:
+                answer(answers)
+            else:
+                self._reload_waiters.append((number, answer))
 
     def _status(self, what: str) -> str:
         count = self._roster.count
@@ -458,7 +485,7 @@ class Supervisor:
         assert self._inside is not None  # run() has made it
         return self._inside
 
-    def _asked(self, process: WorkerProcess, message: Message) -> None:
+    def _asked(self, number: int, process: WorkerProcess, message: Message) -> None:
         """A worker asks, for somebody who watches or controls."""
         what = message.get("what")
 
@@ -473,8 +500,12 @@ class Supervisor:
         if what == "reload" and self._roster.stopping:
             answer({"error": "it is ending, and starts no workers"})
         elif what == "reload":
-            answer({"done": "reloading, one worker at a time"})
             self._reload()
+            answer({"done": "reloading, one worker at a time", "under_way": True})
+        elif what == "reloaded" and self._reload_outcome:
+            answer(self._reload_outcome)
+        elif what == "reloaded":
+            self._reload_waiters.append((number, answer))
         elif what == "drain":
             answer({"done": "draining"})
             self._end(self._ending.ordered("drain"))

@@ -1,7 +1,9 @@
 """The control socket: what goes on inside, as JSON, and two things to be done.
 
-It speaks HTTP, so that curl will do: ``GET /stats``, ``/top``, ``/stacks``; ``POST /reload``, ``/drain``. Who may open
-the socket may do all of it; the socket's mode says who may.
+It speaks HTTP, so that curl will do: ``GET /stats``, ``/top``, ``/stacks``; ``POST /reload``, ``/drain``. ``GET
+/reload`` is answered when no reload is under way any more, or, before, when the worker that was asked leaves.
+
+Who may open the socket may do all of it; the socket's mode says who may.
 
 Thread: event loop.
 """
@@ -15,7 +17,7 @@ from aiowsgi.server.responder import OwnRequest
 
 __all__ = ["ControlResponder"]
 
-_READS = {"/stats": "stats", "/top": "top", "/stacks": "stacks"}
+_READS = {"/stats": "stats", "/top": "top", "/stacks": "stacks", "/reload": "reloaded"}
 _ORDERS = {"/reload": "reload", "/drain": "drain"}
 
 
@@ -36,7 +38,7 @@ class ControlResponder:
         head = request.head
         what = (_READS if head.method in ("GET", "HEAD") else _ORDERS if head.method == "POST" else {}).get(head.path)
         if what is None:
-            _answer(request, "404 Not Found", {"error": "GET /stats, /top or /stacks; POST /reload or /drain"})
+            _answer(request, "404 Not Found", {"error": "GET /stats, /top, /stacks or /reload; POST /reload or /drain"})
         else:
             self._ask(what, lambda answers: _answer(request, _status(answers), answers))
         return True

@@ -96,6 +96,8 @@ def test_single_process_is_looked_into_and_drained(folder: Path) -> None:
         assert "thread MainThread" in command(folder, "stacks")[1]
         code, output = command(folder, "reload")
         assert (code, "needs a supervisor" in output) == (3, True)
+        with pytest.raises(ControlError, match="needs a supervisor"):
+            query(str(folder / "ctl"), "/reload")
         assert command(folder, "drain") == (0, "draining\n")
         assert server.wait() == 0
     assert not (folder / "ctl").exists()
@@ -243,7 +245,7 @@ def test_metrics_of_workers_are_one_and_never_go_back(folder: Path) -> None:
         wait_until(lambda: scrape(folder)["aiowsgi_requests_total2xx"] == 10, "what the dead one has told")
         send_requests(server, 5)  # not told to anybody before the workers end
         old = pids(folder)
-        assert query(str(folder / "ctl"), "/reload", order=True) == {"done": "reloading, one worker at a time"}
+        assert command(folder, "reload", "--no-wait") == (0, "reloading, one worker at a time\n")
         wait_until(lambda: len(pids(folder)) == 2 and not pids(folder) & old, "other workers")
         wait_until(
             lambda: scrape(folder)["aiowsgi_requests_total2xx"] == 15, "what the old ones have told at their end"
@@ -254,6 +256,47 @@ def test_metrics_of_workers_are_one_and_never_go_back(folder: Path) -> None:
         code, output = command(folder, "top", "--interval", "0.1")
         assert (code, "req/s" in output, output.count("/5000")) == (0, True, 2)
         assert query(str(folder / "ctl"), "/drain", order=True) == {"done": "draining"}
+        assert server.wait() == 0
+
+
+def test_reload_is_over_when_its_command_ends(folder: Path) -> None:
+    with workers(folder, 1) as server:
+        assert server.url
+        old = set(server.workers())
+        code, output = command(folder, "reload")
+        assert (code, output) == (0, "reloading, one worker at a time\nall workers serve: 1 worker\n")
+        assert query(str(folder / "ctl"), "/reload") == {"reload": "done", "text": "all workers serve: 1 worker"}
+        assert not pids(folder) & old
+
+
+def test_reload_that_is_given_up_is_exit_1_with_the_reason(folder: Path) -> None:
+    with workers(folder, 1) as server:
+        assert server.url
+        (folder / "app.py").write_text("raise ValueError('no settings')\n")
+        code, output = command(folder, "reload")
+        assert code == 1
+        assert "aiowsgi: reload given up: worker 2 cannot start: " in output
+        assert output.endswith("ValueError: no settings\n")
+        (folder / "aiowsgi.toml").write_text("threads = 0\n")
+        assert query(str(folder / "ctl"), "/reload", order=True)["under_way"]
+        assert query(str(folder / "ctl"), "/reload") == {
+            "reload": "given up",
+            "text": "aiowsgi.toml:1: threads=0: must be at least 1",
+        }
+
+
+def test_reload_that_does_not_end_is_exit_1_when_its_time_is_over_or_the_server_ends(folder: Path) -> None:
+    with workers(folder, 1) as server:
+        assert server.url
+        (folder / "app.py").write_text("import threading\nthreading.Event().wait()\n")
+        code, output = command(folder, "reload", "--timeout=0.1")
+        assert (code, "aiowsgi: reload under way: it has not ended within 0.1 s\n" in output) == (1, True)
+        with contextlib.closing(UnixConnection(str(folder / "ctl"), PATIENCE)) as connection:
+            connection.request("GET", "/reload")
+            assert pids(folder)  # who has asked before has been heard as well
+            server.signal(signal.SIGTERM)
+            outcome = json.loads(connection.getresponse().read())
+        assert outcome == {"reload": "given up", "text": "the server is ending"}
         assert server.wait() == 0
 
 
