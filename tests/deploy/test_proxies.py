@@ -237,7 +237,7 @@ def test_haproxy_sends_nothing_to_a_server_that_drains(tmp_path: Path) -> None:
         leaving.signal(signal.SIGTERM)
         wait_until(lambda: pids() == {staying.process.pid}, "one server only")
         assert leaving.process.poll() is None  # it still listens: the check told, no refusal
-        leaving.signal(signal.SIGTERM)
+        leaving.signal(signal.SIGINT)
         leaving.wait()
 
 
