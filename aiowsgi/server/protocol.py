@@ -178,6 +178,8 @@ class Protocol(asyncio.Protocol):
                 self._begin_head()
         elif self._http.behind:
             self._read_on_later()
+        elif self._content is not None and self._read_paused:
+            self._content_arrived()  # nothing whole was in the rest of what had been left: more is to be read
         elif self._http.buffered_size > _READ_AHEAD_SIZE and self._http.state is ReadState.COMPLETE:
             self._pause_reading()
 
@@ -206,6 +208,13 @@ class Protocol(asyncio.Protocol):
         self._peer_ended = True
         if self.phase in (_IDLE, _LINGERING, _CLOSED):
             return False
+        self._conclude_input()
+        return True
+
+    def _conclude_input(self) -> None:
+        """The client has ended its side while a request is under way: tell whether all of that has arrived."""
+        if self._http.behind:
+            return  # _read_on() comes back here
         if self._http.request_begun:
             self._end_of_requests()
         else:
@@ -213,7 +222,6 @@ class Protocol(asyncio.Protocol):
             # the end, will tell no more of it.
             self._outlet.probe_client()
             self._engine.watch.add(self)
-        return True
 
     def connection_lost(self, error: Exception | None) -> None:
         """See :class:`asyncio.Protocol`."""
@@ -281,7 +289,7 @@ class Protocol(asyncio.Protocol):
                 return
         if self._content is not None:
             self._content_arrived()
-            if self._peer_ended and self._http.request_begun:
+            if self._peer_ended and self._http.request_begun and not self._http.behind:
                 self._end_of_requests()
 
     def _begin_request(self, head: RequestHead, content_outstanding: bool) -> None:
@@ -326,7 +334,8 @@ class Protocol(asyncio.Protocol):
 
     def _read_on_later(self) -> None:
         """Read on in the next turn of the loop, and nothing more from the socket before."""
-        self._pause_reading()
+        if not self._peer_ended:
+            self._pause_reading()
         if not self._reads_on:
             self._reads_on = True
             self._engine.loop.call_soon(self._read_on)
@@ -338,6 +347,8 @@ class Protocol(asyncio.Protocol):
         # Who is full comes back here when it has room.
         if self._http.behind and not (self._content is not None and self._content.full):
             self._receive(b"")
+            if self._peer_ended and self.phase not in (_IDLE, _LINGERING, _CLOSED):
+                self._conclude_input()
 
     def _receive_in_place(self, content: ContentBuffer) -> None:
         """Have the transport write the rest of the content to where the application will read it from."""

@@ -117,6 +117,56 @@ def test_many_small_chunks_arrive_whole_and_in_order(stream_body: bool) -> None:
         assert client.receive().content == b"/next 0"
 
 
+@pytest.mark.parametrize("stream_body", [False, True])
+@pytest.mark.parametrize("before", [b"", get("/first"), CHUNKED + b"0\r\n\r\n", CHUNKED + TINY_CHUNKS + b"0\r\n\r\n"])
+@pytest.mark.parametrize("count", [400, 1000, 8000])
+def test_many_small_chunks_of_a_client_that_has_ended_its_side_are_read_to_their_end(
+    stream_body: bool, before: bytes, count: int
+) -> None:
+    with MemoryServer(counting, stream_body=stream_body) as server:
+        client = SteppedClient(server, read_size=ONE_READ)
+        client.send(before + CHUNKED + b"1\r\nx\r\n" * count + b"0\r\n\r\n")
+        client.end()
+        if before:
+            assert client.receive().status_code == 200
+        assert client.receive().content == b"/ %d" % count
+        assert client.at_end()
+
+
+@pytest.mark.parametrize("before", [b"", get("/first")])
+@pytest.mark.parametrize("rest", [b"", b"1\r\nx", b"5"])
+def test_many_small_chunks_whose_end_is_missing_are_400(before: bytes, rest: bytes) -> None:
+    with MemoryServer(counting) as server:
+        client = SteppedClient(server, read_size=ONE_READ)
+        client.send(before + CHUNKED + b"1\r\nx\r\n" * 1000 + rest)
+        client.end()
+        if before:
+            assert client.receive().status_code == 200
+        assert client.receive().status_code == 400
+
+
+@pytest.mark.parametrize("stream_body", [False, True])
+@pytest.mark.parametrize("end", [b"1", b"1\r", b"1\r\n", b"1\r\nx", b"1\r\nx\r"])
+def test_reading_goes_on_where_many_small_chunks_end_in_the_middle_of_one(stream_body: bool, end: bytes) -> None:
+    with MemoryServer(counting, stream_body=stream_body) as server:
+        client = SteppedClient(server, read_size=ONE_READ)
+        client.send(CHUNKED + b"1\r\nx\r\n" * 1000 + end)
+        server.settle()
+        client.send(b"1\r\nx\r\n"[len(end) :] + b"0\r\n\r\n")
+        assert client.receive().content == b"/ 1001"
+
+
+@pytest.mark.parametrize("stream_body", [False, True])
+def test_small_chunks_of_many_clients_that_have_ended_their_sides_are_read_to_their_end(stream_body: bool) -> None:
+    with MemoryServer(counting, stream_body=stream_body) as server:  # more than a batch, so that some are postponed
+        clients = [SteppedClient(server, peername=("192.0.2.1", number)) for number in range(200)]
+        for client in clients:
+            client.send(CHUNKED + b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n")
+            client.end()
+        for client in clients:
+            assert client.receive().content == b"/ 1000"
+
+
 def test_client_that_goes_while_its_chunks_are_left_unread_leaves_nothing_behind() -> None:
     with MemoryServer(counting) as server:
         client = SteppedClient(server, read_size=ONE_READ)
