@@ -170,8 +170,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._send_outgoing()
             if self._lacks_certificate:
                 peer = self._transport.get_extra_info("peername")
-                _logger.debug("TLS handshake with %s failed: no certificate, which the chosen context requires", peer)
                 self.close()
+                _logger.debug("TLS handshake with %s failed: no certificate, which the chosen context requires", peer)
                 return
             self._protocol = self._on_open(self)
 
