@@ -51,6 +51,8 @@ LEAVING_MARGIN_SECONDS = 5.0
 DUMP_SECONDS = 1.0
 # A start may take so many times the timeout: it is the import of an application, and blocks the loop by nature.
 START_FACTOR = 10
+# One that takes longer is told of, since nothing else is heard of an import that hangs. Arbitrary.
+SLOW_START_SECONDS = 10.0
 # A worker that served for so long did not crash because of its start; the back-off begins anew.
 STABLE_SECONDS = 30.0
 FIRST_BACKOFF_SECONDS = 0.5
@@ -266,10 +268,14 @@ class Roster:
 
     def _spawn(self, slot: Slot, now: float) -> None:
         self._worker_count += 1
-        deadline = now + START_FACTOR * self.timeout if self.timeout else NEVER
+        deadline = now + min(SLOW_START_SECONDS, self._start_timeout)
         worker = Worker(self._worker_count, slot.number, self.generation, now, deadline)
         self.workers[worker.number] = slot.starting = worker
         self._actions.append(Spawn(worker))
+
+    @property
+    def _start_timeout(self) -> float:
+        return START_FACTOR * self.timeout if self.timeout else NEVER
 
     def _ready(self, worker: Worker, now: float) -> None:
         slot = self.slots[worker.slot]
@@ -396,13 +402,17 @@ class Roster:
                 self._actions.append(SendSignal(worker, ABORT))
             else:
                 self._kill(worker)
+        elif worker.phase is Phase.STARTING and now < worker.begun_at + self._start_timeout:
+            text = f"{worker} has not become ready for {now - worker.begun_at:.0f} s; SIGUSR1 has its stacks logged"
+            self._log(logging.WARNING, text)
+            worker.deadline = worker.begun_at + self._start_timeout
         else:
             self._fall_silent(worker, now)
 
     def _fall_silent(self, worker: Worker, now: float) -> None:
         starting = worker.phase is Phase.STARTING
         if starting:
-            text = f"has not become ready for {START_FACTOR * self.timeout:g} s"
+            text = f"has not become ready for {self._start_timeout:g} s"
         else:
             text = f"event loop has been silent for {self.timeout:g} s"
         self._log(logging.CRITICAL, f"{worker}: {text}; its stacks are dumped and it is replaced")

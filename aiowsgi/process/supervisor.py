@@ -146,6 +146,7 @@ class Supervisor:
             set_title("supervisor", self._config.name, self._application or "aiowsgi")
             if self._loaded is not None:
                 _prepare_forks()
+            logger.info("starting %s (pid %d)", self._workers_text(), os.getpid())
             self._roster.start(time.monotonic())
             self._act()
             while self._finish is None and not self._forced_by:
@@ -211,10 +212,16 @@ class Supervisor:
         elif name in ("SIGTTIN", "SIGTTOU"):
             self._resize(name)
         elif name == "SIGUSR1":
-            for process in self._processes.values():
-                process.pipe.send("dump")
+            self._have_stacks_dumped()
         elif name == "SIGUSR2":
             self._gather("statistics", self._log_figures)
+
+    def _have_stacks_dumped(self) -> None:
+        for number, process in self._processes.items():
+            if self._roster.workers[number].ready_at:
+                process.pipe.send("dump")
+            else:
+                process.send_signal(signal.SIGUSR1)  # it imports its application, and reads nothing meanwhile
 
     def _end(self, step: Step) -> None:
         """Begin the end, or have it come sooner."""
@@ -466,14 +473,17 @@ class Supervisor:
                 self._reload_waiters.append((number, answer))
 
     def _status(self, what: str) -> str:
+        return f"{what}: {self._workers_text()}"
+
+    def _workers_text(self) -> str:
         count = self._roster.count
-        return f"{what}: {count} worker{'s' if count > 1 else ''}"
+        return f"{count} worker{'s' if count > 1 else ''}"
 
     def _start_line(self) -> str:
-        threads, count = self._config.threads, self._roster.count
+        threads = self._config.threads
         details = self._details
         return (
-            f"aiowsgi {__version__} on {', '.join(details['urls'])} ({count} worker{'s' if count > 1 else ''} with "
+            f"aiowsgi {__version__} on {', '.join(details['urls'])} ({self._workers_text()} with "
             f"{threads} thread{'s' if threads > 1 else ''}, {details['loop']}, {details['parser']}, "
             f"Python {platform.python_version()}, pid {os.getpid()})"
         )

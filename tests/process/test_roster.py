@@ -335,11 +335,27 @@ def test_start_may_take_ten_times_the_timeout() -> None:
     stage = Stage(1, timeout=3.0)
     (worker,) = stage.spawned()
     stage.wait(29)
-    assert stage.actions() == []
+    assert not of_kind(stage.actions(), SendSignal)
     stage.wait(1)
     actions = stage.actions()
     assert SendSignal(worker, signal.SIGUSR1) in actions
     assert any("has not become ready for 30 s" in action.text for action in of_kind(actions, Log))
+
+
+@pytest.mark.parametrize("timeout", [0, 30.0], ids=["without a limit", "with a limit"])
+def test_slow_start_is_told_of_once_and_may_go_on(timeout: float) -> None:
+    stage = Stage(1, timeout=timeout)
+    (worker,) = stage.spawned()
+    stage.wait(9)
+    assert stage.actions() == []
+    stage.wait(1)
+    (told,) = stage.actions()
+    assert isinstance(told, Log)
+    assert "worker 1 has not become ready for 10 s" in told.text
+    stage.wait(100)
+    assert stage.actions() == []
+    stage.say(worker, "ready")
+    assert stage.actions() == [Settled(reload_failed=False)]
 
 
 def test_stop_closes_the_sockets_first_and_finishes_when_all_have_left() -> None:
