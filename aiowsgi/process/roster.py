@@ -132,7 +132,8 @@ class Roster:
                 self._dismiss(slot.starting, now)
                 slot.starting = None
             if slot.serving is not None:
-                self._want_gone(slot, "reload", now)
+                # Another reason outlives a reload that is given up: the worker tells it only once.
+                self._want_gone(slot, slot.wanted_gone or "reload", now)
         self._settle(now)
 
     def resize(self, change: int, now: float) -> None:

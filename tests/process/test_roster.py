@@ -278,6 +278,33 @@ def test_recycling_whose_replacement_cannot_start_is_tried_again_later() -> None
     assert len(stage.spawned()) == 1
 
 
+def test_recycling_that_a_failed_reload_came_between_is_done_all_the_same() -> None:
+    stage = Stage(2)
+    first, second = stage.started()
+    stage.say(first, "recycle", reason="600 MiB of memory")
+    (third,) = stage.spawned()
+    stage.roster.reload(stage.now)
+    stage.end(third, -15)
+    (fourth,) = stage.spawned()
+    stage.end(fourth, 3)
+    stage.wait(1)
+    (fifth,) = stage.spawned()
+    stage.say(fifth, "ready")
+    assert (first.phase, second.phase) == (Phase.LEAVING, Phase.SERVING)
+    assert stage.spawned() == []
+
+
+def test_recycling_that_a_reload_came_between_is_done_once() -> None:
+    stage = Stage(1)
+    (first,) = stage.started()
+    stage.say(first, "recycle", reason="600 MiB of memory")
+    stage.roster.reload(stage.now)
+    _, second = stage.spawned()
+    stage.say(second, "ready")
+    assert (first.phase, second.phase) == (Phase.LEAVING, Phase.SERVING)
+    assert of_kind(stage.actions(), Spawn) == []
+
+
 def test_worker_that_leaves_on_its_own_is_replaced_at_once() -> None:
     stage = Stage(1)
     (first,) = stage.started()
