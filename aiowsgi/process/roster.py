@@ -91,6 +91,8 @@ class Roster:
         self.timeout = timeout
         self.graceful_timeout = graceful_timeout
         self.generation = 0
+        #: A worker of this generation has been ready: what it was started with holds.
+        self.proven = False
         self.stopping = False
         #: Why the last reload was given up; empty where it was not.
         self.reload_failure = ""
@@ -99,6 +101,8 @@ class Roster:
         self.workers: dict[int, Worker] = {}
         self._actions: list[Action] = []
         self._worker_count = 0
+        #: What ``count`` is to be once the generation is proven.
+        self._next_count = count
         self._settled = False
         self._reloading = False
         self._reload_failed = False
@@ -115,16 +119,16 @@ class Roster:
         self._settle(now)
 
     def reload(self, now: float, count: int | None = None) -> None:
-        """Replace every worker, one at a time; ``count`` is a new number of them."""
+        """Replace every worker, one at a time; ``count`` is their number from the first new one on that is ready."""
         if self.stopping:
             return
         self.generation += 1
+        self.proven = False
+        self._next_count = self.count if count is None else count
         self._reloading = True
         self._reload_failed = False
         self.reload_failure = ""
         self._settled = False
-        if count is not None and count != self.count:
-            self._set_count(count, now)
         for slot in self.slots:
             slot.failure_count = 0
             slot.retry_at = -NEVER
@@ -143,6 +147,7 @@ class Roster:
             return
         self._log(logging.INFO, f"{count} worker{'s' if count > 1 else ''} from now on")
         self._settled = False
+        self._next_count = max(1, self._next_count + change)
         self._set_count(count, now)
         self._settle(now)
 
@@ -286,6 +291,9 @@ class Roster:
         worker.deadline = now + self.timeout if self.timeout else NEVER
         if old is not None:
             self._dismiss(old, now)
+        if worker.generation == self.generation:
+            self.proven = True
+            self._set_count(self._next_count, now)
 
     def _start_failed(self, worker: Worker, slot: Slot, how: str, exit_code: int, now: float) -> None:
         """A worker has ended before it was ready."""
@@ -306,12 +314,13 @@ class Roster:
     def _give_up_reload(self, worker: Worker, reason: str) -> None:
         self._reloading = False
         self._reload_failed = True
+        self._next_count = self.count
         self.reload_failure = f"{worker} cannot start: {reason}"
         self._log(logging.ERROR, f"reload given up, the workers that serve stay: {self.reload_failure}")
         for slot in self.slots:
             if slot.wanted_gone == "reload":
                 slot.wanted_gone = ""
-        if not any(slot.serving and slot.serving.generation == self.generation for slot in self.slots):
+        if not self.proven:
             self._actions.append(KeepConfiguration())
 
     def _crashed(self, worker: Worker, slot: Slot, now: float) -> None:

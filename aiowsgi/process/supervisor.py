@@ -96,7 +96,8 @@ class Supervisor:
         self._application = application
         self._factory = factory
         self._config = config
-        self._last_config = config
+        #: What a reload that is given up comes back to.
+        self._served_config = config
         self._loaded = loaded
         self._reread = reread
         self._folders = folders
@@ -258,7 +259,9 @@ class Supervisor:
             self._notifier.ready(self._status("reload failed"))
             self._reload_ended("given up", str(error))
             return
-        old = self._config
+        if self._roster.proven:  # otherwise it is that of a reload whose first worker still starts
+            self._served_config = self._config
+        old = self._served_config
         if config.addresses != old.addresses or config.reuse_port != old.reuse_port:
             logger.warning("where to listen has changed: that takes a restart")
             config = dataclasses.replace(
@@ -266,12 +269,16 @@ class Supervisor:
             )
         # The number that signals have set stays, unless the configuration has another.
         count = config.workers or 1 if config.workers != old.workers else None
-        self._last_config, self._config = old, config
-        self._roster.timeout = config.silence_timeout
-        self._roster.graceful_timeout = config.graceful_timeout
+        self._use(config)
         if self._loaded is not None:
             logger.warning("preload: the application stays as it was imported; for new code restart the supervisor")
         self._roster.reload(time.monotonic(), count)
+
+    def _use(self, config: Config) -> None:
+        """Have workers start, and be watched, with a configuration."""
+        self._config = config
+        self._roster.timeout = config.silence_timeout
+        self._roster.graceful_timeout = config.graceful_timeout
 
     def _listen_to(self, number: int) -> None:
         process = self._processes[number]
@@ -383,7 +390,7 @@ class Supervisor:
             case StopListening():
                 self._close_sockets()
             case KeepConfiguration():
-                self._config = self._last_config
+                self._use(self._served_config)
             case Settled(reload_failed):
                 self._settled(reload_failed)
             case Finish():

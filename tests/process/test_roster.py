@@ -213,6 +213,61 @@ def test_reload_whose_first_worker_hangs_is_given_up_too() -> None:
     assert [worker.phase for worker in old] == [Phase.SERVING, Phase.SERVING]
 
 
+@pytest.mark.parametrize(("count", "next_count"), [(4, 2), (2, 4)], ids=["fewer", "more"])
+def test_reload_with_another_number_of_workers_that_is_given_up_leaves_those_that_serve(
+    count: int, next_count: int
+) -> None:
+    stage = Stage(count)
+    old = stage.started()
+    stage.actions()
+    stage.roster.reload(stage.now, next_count)
+    (new,) = stage.spawned()
+    stage.end(new, 3)
+    assert [worker.phase for worker in old] == [Phase.SERVING] * count
+    assert stage.roster.count == count
+    stage.wait(20)
+    assert stage.spawned() == []
+
+
+@pytest.mark.parametrize(("count", "next_count"), [(4, 2), (2, 4)], ids=["fewer", "more"])
+def test_reload_with_another_number_of_workers_has_that_once_a_new_one_is_ready(count: int, next_count: int) -> None:
+    stage = Stage(count)
+    old = stage.started()
+    stage.actions()
+    stage.roster.reload(stage.now, next_count)
+    assert [worker.phase for worker in old] == [Phase.SERVING] * count
+    while new := stage.spawned():
+        for worker in new:
+            stage.say(worker, "ready")
+            assert stage.roster.count == next_count
+    assert [worker.phase for worker in old] == [Phase.LEAVING] * count
+    phases = [worker.phase for worker in stage.roster.workers.values()]
+    assert phases.count(Phase.SERVING) == next_count
+
+
+def test_number_of_workers_that_a_signal_changes_during_a_reload_is_that_of_the_reload_and_one_more() -> None:
+    stage = Stage(2)
+    stage.started()
+    stage.actions()
+    stage.roster.reload(stage.now, 4)
+    stage.roster.resize(1, stage.now)
+    assert stage.roster.count == 3
+    for worker in stage.spawned():
+        stage.say(worker, "ready")
+    assert stage.roster.count == 5
+
+
+def test_reload_that_another_follows_leaves_its_number_of_workers_unused() -> None:
+    stage = Stage(2)
+    stage.started()
+    stage.roster.reload(stage.now, 4)
+    stage.roster.reload(stage.now)
+    (first, second) = stage.spawned()
+    stage.say(second, "ready")
+    assert first.phase is Phase.LEAVING
+    assert stage.roster.count == 2
+
+
 def test_reload_during_a_reload_begins_anew() -> None:
     stage = Stage(2)
     old = stage.started()

@@ -500,6 +500,45 @@ def test_reload_reads_the_configuration_file_again(folder: Path) -> None:
         server.wait_for_log(r"reload given up, .*: aiowsgi\.toml, which was read at the start, is gone\n")
 
 
+def test_reloads_that_are_given_up_leave_the_configuration_of_the_workers_that_serve(folder: Path) -> None:
+    file, module = folder / "aiowsgi.toml", folder / "module.py"
+    source = HELLO.replace("{VERSION}", "{environ['SHOP']}")
+    file.write_text("environ = 'SHOP=first'\n")
+    module.write_text(source)
+    with supervised(folder, "module", "--workers=1") as server:
+        assert get(server).startswith("first ")
+        (old,) = server.workers()
+        file.write_text("environ = 'SHOP=second'\n")
+        module.write_text("import threading\nprint('importing', flush=True)\nthreading.Event().wait()\n")
+        server.signal(signal.SIGHUP)
+        assert server.process.stdout is not None
+        assert server.process.stdout.readline() == b"importing\n"
+        module.write_text("raise ValueError('no settings')\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(r"reload given up, the workers that serve stay: worker 3 cannot start: (?s:.*)no settings")
+        module.write_text(source)
+        os.kill(old, signal.SIGKILL)
+        server.wait_for_log("worker 1 .* it is replaced")
+        assert get(server).startswith("first ")
+
+
+def test_reload_that_is_given_up_leaves_requests_the_time_that_they_had(folder: Path) -> None:
+    file, module = folder / "aiowsgi.toml", folder / "doing.py"
+    file.write_text("graceful_timeout = '25s'\n")
+    with supervised(folder, "doing", "--max-requests=2") as server, server.connect() as client:
+        client.send(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
+        server.wait_for_log("running /wait")
+        (old,) = server.workers()
+        file.write_text("graceful_timeout = 0\n")
+        module.write_text("raise ValueError('no settings')\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("reload given up, the workers that serve stay")
+        module.write_text(DOING)
+        wait_until(lambda: get(server) != str(old), "a worker in the place of the one that has had its requests")
+        (folder / "go").touch()
+        assert client.receive().content == str(old).encode()
+
+
 def can_unshare() -> bool:
     """Whether this machine lets a test have process numbers of its own."""
     try:
