@@ -16,6 +16,7 @@ __all__ = [
     "Lend",
     "Log",
     "Phase",
+    "ReloadGivenUp",
     "SendSignal",
     "Settled",
     "Spawn",
@@ -96,12 +97,17 @@ class StopListening:
 class Settled:
     """Every slot is served, and no reload is under way: after the start, a reload or a change of number."""
 
-    reload_failed: bool
-
 
 @dataclass(frozen=True, slots=True)
 class KeepConfiguration:
     """A reload has failed before any worker served with the new configuration: the old one holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadGivenUp:
+    """A worker of a reload cannot start: the workers that serve stay."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,4 +126,6 @@ class Finish:
     failure: str
 
 
-Action = Spawn | AskToDrain | SendSignal | Lend | StopListening | Settled | KeepConfiguration | Log | Finish
+Action = (
+    Spawn | AskToDrain | SendSignal | Lend | StopListening | Settled | KeepConfiguration | ReloadGivenUp | Log | Finish
+)

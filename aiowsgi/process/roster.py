@@ -32,6 +32,7 @@ from aiowsgi.process.actions import (
     Lend,
     Log,
     Phase,
+    ReloadGivenUp,
     SendSignal,
     Settled,
     Spawn,
@@ -94,8 +95,6 @@ class Roster:
         #: A worker of this generation has been ready: what it was started with holds.
         self.proven = False
         self.stopping = False
-        #: Why the last reload was given up; empty where it was not.
-        self.reload_failure = ""
         self.slots: list[Slot] = []
         #: All that have been spawned and whose end has not been seen, by number.
         self.workers: dict[int, Worker] = {}
@@ -105,7 +104,6 @@ class Roster:
         self._next_count = count
         self._settled = False
         self._reloading = False
-        self._reload_failed = False
         self._now = -NEVER
         self._exit_code = 0
         self._failure = ""
@@ -126,9 +124,6 @@ class Roster:
         self.proven = False
         self._next_count = self.count if count is None else count
         self._reloading = True
-        self._reload_failed = False
-        self.reload_failure = ""
-        self._settled = False
         for slot in self.slots:
             slot.failure_count = 0
             slot.retry_at = -NEVER
@@ -264,10 +259,10 @@ class Roster:
             unwanted = [slot for slot in self.slots if slot.serving and slot.wanted_gone and slot.retry_at <= now]
             if unwanted:
                 self._spawn(min(unwanted, key=lambda slot: slot.wanted_at), now)
-        if not self._settled and all(self._is_settled(slot) for slot in self.slots):
+        if (self._reloading or not self._settled) and all(self._is_settled(slot) for slot in self.slots):
             self._settled = True
             self._reloading = False
-            self._actions.append(Settled(self._reload_failed))
+            self._actions.append(Settled())
 
     def _is_settled(self, slot: Slot) -> bool:
         return slot.serving is not None and not (self._reloading and slot.serving.generation < self.generation)
@@ -313,15 +308,13 @@ class Roster:
 
     def _give_up_reload(self, worker: Worker, reason: str) -> None:
         self._reloading = False
-        self._reload_failed = True
         self._next_count = self.count
-        self.reload_failure = f"{worker} cannot start: {reason}"
-        self._log(logging.ERROR, f"reload given up, the workers that serve stay: {self.reload_failure}")
         for slot in self.slots:
             if slot.wanted_gone == "reload":
                 slot.wanted_gone = ""
         if not self.proven:
             self._actions.append(KeepConfiguration())
+        self._actions.append(ReloadGivenUp(f"{worker} cannot start: {reason}"))
 
     def _crashed(self, worker: Worker, slot: Slot, now: float) -> None:
         if worker.ready_at and now - worker.ready_at >= STABLE_SECONDS:

@@ -39,6 +39,7 @@ from aiowsgi.process.actions import (
     KeepConfiguration,
     Lend,
     Log,
+    ReloadGivenUp,
     SendSignal,
     Settled,
     Spawn,
@@ -255,9 +256,7 @@ class Supervisor:
         try:
             config = self._reread()
         except AiowsgiError as error:
-            logger.error("reload given up, the workers that serve stay: %s", error)
-            self._notifier.ready(self._status("reload failed"))
-            self._reload_ended("given up", str(error))
+            self._reload_given_up(str(error))
             return
         if self._roster.proven:  # otherwise it is that of a reload whose first worker still starts
             self._served_config = self._config
@@ -391,8 +390,10 @@ class Supervisor:
                 self._close_sockets()
             case KeepConfiguration():
                 self._use(self._served_config)
-            case Settled(reload_failed):
-                self._settled(reload_failed)
+            case ReloadGivenUp(reason):
+                self._reload_given_up(reason)
+            case Settled():
+                self._settled()
             case Finish():
                 self._finish = action
 
@@ -453,18 +454,23 @@ class Supervisor:
         descriptors = [sock.fileno() for sock in self._sockets.for_slot(slot)]
         process.pipe.send("listen", count=len(descriptors), descriptors=descriptors)
 
-    def _settled(self, reload_failed: bool) -> None:
+    def _settled(self) -> None:
         if not self._started:
             self._started = True
             logger.info("%s", self._start_line())
-        elif not reload_failed:
+        else:
             logger.info("%s", self._status("all workers serve"))
-        self._notifier.ready(self._status("reload failed" if reload_failed else "serving"))
+        self._notifier.ready(self._status("serving"))
         if not self._reload_outcome:
-            text = self._roster.reload_failure or self._status("all workers serve")
-            self._reload_ended("given up" if reload_failed else "done", text)
+            self._reload_ended("done", self._status("all workers serve"))
         if self._notifier.watchdog_interval:
             self._watchdog_at = min(self._watchdog_at, time.monotonic())
+
+    def _reload_given_up(self, reason: str) -> None:
+        logger.error("reload given up, the workers that serve stay: %s", reason)
+        if self._started:
+            self._notifier.ready(self._status("reload failed"))
+        self._reload_ended("given up", reason)
 
     def _reload_ended(self, how: str, text: str) -> None:
         self._reload_outcome = {"reload": how, "text": text}

@@ -111,6 +111,22 @@ def test_passed_socket_is_served_and_the_manager_is_told(
         socket.create_connection(sock.getsockname(), PATIENCE).close()
 
 
+def test_manager_is_told_of_a_reload_that_is_given_up_while_a_worker_is_missing(
+    tmp_path: Path, systemd: Systemd
+) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as sock,
+        activated(tmp_path, sock, "-w", "2", NOTIFY_SOCKET=systemd.path) as server,
+    ):
+        systemd.wait_for("READY=1")
+        (tmp_path / "hello.py").write_text("raise ValueError('no settings')\n")
+        os.kill(server.workers()[0], signal.SIGKILL)
+        server.wait_for_log("worker 3 cannot start, the others serve on")
+        server.signal(signal.SIGHUP)
+        systemd.wait_for("RELOADING=1")
+        assert "STATUS=reload failed: 2 workers" in systemd.wait_for("READY=1")
+
+
 def test_descriptors_for_another_process_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LISTEN_PID", str(os.getpid() + 1))
     monkeypatch.setenv("LISTEN_FDS", "1")

@@ -285,6 +285,18 @@ def test_reload_that_is_given_up_is_exit_1_with_the_reason(folder: Path) -> None
         }
 
 
+def test_reload_that_is_given_up_while_a_worker_is_missing_is_exit_1_too(folder: Path) -> None:
+    with workers(folder, 2) as server:
+        assert server.url
+        (folder / "app.py").write_text("raise ValueError('no settings')\n")
+        os.kill(server.workers()[0], signal.SIGKILL)
+        server.wait_for_log("worker 3 cannot start, the others serve on")
+        code, output = command(folder, "reload", "--timeout=10")
+        assert code == 1
+        assert "aiowsgi: reload given up: worker " in output
+        assert output.endswith("ValueError: no settings\n")
+
+
 def test_reload_that_does_not_end_is_exit_1_when_its_time_is_over_or_the_server_ends(folder: Path) -> None:
     with workers(folder, 1) as server:
         assert server.url

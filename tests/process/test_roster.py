@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 from typing import Any
 
@@ -16,6 +15,7 @@ from aiowsgi.process.actions import (
     Lend,
     Log,
     Phase,
+    ReloadGivenUp,
     SendSignal,
     Settled,
     Spawn,
@@ -75,7 +75,7 @@ def test_start_spawns_all_and_is_settled_once_all_are_ready() -> None:
     stage.say(third, "ready")
     assert stage.actions() == []
     stage.say(second, "ready")
-    assert stage.actions() == [Settled(reload_failed=False)]
+    assert stage.actions() == [Settled()]
 
 
 def test_worker_that_is_killed_is_replaced_at_once_and_a_crash_loop_is_slowed_down() -> None:
@@ -162,11 +162,11 @@ def test_reload_replaces_one_worker_at_a_time_the_new_one_ready_first() -> None:
         assert spawn.worker.slot == worker.slot
         assert spawn.worker.generation == 1
         assert worker.phase is Phase.SERVING
-        assert Settled(False) not in actions
+        assert Settled() not in actions
         stage.say(spawn.worker, "ready")
         assert worker.phase is Phase.LEAVING
     actions = stage.actions()
-    assert actions == [AskToDrain(old[-1], 25.0, leave_backlog=True), Settled(False)]
+    assert actions == [AskToDrain(old[-1], 25.0, leave_backlog=True), Settled()]
     for worker in old:
         stage.end(worker, 0)
     assert stage.actions() == []
@@ -181,11 +181,7 @@ def test_reload_whose_first_worker_cannot_start_keeps_the_old_ones_and_the_old_c
     stage.say(new, "failed", text="SyntaxError")
     stage.end(new, 3)
     actions = stage.actions()
-    (log,) = of_kind(actions, Log)
-    assert log.level == logging.ERROR
-    assert "SyntaxError" in log.text
-    assert of_kind(actions, KeepConfiguration)
-    assert of_kind(actions, Settled) == [Settled(reload_failed=True)]
+    assert actions == [KeepConfiguration(), ReloadGivenUp("worker 3 cannot start: SyntaxError")]
     assert [worker.phase for worker in old] == [Phase.SERVING, Phase.SERVING]
     stage.wait(20)
     assert stage.spawned() == []
@@ -208,7 +204,9 @@ def test_reload_whose_first_worker_hangs_is_given_up_too() -> None:
     actions = stage.actions()
     assert SendSignal(new, signal.SIGUSR1) in actions
     assert of_kind(actions, KeepConfiguration)
-    assert of_kind(actions, Settled) == [Settled(reload_failed=True)]
+    (given_up,) = of_kind(actions, ReloadGivenUp)
+    assert given_up.reason == "worker 3 cannot start: it has not become ready for 300 s"
+    assert of_kind(actions, Settled) == []
     assert of_kind(actions, Spawn) == []
     assert [worker.phase for worker in old] == [Phase.SERVING, Phase.SERVING]
 
@@ -268,6 +266,37 @@ def test_reload_that_another_follows_leaves_its_number_of_workers_unused() -> No
     assert stage.roster.count == 2
 
 
+def test_reload_that_is_given_up_while_a_slot_is_empty_is_told_at_once() -> None:
+    stage = Stage(2)
+    first, _ = stage.started()
+    stage.end(first)
+    (third,) = stage.spawned()
+    stage.end(third, 3)
+    stage.roster.reload(stage.now)
+    fourth, _ = stage.spawned()
+    stage.actions()
+    stage.end(fourth, 3)
+    assert of_kind(stage.actions(), ReloadGivenUp) == [
+        ReloadGivenUp("worker 4 cannot start: it ended with 3 before it was ready")
+    ]
+
+
+def test_reload_that_is_given_up_during_the_start_leaves_that_to_be_told() -> None:
+    stage = Stage(2)
+    first, _ = stage.spawned()
+    stage.say(first, "ready")
+    stage.roster.reload(stage.now)
+    third, _ = stage.spawned()
+    stage.end(third, 3)
+    actions = stage.actions()
+    assert of_kind(actions, ReloadGivenUp)
+    assert of_kind(actions, Settled) == []
+    stage.wait(1)
+    (last,) = stage.spawned()
+    stage.say(last, "ready")
+    assert of_kind(stage.actions(), Settled) == [Settled()]
+
+
 def test_reload_during_a_reload_begins_anew() -> None:
     stage = Stage(2)
     old = stage.started()
@@ -282,7 +311,7 @@ def test_reload_during_a_reload_begins_anew() -> None:
     stage.say(second, "ready")
     (third,) = stage.spawned()
     stage.say(third, "ready")
-    assert of_kind(stage.actions(), Settled) == [Settled(False)]
+    assert of_kind(stage.actions(), Settled) == [Settled()]
     assert all(worker.phase is Phase.LEAVING for worker in old)
 
 
@@ -437,7 +466,7 @@ def test_slow_start_is_told_of_once_and_may_go_on(timeout: float) -> None:
     stage.wait(100)
     assert stage.actions() == []
     stage.say(worker, "ready")
-    assert stage.actions() == [Settled(reload_failed=False)]
+    assert stage.actions() == [Settled()]
 
 
 def test_stop_closes_the_sockets_first_and_finishes_when_all_have_left() -> None:
