@@ -180,8 +180,8 @@ class Reloader:
         if config.addresses != self._config.addresses:
             _logger.warning("where to listen has changed: that takes a restart")
         self._config = config
-        self._application = config.app or self._application
-        self._factory = config.factory or self._factory
+        if config.app is not None:
+            self._application, self._factory = config.app, config.factory
 
     def _spawn(self) -> _Worker:
         self._folders.enter(self._config)

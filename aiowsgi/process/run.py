@@ -108,6 +108,9 @@ def run(
     folders.enter(config)
     descriptors = take_passed_descriptors()
     config = _with_passed_sockets(config, descriptors)
+    factory = factory or config.factory
+    if isinstance(application, str):  # a configuration that is read anew may name another
+        config = dataclasses.replace(config, app=application, factory=factory)
     pid_file = PidFile(config.pid)
     try:
         notifier = Notifier()
@@ -116,15 +119,15 @@ def run(
             return config if reread is None else _with_passed_sockets(reread(), descriptors)
 
         if config.reload:
-            _reload(application, factory or config.factory, config, read_again, folders, config_file)
+            _reload(application, factory, config, read_again, folders, config_file)
         # As the first process of a container it has others' children to wait for, which a server cannot.
         elif option or (os.getpid() == 1 and in_main_thread()):
-            forced_by = _supervise(application, factory or config.factory, config, read_again, folders, notifier)
+            forced_by = _supervise(application, factory, config, read_again, folders, notifier)
             if forced_by:
                 pid_file.close()
                 _end_process(forced_by)
         else:
-            _serve_alone(application, factory or config.factory, config, notifier, pid_file)
+            _serve_alone(application, factory, config, notifier, pid_file)
     finally:
         pid_file.close()
         flush_logs()

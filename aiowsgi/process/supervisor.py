@@ -73,7 +73,7 @@ class Supervisor:
     """Starts and replaces workers until a signal or an order ends them.
 
     Args:
-        application: the application's name; ``None`` where it can only be forked.
+        application: the application's name, until a reload reads another; ``None`` where it can only be forked.
         factory: the name is a factory's.
         config: every setting.
         loaded: the application itself, to be forked; ``None`` to spawn workers that import it.
@@ -94,9 +94,7 @@ class Supervisor:
         notifier: Notifier,
     ) -> None:
         check_platform(fork=loaded is not None)
-        self._application = application
-        self._factory = factory
-        self._config = config
+        self._config = config = dataclasses.replace(config, app=application, factory=factory)
         #: What a reload that is given up comes back to.
         self._served_config = config
         self._loaded = loaded
@@ -145,7 +143,7 @@ class Supervisor:
             self._inside = Inside(self._config)
             if self._config.reuse_port:
                 self._sockets.for_slot(self._roster.count - 1)
-            set_title("supervisor", self._config.name, self._application or "aiowsgi")
+            set_title("supervisor", self._config.name, self._config.app or "aiowsgi")
             if self._loaded is not None:
                 _prepare_forks()
             logger.info("starting %s (pid %d)", self._workers_text(), os.getpid())
@@ -266,6 +264,8 @@ class Supervisor:
             config = dataclasses.replace(
                 config, bind=old.bind, host=old.host, port=old.port, uds=old.uds, reuse_port=old.reuse_port
             )
+        if self._loaded is not None or config.app is None:
+            config = dataclasses.replace(config, app=old.app, factory=old.factory)
         # The number that signals have set stays, unless the configuration has another.
         count = config.workers or 1 if config.workers != old.workers else None
         self._use(config)
@@ -400,9 +400,10 @@ class Supervisor:
     def _spawn(self, worker: Worker) -> None:
         sockets, slots = self._sockets_for(worker)
         descriptors = [sock.fileno() for sock in sockets]
-        order = Order(worker.number, self._application, self._factory, self._config, descriptors)
+        config = self._config
+        order = Order(worker.number, config.app, config.factory, config, descriptors)
         try:
-            self._folders.enter(self._config)
+            self._folders.enter(config)
             if self._loaded is None:
                 process = spawn_worker(order)
             else:

@@ -125,8 +125,11 @@ def test_configuration_file_that_changes_is_read_again_and_shown_when_it_is_brok
         assert get(folder)[1] == "a"
         write(config, "app = 'site_app'\nuds = 'sock'\nenviron = ['MODE=b']\nthreads = 0\n")
         server.wait_for_log("aiowsgi.toml:4: threads=0: must be at least 1; waiting for the next change")
-        write(config, "app = 'site_app'\nuds = 'other'\nenviron = ['MODE=b']\n")
-        assert get(folder)[1] == "b"
+        (folder / "shop.py").write_text(APP.replace("one", "two") + "\ndef make():\n    return app\n")
+        write(config, "app = 'shop:make'\nfactory = true\nuds = 'sock'\nenviron = ['MODE=b']\n")
+        assert get(folder)[:2] == ("two", "b")
+        write(config, "app = 'site_app'\nuds = 'other'\nenviron = ['MODE=c']\n")
+        wait_until(lambda: get(folder)[:2] == ("one", "c"), "the first application")
         server.wait_for_log("where to listen has changed: that takes a restart")
 
 

@@ -500,6 +500,36 @@ def test_reload_reads_the_configuration_file_again(folder: Path) -> None:
         server.wait_for_log(r"reload given up, .*: aiowsgi\.toml, which was read at the start, is gone\n")
 
 
+def test_reload_serves_the_application_that_the_configuration_file_names_by_then(folder: Path) -> None:
+    file = folder / "aiowsgi.toml"
+    file.write_text("app = 'hello'\n")
+    (folder / "shop.py").write_text(HELLO.replace("first", "second") + "\ndef make():\n    return app\n")
+    with supervised(folder, "--workers=1") as server:
+        assert get(server).startswith("first ")
+        file.write_text("app = 'shop:make'\nfactory = true\n")
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: get(server).startswith("second "), "the factory's application")
+        file.write_text("app = 'missing'\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("reload given up, the workers that serve stay: .*missing")
+        os.kill(int(get(server).split()[1]), signal.SIGKILL)
+        server.wait_for_log("worker 2 .* it is replaced")
+        assert get(server).startswith("second ")
+        file.write_text("app = 'hello'\n")
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: get(server).startswith("first "), "the first application")
+
+
+def test_reload_leaves_the_application_that_the_command_line_names(folder: Path) -> None:
+    file = folder / "aiowsgi.toml"
+    file.write_text("app = 'doing'\n")
+    with supervised(folder, "hello", "--workers=1") as server:
+        file.write_text("app = 'missing'\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("all workers serve")
+        assert get(server).startswith("first ")
+
+
 def test_reloads_that_are_given_up_leave_the_configuration_of_the_workers_that_serve(folder: Path) -> None:
     file, module = folder / "aiowsgi.toml", folder / "module.py"
     source = HELLO.replace("{VERSION}", "{environ['SHOP']}")
