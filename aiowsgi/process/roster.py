@@ -124,12 +124,10 @@ class Roster:
         self.proven = False
         self._next_count = self.count if count is None else count
         self._reloading = True
+        self._dismiss_starting(now)
         for slot in self.slots:
             slot.failure_count = 0
             slot.retry_at = -NEVER
-            if slot.starting is not None:  # of an earlier generation, and serves nobody
-                self._dismiss(slot.starting, now)
-                slot.starting = None
             if slot.serving is not None:
                 # Another reason outlives a reload that is given up: the worker tells it only once.
                 self._want_gone(slot, slot.wanted_gone or "reload", now)
@@ -295,7 +293,7 @@ class Roster:
         reason = worker.failure or f"it {how} before it was ready"
         if any(other.serving for other in self.slots):
             if self._reloading and worker.generation == self.generation:
-                self._give_up_reload(worker, reason)
+                self._give_up_reload(worker, reason, now)
             else:
                 self._log(logging.ERROR, f"{worker} cannot start, the others serve on: {reason}")
             self._back_off(slot, now, at_least=1)
@@ -306,9 +304,10 @@ class Roster:
             self._log(logging.ERROR, f"{worker} cannot start: {reason}")
             self._back_off(slot, now, at_least=1)
 
-    def _give_up_reload(self, worker: Worker, reason: str) -> None:
+    def _give_up_reload(self, worker: Worker, reason: str, now: float) -> None:
         self._reloading = False
         self._next_count = self.count
+        self._dismiss_starting(now)
         for slot in self.slots:
             if slot.wanted_gone == "reload":
                 slot.wanted_gone = ""
@@ -354,6 +353,13 @@ class Roster:
                     self._dismiss(worker, now)
 
     # Ends.
+
+    def _dismiss_starting(self, now: float) -> None:
+        """Have workers leave that are not ready, and serve nobody: what they were started for no longer holds."""
+        for slot in self.slots:
+            if slot.starting is not None:
+                self._dismiss(slot.starting, now)
+                slot.starting = None
 
     def _want_gone(self, slot: Slot, reason: str, now: float) -> None:
         if not slot.wanted_gone:
@@ -425,7 +431,7 @@ class Roster:
         self._actions.append(SendSignal(worker, DUMP))
         if slot is not None and starting and any(other.serving for other in self.slots):
             if self._reloading and worker.generation == self.generation:
-                self._give_up_reload(worker, f"it {text}")
+                self._give_up_reload(worker, f"it {text}", now)
             self._back_off(slot, now, at_least=1)
         elif slot is not None:
             self._crashed(worker, slot, now)

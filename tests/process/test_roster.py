@@ -281,6 +281,23 @@ def test_reload_that_is_given_up_while_a_slot_is_empty_is_told_at_once() -> None
     ]
 
 
+def test_reload_that_is_given_up_has_none_of_its_other_workers_replace_one() -> None:
+    stage = Stage(2)
+    first, second = stage.started()
+    stage.end(first)
+    (third,) = stage.spawned()
+    stage.end(third, 3)
+    stage.roster.reload(stage.now)
+    fourth, fifth = stage.spawned()
+    stage.end(fourth, 3)
+    assert SendSignal(fifth, signal.SIGTERM) in stage.actions()
+    stage.say(fifth, "ready")
+    assert second.phase is Phase.SERVING
+    stage.end(fifth, -15)
+    stage.wait(1)
+    assert [worker.slot for worker in stage.spawned()] == [0]
+
+
 def test_reload_that_is_given_up_during_the_start_leaves_that_to_be_told() -> None:
     stage = Stage(2)
     first, _ = stage.spawned()
