@@ -245,17 +245,22 @@ class Supervisor:
         logger.info("%s: one worker %s", name, "more" if name == "SIGTTIN" else "fewer")
         self._roster.resize(1 if name == "SIGTTIN" else -1, time.monotonic())
 
-    def _reload(self) -> None:
+    def _reload(self) -> str:
+        """Begin a reload; return why it is refused, where another is under way whose end is told instead."""
         if self._roster.stopping:
-            return
+            return ""
         logger.info("SIGHUP: reloading, one worker at a time")
-        self._reload_outcome = {}
         self._notifier.reloading()
         try:
             config = self._reread()
         except AiowsgiError as error:
+            if not self._reload_outcome:
+                text = f"reload given up, the one that is under way goes on: {error}"
+                logger.error("%s", text)
+                return text
             self._reload_given_up(str(error))
-            return
+            return ""
+        self._reload_outcome = {}
         if self._roster.proven:  # otherwise it is that of a reload whose first worker still starts
             self._served_config = self._config
         old = self._served_config
@@ -272,6 +277,7 @@ class Supervisor:
         if self._loaded is not None:
             logger.warning("preload: the application stays as it was imported; for new code restart the supervisor")
         self._roster.reload(time.monotonic(), count)
+        return ""
 
     def _use(self, config: Config) -> None:
         """Have workers start, and be watched, with a configuration."""
@@ -523,8 +529,9 @@ class Supervisor:
 
         if what == "reload" and self._roster.stopping:
             answer({"error": "it is ending, and starts no workers"})
+        elif what == "reload" and (refusal := self._reload()):
+            answer({"error": refusal})
         elif what == "reload":
-            self._reload()
             answer({"done": "reloading, one worker at a time", "under_way": True})
         elif what == "reloaded" and self._reload_outcome:
             answer(self._reload_outcome)

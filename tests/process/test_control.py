@@ -297,6 +297,25 @@ def test_reload_that_is_given_up_while_a_worker_is_missing_is_exit_1_too(folder:
         assert output.endswith("ValueError: no settings\n")
 
 
+def test_reload_that_is_refused_leaves_the_one_that_is_under_way_and_who_waits_for_it(folder: Path) -> None:
+    with workers(folder, 1) as server:
+        assert server.url
+        importing = "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\n"
+        (folder / "app.py").write_text(importing + "from tests.hosting import hello as app\n")
+        assert query(str(folder / "ctl"), "/reload", order=True)["under_way"]
+        with contextlib.closing(UnixConnection(str(folder / "ctl"), PATIENCE)) as connection:
+            connection.request("GET", "/reload")
+            assert pids(folder)  # who has asked before has been heard as well
+            (folder / "aiowsgi.toml").write_text("threads = 0\n")
+            with pytest.raises(ControlError, match=r"given up, the one that is under way goes on: .*:1: threads=0:"):
+                query(str(folder / "ctl"), "/reload", order=True)
+            (folder / "go").touch()
+            # The worker that was asked leaves.
+            assert json.loads(connection.getresponse().read()) == {"reload": "under way"}
+        server.wait_for_log("all workers serve: 1 worker")
+        assert query(str(folder / "ctl"), "/reload") == {"reload": "done", "text": "all workers serve: 1 worker"}
+
+
 def test_reload_that_does_not_end_is_exit_1_when_its_time_is_over_or_the_server_ends(folder: Path) -> None:
     with workers(folder, 1) as server:
         assert server.url
