@@ -269,7 +269,7 @@ class Supervisor:
             config = dataclasses.replace(
                 config, bind=old.bind, host=old.host, port=old.port, uds=old.uds, reuse_port=old.reuse_port
             )
-        if self._loaded is not None or config.app is None:
+        if self._loaded is not None or config.app is None:  # none is read where a program has named it
             config = dataclasses.replace(config, app=old.app, factory=old.factory)
         # The number that signals have set stays, unless the configuration has another.
         count = config.workers or 1 if config.workers != old.workers else None
