@@ -66,6 +66,8 @@ __all__ = ["Supervisor"]
 
 logger = logging.getLogger("aiowsgi.supervisor")
 
+# epoll_wait(2) takes less than 25 days, a timeout may be longer.
+_LONGEST_WAIT_SECONDS = 3600.0
 _SIGNAL_NAMES = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGUSR2", "SIGCHLD")
 
 
@@ -177,9 +179,9 @@ class Supervisor:
             self._watchdog_at = now + self._notifier.watchdog_interval
         self._act()
 
-    def _seconds_to_wait(self) -> float | None:
+    def _seconds_to_wait(self) -> float:
         deadline = min(self._roster.deadline, self._watchdog_at, self._censuses.deadline)
-        return None if deadline == NEVER else max(0.0, deadline - time.monotonic())
+        return min(_LONGEST_WAIT_SECONDS, max(0.0, deadline - time.monotonic()))
 
     def _close(self) -> None:
         self._close_sockets()

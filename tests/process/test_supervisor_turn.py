@@ -1,0 +1,86 @@
+"""What the supervisor does in one turn of its loop; this process stands in for its worker's."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from aiowsgi.config import Config
+from aiowsgi.process.actions import Phase, Spawn
+from aiowsgi.process.folders import Folders
+from aiowsgi.process.inside import Inside
+from aiowsgi.process.messages import MessagePipe, message_pipes
+from aiowsgi.process.notify import Notifier
+from aiowsgi.process.spawn import WorkerProcess
+from aiowsgi.process.supervisor import Supervisor
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="there is no supervisor")
+
+
+class Stage:
+    """A supervisor whose only worker serves, and that worker's end of their pipe."""
+
+    def __init__(self, timeout: float) -> None:
+        config = Config(workers=1, timeout=timeout)
+        folders, notifier = Folders(), Notifier()
+        self.supervisor = Supervisor("app", False, config, reread=lambda: config, folders=folders, notifier=notifier)
+        self.supervisor._inside = Inside(config)
+        self.roster = self.supervisor._roster
+        self.signals, self.signal_writer = socket.socketpair()
+        self.signals.setblocking(False)
+        pipe, sock = message_pipes()
+        self.pipe = MessagePipe(sock)
+        self.pipe.set_blocking(False)
+        process = WorkerProcess(os.getpid(), pipe, None)
+        process.slots = {0}
+        self.supervisor._processes[1] = process
+        self.use(selectors.DefaultSelector())
+        self.roster.start(0.0)
+        (spawn,) = self.roster.take_actions()
+        assert isinstance(spawn, Spawn)
+        self.worker = spawn.worker
+        self.pipe.send("ready", urls=[], loop="asyncio", parser="h11")
+        self.turn()
+        assert self.worker.phase is Phase.SERVING
+
+    def use(self, selector: selectors.BaseSelector) -> None:
+        """Have the supervisor wait with a selector."""
+        self.supervisor._selector.close()
+        self.supervisor._selector = selector
+        selector.register(self.signals, selectors.EVENT_READ)
+        selector.register(self.supervisor._processes[1].pipe, selectors.EVENT_READ, 1)
+
+    def turn(self) -> None:
+        """Have it wait for something, and do what follows."""
+        self.supervisor._turn(self.signals)
+
+    def close(self) -> None:
+        self.supervisor._close()
+        for sock in (self.pipe, self.signals, self.signal_writer):
+            sock.close()
+
+
+@pytest.fixture
+def make_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], Stage]]:
+    monkeypatch.setattr(sys, "path", list(sys.path))  # Folders writes into it
+    stages: list[Stage] = []
+
+    def make(timeout: float) -> Stage:
+        stages.append(Stage(timeout))
+        return stages[-1]
+
+    yield make
+    for stage in stages:
+        stage.close()
+
+
+def test_supervisor_whose_timeout_is_longer_than_epoll_can_wait_serves_on(make_stage: Callable[[float], Stage]) -> None:
+    stage = make_stage(9_999_999.0)
+    stage.pipe.send("heartbeat")
+    stage.turn()
+    assert stage.worker.phase is Phase.SERVING
