@@ -219,6 +219,16 @@ class Roster:
             self._log(logging.WARNING, f"{worker} {how} while it was leaving")
         self._settle(now)
 
+    def stood_still(self, seconds: float) -> None:
+        """The supervisor did not run for so long; perhaps the whole machine's or container's processes did not.
+
+        Nobody could be heard meanwhile, and a worker that stood still as well says nothing before it runs again: what
+        each had left of its time it has left now. The suspension of a machine is none of that: its clock stops too.
+        """
+        for worker in self.workers.values():
+            worker.begun_at += seconds
+            worker.deadline += seconds
+
     def tick(self, now: float) -> None:
         """Time has passed."""
         for worker in list(self.workers.values()):

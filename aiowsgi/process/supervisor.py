@@ -68,6 +68,8 @@ logger = logging.getLogger("aiowsgi.supervisor")
 
 # epoll_wait(2) takes less than 25 days, a timeout may be longer.
 _LONGEST_WAIT_SECONDS = 3600.0
+# Who wakes so much later than it wanted to did not run. Arbitrary: more than a busy machine makes of it, as a rule.
+_STANDSTILL_SECONDS = 0.25
 _SIGNAL_NAMES = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGUSR2", "SIGCHLD")
 
 
@@ -163,7 +165,7 @@ class Supervisor:
 
     def _turn(self, signals: socket.socket) -> None:
         """Wait for something, and do what follows from it."""
-        for key, _ in self._selector.select(self._seconds_to_wait()):
+        for key in self._wait():
             if key.fileobj is signals:
                 for signum in signals.recv(4096):
                     self._signalled(signum)
@@ -178,6 +180,18 @@ class Supervisor:
             self._notifier.watchdog()
             self._watchdog_at = now + self._notifier.watchdog_interval
         self._act()
+
+    def _wait(self) -> list[selectors.SelectorKey]:
+        """Wait for something, or for the next deadline; return what there is."""
+        begun_at = time.monotonic()
+        seconds = self._seconds_to_wait()
+        # Twice: where a process was stopped (SIGSTOP, a container's pause) until its time was up, CPython does not look
+        # again for what has come meanwhile.
+        happened = self._selector.select(seconds) or self._selector.select(0)
+        waited_seconds = time.monotonic() - begun_at
+        if waited_seconds > seconds + _STANDSTILL_SECONDS:
+            self._roster.stood_still(waited_seconds)
+        return [key for key, _ in happened]
 
     def _seconds_to_wait(self) -> float:
         deadline = min(self._roster.deadline, self._watchdog_at, self._censuses.deadline)

@@ -451,6 +451,26 @@ def test_silent_worker_whose_loop_turns_again_may_end_what_it_has() -> None:
     assert stage.actions() == [AskToDrain(worker, 25.0, leave_backlog=True)]
 
 
+def test_worker_is_not_silent_while_nobody_runs_and_later_is() -> None:
+    stage = Stage(2)
+    serving, starting = stage.spawned()
+    stage.say(serving, "ready")
+    stage.wait(11)
+    stage.actions()
+    stage.say(serving, "heartbeat")
+    stage.wait(1)
+    stage.now += 1000
+    stage.roster.stood_still(1000)
+    stage.wait(28)
+    assert stage.actions() == []
+    stage.wait(1)
+    assert SendSignal(serving, signal.SIGUSR1) in stage.actions()
+    stage.wait(258)
+    assert starting.phase is Phase.STARTING
+    stage.wait(1)
+    assert starting.phase is Phase.SILENT
+
+
 def test_timeout_of_zero_never_finds_a_worker_silent() -> None:
     stage = Stage(1, timeout=0)
     stage.started()

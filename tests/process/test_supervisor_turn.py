@@ -6,7 +6,10 @@ import os
 import selectors
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -20,6 +23,9 @@ from aiowsgi.process.spawn import WorkerProcess
 from aiowsgi.process.supervisor import Supervisor
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="there is no supervisor")
+
+# A process that cannot be: what is sent to it goes nowhere.
+NO_PID = 2**31 - 1
 
 
 class Stage:
@@ -36,7 +42,7 @@ class Stage:
         pipe, sock = message_pipes()
         self.pipe = MessagePipe(sock)
         self.pipe.set_blocking(False)
-        process = WorkerProcess(os.getpid(), pipe, None)
+        process = WorkerProcess(NO_PID, pipe, None)
         process.slots = {0}
         self.supervisor._processes[1] = process
         self.use(selectors.DefaultSelector())
@@ -82,5 +88,41 @@ def make_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], St
 def test_supervisor_whose_timeout_is_longer_than_epoll_can_wait_serves_on(make_stage: Callable[[float], Stage]) -> None:
     stage = make_stage(9_999_999.0)
     stage.pipe.send("heartbeat")
+    stage.turn()
+    assert stage.worker.phase is Phase.SERVING
+
+
+class StoppedSelector(selectors.DefaultSelector):
+    """A process that was stopped while it waited until its time was up: then nothing is looked at again."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if not timeout:
+            return super().select(0)
+        threading.Event().wait(timeout + 0.01)
+        return []
+
+
+class LateSelector(selectors.DefaultSelector):
+    """A process that stands still for longer than it wanted to wait."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, Any]]:
+        if timeout:
+            threading.Event().wait(timeout + 0.3)
+        return super().select(0)
+
+
+def test_supervisor_that_was_stopped_hears_what_was_said_before_it_judges(make_stage: Callable[[float], Stage]) -> None:
+    stage = make_stage(30.0)
+    stage.use(StoppedSelector())
+    stage.worker.deadline = time.monotonic() + 0.01
+    stage.pipe.send("heartbeat")
+    stage.turn()
+    assert stage.worker.phase is Phase.SERVING
+
+
+def test_worker_that_stood_still_with_the_supervisor_is_not_silent(make_stage: Callable[[float], Stage]) -> None:
+    stage = make_stage(30.0)
+    stage.use(LateSelector())
+    stage.worker.deadline = time.monotonic() + 0.01
     stage.turn()
     assert stage.worker.phase is Phase.SERVING
