@@ -39,6 +39,8 @@ class Inside:
         self.sockets: dict[str, list[socket.socket]] = {}
         self._ended = Snapshot()
         self._told: dict[int, Snapshot] = {}
+        #: The workers that may still tell something: who has left would be counted twice.
+        self._telling: set[int] = set()
         self._slots: set[int] = set()
         self._restart_count = 0
         try:
@@ -62,19 +64,29 @@ class Inside:
             close_sockets(sockets)
         self.sockets.clear()
 
-    def worker_started(self, slot: int) -> None:
+    def worker_started(self, number: int, slot: int) -> None:
         """A worker takes a slot, perhaps another one's."""
+        self._telling.add(number)
         if slot in self._slots:
             self._restart_count += 1
         self._slots.add(slot)
 
-    def worker_told(self, number: int, fields: dict[str, Any]) -> None:
-        """A worker has told its metrics; nothing where it has none."""
-        if fields:
+    def worker_told(self, number: int, fields: dict[str, Any], *, last: bool = False) -> None:
+        """A worker has told its metrics; nothing where it has none.
+
+        Args:
+            number: of the worker. One that is gone, or has told them for the last time, is not heard.
+            fields: what it has told.
+            last: it tells no more: what arrives later it has told before.
+        """
+        if fields and number in self._telling:
             self._told[number] = Snapshot.from_fields(fields)
+        if last:
+            self._telling.discard(number)
 
     def worker_ended(self, number: int) -> None:
         """A worker is gone."""
+        self._telling.discard(number)
         told = self._told.pop(number, None)
         if told is not None:
             self._ended = summed([self._ended, told.without_gauges()])

@@ -327,7 +327,7 @@ class Supervisor:
         elif kind == "ask":
             self._asked(number, process, message)
         elif kind == "stopped":
-            self._started_inside.worker_told(number, message.get("metrics", {}))
+            self._started_inside.worker_told(number, message.get("metrics", {}), last=True)
             self._past_figures["requests"]["done"] += message.get("done", 0)
             self._left(number, message)
 
@@ -438,7 +438,7 @@ class Supervisor:
             self._roster.ended(worker.number, f"could not be started: {error.strerror}", 1, time.monotonic())
             return
         process.slots = slots
-        self._started_inside.worker_started(worker.slot)
+        self._started_inside.worker_started(worker.number, worker.slot)
         self._processes[worker.number] = process
         self._selector.register(process.pipe, selectors.EVENT_READ, worker.number)
         logger.debug("%s starts as process %d", worker, process.pid)
