@@ -90,7 +90,12 @@ class Lend:
 
 @dataclass(frozen=True, slots=True)
 class StopListening:
-    """Close the supervisor's listening sockets: the end has begun."""
+    """Close the supervisor's listening sockets: the end has begun.
+
+    Where the workers ``serve_on``, Unix sockets stay, whose files would go with them; it comes again after the delay.
+    """
+
+    serve_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,8 @@ class Roster:
         self._exit_code = 0
         self._failure = ""
         self._finished = False
+        #: When the workers cease to serve on; never while there is no such delay.
+        self._delay_end = NEVER
 
     # What is asked for.
 
@@ -154,7 +156,10 @@ class Roster:
         """
         told_before, self.stopping = self.stopping, True
         if not told_before:
-            self._actions.append(StopListening())
+            self._actions.append(StopListening(serve_on=drain_delay > 0))
+            self._delay_end = now + drain_delay if drain_delay else NEVER
+        elif not drain_delay:
+            self._end_delay()
         for worker in list(self.workers.values()):
             if not told_before or now + drain_delay + seconds + LEAVING_MARGIN_SECONDS < worker.deadline:
                 self._dismiss(worker, now, seconds, leave_backlog=False, drain_delay=drain_delay)
@@ -231,6 +236,8 @@ class Roster:
 
     def tick(self, now: float) -> None:
         """Time has passed."""
+        if self._delay_end <= now:
+            self._end_delay()
         for worker in list(self.workers.values()):
             if worker.deadline <= now:
                 self._overdue(worker, now)
@@ -239,11 +246,11 @@ class Roster:
     @property
     def deadline(self) -> float:
         """When :meth:`tick` is to be called at the latest."""
-        due = [worker.deadline for worker in self.workers.values()]
+        due = [self._delay_end, *(worker.deadline for worker in self.workers.values())]
         if not self.stopping:
             # What is past waits for something else: its turn.
             due.extend(slot.retry_at for slot in self.slots if slot.starting is None and slot.retry_at > self._now)
-        return min(due, default=NEVER)
+        return min(due)
 
     def take_actions(self) -> list[Action]:
         """Return what is to be done, in order, once."""
@@ -409,6 +416,12 @@ class Roster:
     def _expect_end(self, worker: Worker, seconds: float, now: float) -> None:
         worker.phase = Phase.LEAVING
         worker.deadline = now + seconds + LEAVING_MARGIN_SECONDS
+
+    def _end_delay(self) -> None:
+        """The workers serve on no more, if they did."""
+        if self._delay_end < NEVER:
+            self._delay_end = NEVER
+            self._actions.append(StopListening())
 
     def _overdue(self, worker: Worker, now: float) -> None:
         if worker.phase is Phase.LEAVING:

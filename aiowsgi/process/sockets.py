@@ -84,10 +84,15 @@ class ListeningSockets:
         """How many slots have sockets."""
         return len(self._by_slot)
 
-    def close(self) -> None:
-        """Close all; Unix sockets' files go with them."""
+    def close(self, *, serve_on: bool = False) -> None:
+        """Close all; Unix sockets' files go with them.
+
+        Args:
+            serve_on: the workers still accept. Unix sockets stay open, so that they are found; the others do not, so
+                that nobody waits in one whose worker dies.
+        """
         for sockets in self._by_slot:
-            close_sockets(sockets)
+            close_sockets([sock for sock in sockets if not (serve_on and sock.family == socket.AF_UNIX)])
 
 
 def _paths(sockets: list[socket.socket]) -> list[str]:

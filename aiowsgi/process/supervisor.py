@@ -206,9 +206,9 @@ class Supervisor:
             process.ended(0)
         self._selector.close()
 
-    def _close_sockets(self) -> None:
+    def _close_sockets(self, *, serve_on: bool = False) -> None:
         if self._sockets is not None:
-            self._sockets.close()
+            self._sockets.close(serve_on=serve_on)
 
     # What happens.
 
@@ -408,8 +408,8 @@ class Supervisor:
                     self._lend(process, slot)
             case Log(level, text):
                 logger.log(level, "%s", text)
-            case StopListening():
-                self._close_sockets()
+            case StopListening(serve_on):
+                self._close_sockets(serve_on=serve_on)
             case KeepConfiguration():
                 self._use(self._served_config)
             case ReloadGivenUp(reason):

@@ -543,13 +543,31 @@ def test_stop_after_a_delay_waits_for_that_as_well_and_one_in_a_hurry_ends_it() 
     (worker,) = stage.started()
     stage.actions()
     stage.roster.stop(1.0, stage.now, drain_delay=20.0)
-    assert AskToDrain(worker, 1.0, leave_backlog=False, serve_on=True) in stage.actions()
+    assert stage.actions() == [
+        StopListening(serve_on=True),
+        AskToDrain(worker, 1.0, leave_backlog=False, serve_on=True),
+    ]
     stage.wait(15)
     assert stage.actions() == []
     stage.roster.stop(1.0, stage.now)
-    assert stage.actions() == [AskToDrain(worker, 1.0, leave_backlog=False)]
+    assert stage.actions() == [StopListening(), AskToDrain(worker, 1.0, leave_backlog=False)]
     stage.wait(6)
     assert SendSignal(worker, signal.SIGKILL) in stage.actions()
+
+
+def test_stop_after_a_delay_closes_the_rest_of_the_sockets_when_that_has_passed() -> None:
+    stage = Stage(1)
+    (worker,) = stage.started()
+    stage.roster.stop(25.0, stage.now, drain_delay=20.0)
+    stage.actions()
+    stage.wait(19)
+    assert stage.actions() == []
+    stage.wait(1)
+    assert stage.actions() == [StopListening()]
+    stage.roster.stop(1.0, stage.now)
+    assert stage.actions() == [AskToDrain(worker, 1.0, leave_backlog=False)]
+    stage.end(worker, 0)
+    assert stage.actions() == [Finish(0, "")]
 
 
 def test_worker_that_does_not_leave_is_killed() -> None:

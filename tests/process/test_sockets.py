@@ -44,6 +44,19 @@ def test_sockets_of_slots_that_are_gone_are_left_to_others(each_their_own: Liste
     assert each_their_own.left_by(3) == []
 
 
+def test_unix_sockets_stay_open_while_workers_serve_on(each_their_own: ListeningSockets) -> None:
+    tcp, unix = each_their_own.for_slot(0)
+    other_tcp = each_their_own.for_slot(1)[0]
+    path = Path(unix.getsockname())
+    each_their_own.close(serve_on=True)
+    assert (tcp.fileno(), other_tcp.fileno()) == (-1, -1)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    each_their_own.close()
+    assert unix.fileno() == -1
+    assert not path.exists()
+
+
 def test_socket_that_was_passed_and_lets_nobody_else_in_is_shared() -> None:
     with socket.create_server(("127.0.0.1", 0)) as passed:
         sockets = ListeningSockets(Config(bind=(f"fd://{passed.fileno()}",), reuse_port=True))

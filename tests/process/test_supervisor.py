@@ -453,6 +453,23 @@ def test_unix_socket_outlives_workers_and_goes_with_the_supervisor(folder: Path)
         assert not (folder / "sock").exists()
 
 
+def test_unix_socket_is_served_on_for_the_drain_delay_and_a_second_signal_ends_that(folder: Path) -> None:
+    arguments = ("hello", "-w", "1", "--uds=sock", "--ready-path=/ready", "--drain-delay=10m")
+
+    def status_code(path: str) -> int:
+        with connect_unix(folder / "sock") as client:
+            return client.get(path).status_code
+
+    with server_process(folder, *arguments) as server:
+        assert status_code("/ready") == 200
+        server.signal(signal.SIGTERM)
+        wait_until(lambda: status_code("/ready") == 503, "the beginning of the delay")
+        assert status_code("/") == 200
+        server.signal(signal.SIGINT)
+        assert server.wait() == 128 + signal.SIGINT
+        assert not (folder / "sock").exists()
+
+
 def test_unix_socket_that_nobody_listens_on_is_replaced_and_one_of_another_is_left(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(folder / "sock"))
