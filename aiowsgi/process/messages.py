@@ -26,7 +26,7 @@ __all__ = ["Message", "MessagePipe", "message_pipes"]
 Message = dict[str, Any]
 
 _READ_SIZE = 64 * 1024
-# More than any message needs; who sends more has lost its mind, and is not listened to.
+# No message is longer; who sends more has lost its mind, and is not listened to.
 _MOST_UNREAD_SIZE = 4 * 1024 * 1024
 # What waits for a reader that does not read. Beyond it messages are dropped: a heartbeat that is late says nothing.
 _MOST_UNSENT_COUNT = 100
@@ -44,7 +44,8 @@ class MessagePipe:
     def __init__(self, sock: socket.socket, unread: bytes = b"") -> None:
         self._socket = sock
         self._unread = unread
-        self._unsent: deque[bytes] = deque()
+        #: Lines, the first perhaps begun, and the descriptors that go with them.
+        self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
         self._descriptors: deque[int] = deque()
         #: The other side is gone, or has closed its end.
         self.ended = False
@@ -53,54 +54,73 @@ class MessagePipe:
         """Return the descriptor, to wait for messages; -1 once closed."""
         return self._socket.fileno()
 
+    @property
+    def unsent(self) -> bool:
+        """Whether something waits for room, to be sent by :meth:`flush`."""
+        return bool(self._unsent)
+
     def set_blocking(self, blocking: bool) -> None:
         """Let :meth:`receive` wait for a message, or not."""
         self._socket.setblocking(blocking)
 
-    def send(self, kind: str, /, *, descriptors: Sequence[int] = (), **fields: Any) -> None:
+    def send(self, kind: str, /, *, descriptors: Sequence[int] = (), **fields: Any) -> bool:
         """Send a message, or keep it until the other side reads on. Never blocks where the pipe does not.
 
         Args:
             kind: of the message.
-            descriptors: go with it.
+            descriptors: go with it. If they are closed before it is sent, it is dropped.
             fields: values that JSON has.
+
+        Returns:
+            Whether it is short enough: the other side takes a longer one for the end.
         """
         line = json.dumps({"type": kind, **fields}, separators=(",", ":")).encode() + b"\n"
-        if descriptors:
-            with contextlib.suppress(OSError):
-                socket.send_fds(self._socket, [line], list(descriptors))
-            return
-        if len(self._unsent) < _MOST_UNSENT_COUNT:
-            self._unsent.append(line)
+        if len(line) > _MOST_UNREAD_SIZE:
+            return False
+        if descriptors or len(self._unsent) < _MOST_UNSENT_COUNT:
+            self._unsent.append((line, descriptors))
         self.flush()
+        return True
 
     def flush(self) -> None:
         """Send what could not be sent before."""
         while self._unsent:
             # Taken out while it is being sent: a signal handler may send as well.
-            line = self._unsent.popleft()
+            line, descriptors = self._unsent.popleft()
             try:
-                sent_size = self._socket.send(line)
+                if descriptors:
+                    sent_size = socket.send_fds(self._socket, [line], list(descriptors))
+                    descriptors = ()  # they go with the first byte
+                else:
+                    sent_size = self._socket.send(line)
             except BlockingIOError:
                 sent_size = 0
-            except OSError:  # the other side is gone; the end of the stream says so
-                self._unsent.clear()
+            except OSError:
+                if descriptors:
+                    continue  # they have been closed; or nobody is there, and the next line fails too
+                self._unsent.clear()  # the other side is gone; the end of the stream says so
                 return
             if sent_size < len(line):
-                self._unsent.appendleft(line[sent_size:])
+                self._unsent.appendleft((line[sent_size:], descriptors))
                 return
 
     def receive(self) -> list[Message]:
         """Return the messages that have arrived; :attr:`ended` tells whether more can come."""
+        return self._read() or []
+
+    def _read(self) -> list[Message] | None:
+        """Return the messages that what is read completes; ``None`` where there is nothing to read."""
         try:
             data, descriptors, _, _ = socket.recv_fds(self._socket, _READ_SIZE, _MOST_DESCRIPTORS)
         except (BlockingIOError, InterruptedError):
-            return []
+            return None
         except OSError:
             data, descriptors = b"", []
         self._descriptors.extend(descriptors)
         if not data or len(self._unread) > _MOST_UNREAD_SIZE:
             self.ended = True
+        if not data:
+            return None
         *lines, self._unread = (self._unread + data).split(b"\n")
         messages = []
         for line in lines:
@@ -114,7 +134,7 @@ class MessagePipe:
     def receive_all(self) -> list[Message]:
         """Return all that has arrived: the other side has ended. The pipe must not block."""
         messages: list[Message] = []
-        while received := self.receive():
+        while (received := self._read()) is not None:
             messages.extend(received)
         return messages
 

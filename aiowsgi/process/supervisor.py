@@ -66,6 +66,8 @@ __all__ = ["Supervisor"]
 
 logger = logging.getLogger("aiowsgi.supervisor")
 
+# Of what all workers say, to be passed on in one message: that may have four, with what is around it.
+_MOST_ANSWER_SIZE = 3 * 1024 * 1024
 # epoll_wait(2) takes less than 25 days, a timeout may be longer.
 _LONGEST_WAIT_SECONDS = 3600.0
 # Who wakes so much later than it wanted to did not run. Arbitrary: more than a busy machine makes of it, as a rule.
@@ -165,11 +167,15 @@ class Supervisor:
 
     def _turn(self, signals: socket.socket) -> None:
         """Wait for something, and do what follows from it."""
-        for key in self._wait():
+        self._watch_for_room()
+        for key, events in self._wait():
             if key.fileobj is signals:
                 for signum in signals.recv(4096):
                     self._signalled(signum)
-            else:
+                continue
+            if events & selectors.EVENT_WRITE:
+                self._processes[key.data].pipe.flush()
+            if events & selectors.EVENT_READ:
                 self._listen_to(key.data)
         self._reap()
         now = time.monotonic()
@@ -181,7 +187,15 @@ class Supervisor:
             self._watchdog_at = now + self._notifier.watchdog_interval
         self._act()
 
-    def _wait(self) -> list[selectors.SelectorKey]:
+    def _watch_for_room(self) -> None:
+        """See to it that what workers could not take yet goes on when they have room."""
+        for number, process in self._processes.items():
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if process.pipe.unsent else 0)
+            with contextlib.suppress(KeyError):  # a worker that speaks no more
+                if self._selector.get_key(process.pipe).events != events:
+                    self._selector.modify(process.pipe, events, number)
+
+    def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for something, or for the next deadline; return what there is."""
         begun_at = time.monotonic()
         seconds = self._seconds_to_wait()
@@ -191,7 +205,7 @@ class Supervisor:
         waited_seconds = time.monotonic() - begun_at
         if waited_seconds > seconds + _STANDSTILL_SECONDS:
             self._roster.stood_still(waited_seconds)
-        return [key for key, _ in happened]
+        return happened
 
     def _seconds_to_wait(self) -> float:
         deadline = min(self._roster.deadline, self._watchdog_at, self._censuses.deadline)
@@ -310,7 +324,6 @@ class Supervisor:
 
     def _heard(self, number: int, process: WorkerProcess, message: Message) -> None:
         kind = message.get("type")
-        process.pipe.flush()
         self._roster.message(number, message, time.monotonic())
         worker = self._roster.workers.get(number)
         if kind == "ready":
@@ -536,7 +549,9 @@ class Supervisor:
         what = message.get("what")
 
         def answer(answers: dict[str, Any]) -> None:
-            process.pipe.send("answer", ask=message.get("ask"), answers=answers)
+            ask = message.get("ask")
+            if not process.pipe.send("answer", ask=ask, answers=answers):
+                process.pipe.send("answer", ask=ask, answers={"error": "the answer of all workers is too large"})
 
         def answer_metrics(told: Told) -> None:
             for number, fields in told.items():
@@ -562,9 +577,10 @@ class Supervisor:
             self._gather("report", lambda told: answer({"workers": told}), what=what)
 
     def _gather(self, kind: str, done: Callable[[Told], object], **fields: Any) -> None:
-        """Send all workers that serve a message; call ``done`` with what they say."""
+        """Send all workers that serve a message, with the size that each may answer in; call ``done`` with that."""
         serving = [worker.number for worker in self._roster.workers.values() if worker.ready_at]
         census = self._censuses.begin(serving, time.monotonic(), done)
+        fields["size"] = _MOST_ANSWER_SIZE // max(1, len(serving))
         for number in serving:
             self._processes[number].pipe.send(kind, census=census, **fields)
         self._censuses.tick(time.monotonic())

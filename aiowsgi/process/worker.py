@@ -46,7 +46,7 @@ from aiowsgi.server.control import ControlResponder
 from aiowsgi.server.drain import DrainReport
 from aiowsgi.server.exposition import MetricsResponder
 from aiowsgi.server.reports import Answers, report
-from aiowsgi.server.stacks import stack_report
+from aiowsgi.server.stacks import shortened, stack_report
 
 __all__ = ["HELD_BACK_SIGNALS", "START_FAILURE", "Order", "heartbeat_interval", "run_forked", "run_spawned"]
 
@@ -237,6 +237,7 @@ class _Worker:
             metrics=report(server, "metrics"),
         )
         loop.remove_reader(self._pipe.fileno())
+        loop.remove_writer(self._pipe.fileno())
 
     # What goes on by itself.
 
@@ -279,15 +280,25 @@ class _Worker:
                 self._tell(message["what"], _take_sockets(self._pipe.take_descriptors(message["count"])))
             elif kind == "report":
                 fields = report(self._started_server, message["what"])
+                if "stacks" in fields:
+                    fields["stacks"] = shortened(fields["stacks"], message["size"])
                 self._pipe.send("report", census=message["census"], fields=fields)
             elif kind == "answer":
                 self._answered(message["ask"], message["answers"])
             elif kind == "statistics":
                 figures = figures_of(self._started_server.stats())
                 self._pipe.send("statistics", census=message["census"], figures=figures)
+        loop = asyncio.get_running_loop()
         if self._pipe.ended:
-            asyncio.get_running_loop().remove_reader(self._pipe.fileno())
+            loop.remove_reader(self._pipe.fileno())
             self._leave_as_orphan()
+        elif self._pipe.unsent:
+            loop.add_writer(self._pipe.fileno(), self._pipe_writable)
+
+    def _pipe_writable(self) -> None:
+        self._pipe.flush()
+        if not self._pipe.unsent:
+            asyncio.get_running_loop().remove_writer(self._pipe.fileno())
 
     def _leave_as_orphan(self) -> None:
         logger.warning("the supervisor is gone: running requests may finish, then this worker leaves")

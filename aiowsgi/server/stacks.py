@@ -8,6 +8,7 @@ Thread: any; also a signal handler of a thread that is stuck.
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from types import FrameType
@@ -16,7 +17,7 @@ from aiowsgi.bridge.threads import thread_names
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.exchange import Exchange
 
-__all__ = ["describe_request", "exchange_of", "stack_of", "stack_report"]
+__all__ = ["describe_request", "exchange_of", "shortened", "stack_of", "stack_report"]
 
 # Frames of one thread that are shown, the innermost. Arbitrary; a recursion that runs away has a thousand.
 _MOST_FRAMES = 100
@@ -84,3 +85,17 @@ def stack_report(engine: Engine | None = None, below: FrameType | None = None) -
             title += f": {describe_request(engine, exchange)}"
         parts.append(f"{title}\n{stack_of(frame)}")
     return "\n".join(parts)
+
+
+def shortened(text: str, most_size: int) -> str:
+    """Return a report of a bounded size, with a word of what is missing.
+
+    Args:
+        text: the report.
+        most_size: bytes that it may have as JSON, nearly.
+    """
+    size = len(json.dumps(text))
+    if size <= most_size:
+        return text
+    shown_count = len(text) * most_size // size
+    return f"{text[:shown_count]}\n... {len(text) - shown_count} more characters: SIGUSR1 has all of it logged"

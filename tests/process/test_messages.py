@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aiowsgi.process.messages import MessagePipe, message_pipes
+from aiowsgi.process.messages import Message, MessagePipe, message_pipes
 
 
 @pytest.fixture
@@ -17,6 +17,17 @@ def pipes() -> Iterator[tuple[MessagePipe, MessagePipe]]:
     yield own, other
     own.close()
     other.close()
+
+
+def received(reader: MessagePipe, writer: MessagePipe, count: int) -> list[Message]:
+    """Read messages while the other side sends on; a bounded number of times."""
+    messages: list[Message] = []
+    for _ in range(1000):
+        messages += reader.receive()
+        if len(messages) == count:
+            break
+        writer.flush()
+    return messages
 
 
 def test_messages_arrive_in_order(pipes: tuple[MessagePipe, MessagePipe]) -> None:
@@ -72,6 +83,23 @@ def test_reader_that_does_not_read_costs_no_more_than_a_bounded_queue(
     assert own.receive() == [{"type": "heartbeat"}]
 
 
+def test_long_message_goes_on_whenever_there_is_room(pipes: tuple[MessagePipe, MessagePipe]) -> None:
+    own, other = pipes
+    assert other.send("report", text="x" * 3_000_000)
+    assert other.unsent
+    (message,) = received(own, other, 1)
+    assert len(message["text"]) == 3_000_000
+    assert not other.unsent
+
+
+def test_message_that_would_be_taken_for_the_end_is_not_sent(pipes: tuple[MessagePipe, MessagePipe]) -> None:
+    own, other = pipes
+    assert not other.send("report", text="x" * 4 * 1024 * 1024)
+    assert not other.unsent
+    assert other.send("heartbeat")
+    assert own.receive() == [{"type": "heartbeat"}]
+
+
 def test_line_without_an_end_ends_the_stream(pipes: tuple[MessagePipe, MessagePipe]) -> None:
     own, other = pipes
     for _ in range(500):
@@ -95,8 +123,40 @@ def test_sockets_go_with_a_message(pipes: tuple[MessagePipe, MessagePipe]) -> No
         os.close(descriptors[1])
 
 
+def test_sockets_wait_for_their_turn(pipes: tuple[MessagePipe, MessagePipe]) -> None:
+    own, other = pipes
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        own.send("answer", text="x" * 1_000_000)
+        own.send("listen", count=1, descriptors=[sock.fileno()])
+        own.send("drain")
+        messages = received(other, own, 3)
+        assert [message["type"] for message in messages] == ["answer", "listen", "drain"]
+        (descriptor,) = other.take_descriptors(1)
+        with socket.socket(fileno=descriptor) as passed:
+            assert passed.getsockname() == sock.getsockname()
+
+
+def test_sockets_that_were_closed_before_their_turn_hold_up_nothing(pipes: tuple[MessagePipe, MessagePipe]) -> None:
+    own, other = pipes
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        own.send("answer", text="x" * 1_000_000)
+        own.send("listen", count=1, descriptors=[sock.fileno()])
+    own.send("drain")
+    assert [message["type"] for message in received(other, own, 2)] == ["answer", "drain"]
+
+
 def test_last_words_are_all_received(pipes: tuple[MessagePipe, MessagePipe]) -> None:
     own, other = pipes
     for number in range(10):
         other.send("statistics", number=number, text="x" * 10_000)
     assert [message["number"] for message in own.receive_all()] == list(range(10))
+
+
+def test_last_words_after_a_long_message_are_received(pipes: tuple[MessagePipe, MessagePipe]) -> None:
+    own, other = pipes
+    other.send("report", text="x" * 100_000)
+    other.send("stopped")
+    assert [message["type"] for message in own.receive_all()] == ["report", "stopped"]
+    other.close()
+    assert own.receive_all() == []
+    assert own.ended

@@ -17,7 +17,7 @@ from aiowsgi.config import Config
 from aiowsgi.process.actions import Phase, Spawn
 from aiowsgi.process.folders import Folders
 from aiowsgi.process.inside import Inside
-from aiowsgi.process.messages import MessagePipe, message_pipes
+from aiowsgi.process.messages import Message, MessagePipe, message_pipes
 from aiowsgi.process.notify import Notifier
 from aiowsgi.process.spawn import WorkerProcess
 from aiowsgi.process.supervisor import Supervisor
@@ -126,3 +126,39 @@ def test_worker_that_stood_still_with_the_supervisor_is_not_silent(make_stage: C
     stage.worker.deadline = time.monotonic() + 0.01
     stage.turn()
     assert stage.worker.phase is Phase.SERVING
+
+
+def test_long_answer_goes_on_without_a_word_of_the_worker(make_stage: Callable[[float], Stage]) -> None:
+    stage = make_stage(5.0)
+    stage.supervisor._processes[1].pipe.send("answer", ask=1, answers={"text": "x" * 1_000_000})
+    messages = stage.pipe.receive_all()
+    while not messages:
+        stage.turn()
+        messages = stage.pipe.receive_all()
+    assert [len(message["answers"]["text"]) for message in messages] == [1_000_000]
+    stage.pipe.send("heartbeat")
+    stage.turn()
+    pipe = stage.supervisor._processes[1].pipe
+    assert stage.supervisor._selector.get_key(pipe).events == selectors.EVENT_READ  # not for room that is always there
+
+
+def test_answer_too_large_for_the_worker_that_asked_is_told_to_be(make_stage: Callable[[float], Stage]) -> None:
+    stage = make_stage(5.0)
+    stage.pipe.send("ask", ask=7, what="top")
+    stage.turn()
+    (question,) = (message for message in stage.pipe.receive() if message["type"] == "report")
+    stage.pipe.send("report", census=question["census"], fields={"shown": "x" * (4 * 1024 * 1024 - 60)})
+    answers: list[Message] = []
+    while not answers:
+        stage.turn()
+        stage.pipe.flush()
+        answers = stage.pipe.receive_all()
+    assert answers == [{"type": "answer", "ask": 7, "answers": {"error": "the answer of all workers is too large"}}]
+
+
+def test_worker_is_asked_for_its_part_of_what_an_answer_may_have(make_stage: Callable[[float], Stage]) -> None:
+    stage = make_stage(5.0)
+    stage.pipe.send("ask", ask=7, what="stacks")
+    stage.turn()
+    (question,) = (message for message in stage.pipe.receive() if message["type"] == "report")
+    assert question["size"] == 3 * 1024 * 1024

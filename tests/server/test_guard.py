@@ -15,7 +15,7 @@ from aiowsgi import Server, ThreadPool
 from aiowsgi.bridge.pool import Job
 from aiowsgi.config import Config
 from aiowsgi.errors import ConfigError
-from aiowsgi.server.stacks import stack_report
+from aiowsgi.server.stacks import shortened, stack_report
 from tests.conftest import ServerThread
 from tests.process.server_process import PATIENCE, wait_until
 from tests.raw import RawClient, Truncated
@@ -307,6 +307,12 @@ def test_stack_report_shows_the_end_of_a_recursion_that_runs_away() -> None:
     assert " more\n" in report
     assert "more times]\n" in report
     assert report.count("\n") < 100
+
+
+def test_report_of_stacks_that_is_too_long_ends_with_a_word_of_that() -> None:
+    text = "é" * 1000
+    assert shortened(text, 6002) == text  # an escape of six bytes for each
+    assert shortened(text, 3001) == "é" * 500 + "\n... 500 more characters: SIGUSR1 has all of it logged"
 
 
 @pytest.mark.parametrize("actions", [("log", "sing"), ("503",)])
