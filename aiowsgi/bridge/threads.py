@@ -40,7 +40,9 @@ def call_aside(function: Callable[[], object]) -> None:
 
 
 def join_threads() -> None:
-    """Wait for the threads that an interpreter's end waits for: those that are no daemons."""
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.current_thread() and thread is not threading.main_thread():
-            thread.join()
+    """Wait for the threads that an interpreter's end waits for, in the main thread of a process that then ends.
+
+    An executor's threads are told first that they may leave, which only the interpreter's own function does;
+    multiprocessing calls it in its forked children.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # not typed

@@ -437,6 +437,24 @@ def test_application_that_is_preloaded_is_imported_once(folder: Path) -> None:
     assert "Traceback" not in server.log
 
 
+def test_preloaded_worker_with_an_executor_leaves_by_itself_and_calls_what_atexit_has(folder: Path) -> None:
+    (folder / "executing.py").write_text(
+        "import atexit\nfrom concurrent.futures import ThreadPoolExecutor\nimport hello\n"
+        "def left():\n    with open('left', 'a') as file: print('left', file=file)\n"
+        "def app(environ, start_response):\n"
+        "    atexit.register(left)\n"
+        "    global executor\n"
+        "    executor = ThreadPoolExecutor(1)\n"
+        "    return executor.submit(hello.app, environ, start_response).result()\n"
+    )
+    with supervised(folder, "executing", "-w", "1", "--preload") as server:
+        assert get(server).startswith("first ")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert (folder / "left").read_text() == "left\n"
+    assert "it is killed" not in server.log
+
+
 def test_unix_socket_outlives_workers_and_goes_with_the_supervisor(folder: Path) -> None:
     with server_process(folder, "hello", "-w", "1", "--uds=sock", "--uds-mode=600") as server:
         connect_unix(folder / "sock").close()

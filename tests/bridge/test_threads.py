@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.hosting import PATIENCE
+from tests.process.server_process import environment
+
+# What a worker does that is a copy of its supervisor: whatever is left of the import, and threads of its own.
+FORKED = f"""
+import os, signal, threading
+from concurrent.futures import ThreadPoolExecutor
+from aiowsgi.bridge.threads import join_threads
+
+def use_executor():
+    executor = ThreadPoolExecutor(1)
+    executor.submit(int).result()
+    return executor
+
+before = use_executor()
+pid = os.fork()
+if pid == 0:
+    signal.alarm({PATIENCE:.0f})
+    own = use_executor()
+    going = threading.Event()
+    threading.Thread(target=lambda: (going.wait(), print("done", flush=True))).start()
+    threading.Thread(target=going.wait, daemon=True).start()
+    threading.Timer(0.01, going.set).start()
+    join_threads()
+    os._exit(0)
+print(os.waitpid(pid, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork()")
+def test_threads_of_a_forked_process_are_joined_also_those_of_an_executor() -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == (["done", "0"], "")
