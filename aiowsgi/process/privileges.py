@@ -124,6 +124,7 @@ def give_files(config: Config, paths: Iterable[str]) -> None:
     uid, gid, _ = _wanted(config)
     for path in paths:
         try:
-            os.chown(path, uid, gid)
+            # Whoever may write in that folder may have put a link there.
+            os.chown(path, uid, gid, follow_symlinks=False)
         except OSError as error:
             raise StartupError(f"cannot give {path} to user {config.user}: {error.strerror}") from error

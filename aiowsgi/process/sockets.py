@@ -17,7 +17,7 @@ from pathlib import Path
 from aiowsgi.config import Config
 from aiowsgi.errors import StartupError
 from aiowsgi.process.privileges import give_files
-from aiowsgi.server.listeners import clone_socket, close_sockets, open_sockets
+from aiowsgi.server.listeners import bound_files, clone_socket, close_sockets, open_sockets
 
 __all__ = ["ListeningSockets", "warn_of_backlog"]
 
@@ -47,7 +47,7 @@ class ListeningSockets:
         #: By slot; without reuse_port there is only the first entry.
         self._by_slot: list[list[socket.socket]] = [first]
         try:
-            give_files(config, _paths(first))
+            give_files(config, bound_files(first))
         except BaseException:
             self.close()
             raise
@@ -93,11 +93,6 @@ class ListeningSockets:
         """
         for sockets in self._by_slot:
             close_sockets([sock for sock in sockets if not (serve_on and sock.family == socket.AF_UNIX)])
-
-
-def _paths(sockets: list[socket.socket]) -> list[str]:
-    names = [sock.getsockname() for sock in sockets if sock.family == socket.AF_UNIX]
-    return [name for name in names if isinstance(name, str) and name]
 
 
 def warn_of_backlog(backlog: int) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 from aiowsgi.config import BindAddress, FileDescriptorAddress, TCPAddress, UnixAddress
 
-__all__ = ["Listener", "clone_socket", "close_sockets", "end_handovers", "open_sockets"]
+__all__ = ["Listener", "bound_files", "clone_socket", "close_sockets", "end_handovers", "open_sockets"]
 
 _logger = logging.getLogger("aiowsgi.error")
 
@@ -113,6 +113,11 @@ def close_sockets(sockets: Sequence[socket.socket]) -> None:
         sock.close()
 
 
+def bound_files(sockets: Iterable[socket.socket]) -> list[str]:
+    """Return the paths of Unix sockets' files that were made here; those of inherited ones are somebody else's."""
+    return [sock.path for sock in sockets if isinstance(sock, _UnixSocket) and sock.path]
+
+
 class _UnixSocket(socket.socket):
     """A Unix socket that was bound here: its file goes when it is closed, if the file is still its own.
 
@@ -130,6 +135,11 @@ class _UnixSocket(socket.socket):
         if isinstance(path, str) and not path.startswith("\0"):
             status = os.stat(path)
             self._file = os.path.abspath(path), status.st_dev, status.st_ino, os.getpid()
+
+    @property
+    def path(self) -> str:
+        """Where its file is, from the root; empty where there is none."""
+        return "" if self._file is None else self._file[0]
 
     def close(self) -> None:
         """See :meth:`socket.socket.close`."""
@@ -210,13 +220,16 @@ def _bind_unix(path: str, mode: int | None) -> socket.socket:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         os.unlink(path)
     sock = _UnixSocket()
+    # Not chmod(2) afterwards: it follows a link, which others may have put there if they may write in that folder.
+    umask = None if mode is None else os.umask(0o777 & ~mode)
     try:
         sock.bind(path)
-        if mode is not None:
-            os.chmod(path, mode)  # nobody has been let in: it does not listen yet
     except BaseException:
         sock.close()
         raise
+    finally:
+        if umask is not None:
+            os.umask(umask)
     return sock
 
 

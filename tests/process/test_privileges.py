@@ -15,7 +15,7 @@ import pytest
 from aiowsgi.config import Config
 from aiowsgi.errors import ApplicationImportError, ConfigError, StartupError
 from aiowsgi.process.application import load_application
-from aiowsgi.process.privileges import drop_privileges, find_group, find_user
+from aiowsgi.process.privileges import drop_privileges, find_group, find_user, give_files
 from tests.process.server_process import connect_unix, server_process
 
 SOURCE = """
@@ -125,6 +125,14 @@ def test_application_that_the_user_cannot_read_is_told_from_a_missing_one(public
         f"no file '{folder}/app.py' that can be seen: user {name} cannot read {folder}",
         f"no file 'app.py' that can be seen: user {name} cannot read {folder}",
     ]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may give files away")
+def test_link_in_the_place_of_a_file_is_given_itself_and_not_what_it_names(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    give_files(Config(user=str(NOBODY)), [str(tmp_path / "link")])
+    assert ((tmp_path / "file").stat().st_uid, (tmp_path / "link").lstat().st_uid) == (0, NOBODY)
 
 
 @pytest.mark.parametrize("text", ["9", "abc", "07777777", "-1"])

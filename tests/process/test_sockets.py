@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,21 @@ def test_socket_that_was_passed_and_lets_nobody_else_in_is_shared() -> None:
         sockets = ListeningSockets(Config(bind=(f"fd://{passed.fileno()}",), reuse_port=True))
         assert sockets.for_slot(1) == sockets.for_slot(0)
         sockets.close()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may give files away")
+def test_sockets_that_were_bound_here_are_given_to_the_user_and_passed_ones_stay_their_owners(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as passed:
+        passed.bind(str(tmp_path / "passed"))
+        passed.listen()
+        bind = f"fd://{passed.fileno()}", f"unix:{tmp_path}/own"
+        sockets = ListeningSockets(Config(bind=bind, user="65534", group="65534"))
+    status = {name: (tmp_path / name).stat() for name in ("passed", "own")}
+    assert {name: (each.st_uid, each.st_gid) for name, each in status.items()} == {
+        "passed": (0, 0),
+        "own": (65534, 65534),
+    }
+    sockets.close()
 
 
 def test_address_in_use_is_a_startup_error_and_leaves_nothing_listening(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from aiowsgi.configuration.addresses import parse_bind
 from aiowsgi.server import Server
+from aiowsgi.server.listeners import open_sockets
 from tests.conftest import LOOPS, ServerThread, running_server
 from tests.hosting import ask, eventually, run_in_loop
 from tests.process.server_process import wait_until
@@ -222,6 +224,21 @@ def test_unix_socket_file_is_removed_after_a_change_of_directory(
         monkeypatch.chdir("/")
         assert (tmp_path / "socket").exists()
     assert not (tmp_path / "socket").exists()
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o022, 0o000])
+def test_unix_socket_has_its_permissions_as_soon_as_it_has_its_file(
+    umask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "chmod")  # which would follow a link that somebody has put there meanwhile
+    before = os.umask(umask)
+    try:
+        (sock,) = open_sockets([parse_bind(f"unix:{tmp_path}/socket")], 10, uds_mode=0o660)
+    finally:
+        kept = os.umask(before)
+    with sock:
+        assert (tmp_path / "socket").stat().st_mode & 0o777 == 0o660
+    assert kept == umask
 
 
 def test_unix_socket_that_nobody_listens_on_is_replaced(serve: Serve, tmp_path: Path) -> None:
