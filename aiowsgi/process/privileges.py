@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from aiowsgi.config import Config
 from aiowsgi.errors import StartupError
 
-__all__ = ["check_privileges", "drop_privileges", "find_group", "find_user", "give_files", "own_user"]
+__all__ = ["check_privileges", "drop_privileges", "find_group", "find_user", "give_files", "own_user", "set_umask"]
 
 
 def find_user(text: str) -> tuple[int, int, str]:
@@ -83,14 +83,18 @@ def check_privileges(config: Config) -> None:
     _wanted(config)
 
 
+def set_umask(config: Config) -> int | None:
+    """Set the umask that the configuration names; return the one before, if it names any."""
+    return None if config.umask is None else os.umask(config.umask)
+
+
 def drop_privileges(config: Config) -> None:
     """Become the user and the group that the configuration names, for good, and set the umask.
 
     Raises:
         StartupError: they do not exist, or this process may not become them.
     """
-    if config.umask is not None:
-        os.umask(config.umask)
+    set_umask(config)
     if config.user is None and config.group is None:
         return
     uid, gid, name = _wanted(config)

@@ -40,7 +40,7 @@ from aiowsgi.process.loops import choose_loop
 from aiowsgi.process.memory import keep_freed_memory
 from aiowsgi.process.notify import Notifier
 from aiowsgi.process.pidfile import PidFile
-from aiowsgi.process.privileges import check_privileges, drop_privileges
+from aiowsgi.process.privileges import check_privileges, drop_privileges, set_umask
 from aiowsgi.process.reload import Reloader
 from aiowsgi.process.sockets import warn_of_backlog
 from aiowsgi.process.statistics import figures_of, statistics_line
@@ -226,16 +226,18 @@ def _serve_alone(
 ) -> None:
     name = application if isinstance(application, str) else "aiowsgi"
     hooks = Hooks(config)
-    with hooks.around("on_starting", "on_exit"), hooks.around("worker_init", "worker_exit"):
-        if isinstance(application, str):
-            application = load_application(application, factory=factory)
-        loop_name, loop_factory = choose_loop(config.loop)
-        config = configure_logs(config)
-        set_title("server", config.name, name)
-        raise_descriptor_limit()
-        keep_freed_memory()
-        alone = _Alone(application, config, loop_name, notifier, pid_file, hooks)
-        anyio.run(alone.serve, backend_options={"loop_factory": loop_factory})
+    with hooks.around("on_starting", "on_exit"):
+        umask = set_umask(config)  # as in a worker: for all but the sockets
+        with hooks.around("worker_init", "worker_exit"):
+            if isinstance(application, str):
+                application = load_application(application, factory=factory)
+            loop_name, loop_factory = choose_loop(config.loop)
+            config = configure_logs(config)
+            set_title("server", config.name, name)
+            raise_descriptor_limit()
+            keep_freed_memory()
+            alone = _Alone(application, config, umask, loop_name, notifier, pid_file, hooks)
+            anyio.run(alone.serve, backend_options={"loop_factory": loop_factory})
 
 
 class _Alone:
@@ -245,6 +247,7 @@ class _Alone:
         self,
         application: WSGIApplication,
         config: Config,
+        socket_umask: int | None,
         loop_name: str,
         notifier: Notifier,
         pid_file: PidFile,
@@ -252,6 +255,7 @@ class _Alone:
     ) -> None:
         self._server = Server(application, config.for_own_process())
         self._server.alone = True
+        self._server.socket_umask = socket_umask
         self._server.on_order = self._ordered
         self._loop_name = loop_name
         self._notifier = notifier

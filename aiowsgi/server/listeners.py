@@ -55,7 +55,12 @@ _CONNECTION_ERRORS = frozenset(
 
 
 def open_sockets(
-    addresses: Sequence[BindAddress], backlog: int, *, uds_mode: int | None = None, reuse_port: bool = False
+    addresses: Sequence[BindAddress],
+    backlog: int,
+    *,
+    uds_mode: int | None = None,
+    umask: int | None = None,
+    reuse_port: bool = False,
 ) -> list[socket.socket]:
     """Bind and listen; all of them or none.
 
@@ -63,16 +68,19 @@ def open_sockets(
         addresses: where.
         backlog: connections that the kernel may hold for each.
         uds_mode: permissions of Unix sockets' files, in place of what the umask leaves.
+        umask: for these files, in place of the process's.
         reuse_port: other sockets of this user may be bound to the same ports: SO_REUSEPORT.
 
     Raises:
         OSError: naming the address.
     """
     sockets: list[socket.socket] = []
+    if uds_mode is not None:
+        umask = 0o777 & ~uds_mode
     try:
         for address in addresses:
             try:
-                opened = _open(address, uds_mode, reuse_port)
+                opened = _open(address, umask, reuse_port)
                 sockets.extend(opened)
                 for sock in opened:
                     sock.setblocking(False)
@@ -153,9 +161,9 @@ class _UnixSocket(socket.socket):
         super().close()
 
 
-def _open(address: BindAddress, uds_mode: int | None, reuse_port: bool) -> list[socket.socket]:
+def _open(address: BindAddress, umask: int | None, reuse_port: bool) -> list[socket.socket]:
     if isinstance(address, UnixAddress):
-        return [_bind_unix(address.path, uds_mode)]
+        return [_bind_unix(address.path, umask)]
     if isinstance(address, FileDescriptorAddress):
         return [_inherit(address.fd)]
     return _bind_tcp(address, reuse_port)
@@ -209,7 +217,7 @@ def _bind_tcp(address: TCPAddress, reuse_port: bool) -> list[socket.socket]:
     return sockets
 
 
-def _bind_unix(path: str, mode: int | None) -> socket.socket:
+def _bind_unix(path: str, umask: int | None) -> socket.socket:
     """Bind a Unix socket, in the place of one that nobody listens on any more."""
     if path.startswith("@"):
         return _bind_abstract(path)
@@ -221,15 +229,15 @@ def _bind_unix(path: str, mode: int | None) -> socket.socket:
         os.unlink(path)
     sock = _UnixSocket()
     # Not chmod(2) afterwards: it follows a link, which others may have put there if they may write in that folder.
-    umask = None if mode is None else os.umask(0o777 & ~mode)
+    previous = None if umask is None else os.umask(umask)
     try:
         sock.bind(path)
     except BaseException:
         sock.close()
         raise
     finally:
-        if umask is not None:
-            os.umask(umask)
+        if previous is not None:
+            os.umask(previous)
     return sock
 
 

@@ -106,6 +106,8 @@ class Server:
         self._responder: Responder | None = None
         #: Nothing else runs in this process; set before :meth:`start` by who owns it.
         self.alone = False
+        #: For the files of Unix sockets, where the process has its application's umask by now; set likewise.
+        self.socket_umask: int | None = None
         #: Does what is asked for at the control socket, ``"reload"`` or ``"drain"``, and returns what to answer; it is
         #: set by who owns the process.
         self.on_order: Callable[[str], dict[str, Any]] | None = None
@@ -167,7 +169,11 @@ class Server:
         config = self.config
         if self._shared_sockets is None:
             sockets = open_sockets(
-                config.addresses, config.backlog, uds_mode=config.uds_mode, reuse_port=config.reuse_port
+                config.addresses,
+                config.backlog,
+                uds_mode=config.uds_mode,
+                umask=self.socket_umask,
+                reuse_port=config.reuse_port,
             )
         else:
             sockets = list(self._shared_sockets)
@@ -243,6 +249,7 @@ class Server:
         """
         side = Server(_answers_by_itself, config, shared_sockets=shared_sockets)
         side._responder = responder
+        side.socket_umask = self.socket_umask
         await side.start()
         self._side_servers.append(side)
 

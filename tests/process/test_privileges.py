@@ -163,6 +163,26 @@ def test_workers_become_the_user_and_the_supervisor_owns_the_socket_until_the_en
     assert not (public_folder / "sock").exists()
 
 
+@pytest.mark.parametrize("arguments", [[], ["--workers=1"]])
+def test_umask_holds_for_the_application_from_its_import_on_and_not_for_the_sockets(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    (tmp_path / "who.py").write_text("import os, pathlib\npathlib.Path('imported').touch()\n" + SOURCE)
+    sockets = ["--uds=sock", "--metrics-bind=unix:metrics", "--control=unix:control"]
+    before = os.umask(0o002)
+    try:
+        with server_process(tmp_path, "who", "--umask=077", "--access-logfile=log", *sockets, *arguments) as server:
+            with connect_unix(tmp_path / "sock") as client:
+                assert client.get("/").content.decode().endswith(" 077")
+            names = "imported", "log", "sock", "metrics", "control"
+            modes = {name: f"{(tmp_path / name).stat().st_mode & 0o777:03o}" for name in names}
+            server.process.terminate()
+            assert server.wait() == 0
+    finally:
+        os.umask(before)
+    assert modes == {"imported": "600", "log": "600", "sock": "775", "metrics": "775", "control": "600"}
+
+
 def test_unknown_user_is_exit_3(tmp_path: Path) -> None:
     (tmp_path / "who.py").write_text(SOURCE)
     with server_process(tmp_path, "who", "-b", "127.0.0.1:0", "--user=no-such-user") as server:
