@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from aiowsgi.configuration.names import did_you_mean
 from aiowsgi.configuration.option import Option
+from aiowsgi.configuration.values import Kind
 from aiowsgi.errors import ConfigError
 
 __all__ = ["Given", "common_variables", "merge", "misspelled_variables", "settle", "variables"]
@@ -158,6 +159,9 @@ def settle(
 def _read(item: Option, value: object) -> Any:
     if isinstance(value, str):
         return item.parse(value)
+    if item.kind is Kind.MODE:
+        # In a file 27 would be 0o33, and its author means 0o27; which tomllib returns as 23, like any 23.
+        raise ValueError('must be an octal number in quotes, such as "022"')
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -143,6 +143,8 @@ def test_address_that_is_said_last_is_listened_on(
         ("bind = 'a:1'", "bind", ("a:1",)),
         ("environ = ['A=1 2', 'B=,']", "environ", ("A=1 2", "B=,")),
         ("loop = 'asyncio'", "loop", "asyncio"),
+        ("umask = '027'", "umask", 0o27),
+        ("umask = '0o27'", "umask", 0o27),
         ("factory = true", "factory", True),
         ("worker_connections = 50", "max_connections", 50),
         ("keepalive = 5", "keep_alive", 5),
@@ -166,6 +168,8 @@ def test_value_in_each_form_is_read(tmp_path: Path, text: str, name: str, value:
         ("bind = [8000]", "bind=[8000]: must be a sequence of texts"),
         ("stream_body = 1", "stream_body=1: must be true or false"),
         ("host = 1", "host=1: must be text"),
+        ("umask = 27", 'umask=27: must be an octal number in quotes, such as "022"'),
+        ("umask = 0o27", 'umask=23: must be an octal number in quotes, such as "022"'),
         ("max_threads = 2", "max_threads=2: must be at least threads (8)"),
     ],
 )
