@@ -32,7 +32,7 @@ MOST_SIZE = 1024 * 1024
 def find_file(folder: str | os.PathLike[str] = "") -> Path | None:
     """The file that counts where none is named: ``aiowsgi.toml``, else a ``pyproject.toml`` with ``[tool.aiowsgi]``."""
     path = Path(folder, FILE_NAME)
-    if path.is_file():
+    if os.path.isfile(path):  # not path.is_file(), which fails in a folder that this user may not enter
         return path
     path = Path(folder, PROJECT_FILE_NAME)
     try:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,17 @@ def test_file_is_found_by_its_name(tmp_path: Path) -> None:
     assert find_file(tmp_path) == project
     own = write(tmp_path, "")
     assert find_file(tmp_path) == own
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="becomes another user for a moment")
+def test_folder_that_the_user_may_not_enter_has_no_file(tmp_path: Path) -> None:
+    write(tmp_path, "")
+    tmp_path.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        assert find_file(tmp_path) is None
+    finally:
+        os.seteuid(0)
 
 
 @pytest.mark.parametrize("text", ["", "[project]\nname = 'x'\n", "[tool.other]\n", "not TOML at all"])
