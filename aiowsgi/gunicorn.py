@@ -18,7 +18,9 @@ becomes of gunicorn's settings:
 - The access log has a line for each call of the application, written when its iterable is closed; requests that the
   server refuses by itself have none. statsd counts the same.
 - ``--certfile``, the other settings of TLS and the hook ``ssl_context`` mean what they mean in gunicorn's own workers.
-- uwsgi is refused at boot. Other settings that have no meaning here are warned about.
+- uwsgi is refused at boot, and so are ``AIOWSGI_METRICS_BIND`` and ``AIOWSGI_CONTROL``, where each worker would listen,
+  also beside the one that a reload replaces; gunicorn's statsd is there. Other settings that have no meaning here are
+  warned about.
 
 Thread: the worker's main thread, which becomes the event loop's; what wraps the application is a worker thread's.
 
@@ -68,6 +70,8 @@ _KILL_MARGIN_SECONDS = 0.5
 _REFUSED = {
     "protocol": "this worker speaks HTTP only",
 }
+# One address for all workers, which only aiowsgi's own supervisor has.
+_REFUSED_OPTIONS = ("metrics_bind", "control")
 _WITHOUT_MEANING = (
     "asgi_disconnect_grace_period asgi_lifespan casefold_http_method do_handshake_on_connect forwarder_headers "
     "header_map http2_cleartext http2_initial_window_size http2_max_concurrent_streams http2_max_frame_size "
@@ -272,9 +276,14 @@ def _make_config(cfg: Any, bind: tuple[str, ...]) -> Config:
     if line_size + field_size > 64 * 1024:
         settings["limit_request_head"] = line_size + 2 * field_size
     try:
-        return Config.from_texts(settings)
+        config = Config.from_texts(settings)
     except ConfigError as error:
         raise RuntimeError(f"aiowsgi.gunicorn.Worker: {error}") from error
+    for name in _REFUSED_OPTIONS:
+        if getattr(config, name) is not None:
+            text = f"AIOWSGI_{name.upper()}: each of gunicorn's workers would listen there; leave it out"
+            raise RuntimeError(f"aiowsgi.gunicorn.Worker: {text}")
+    return config
 
 
 def _follow_log(log: Any) -> None:

@@ -113,6 +113,17 @@ def test_setting_that_cannot_be_honoured_is_refused(values: dict[str, Any], text
         Worker.check_config(settings(**values), Warnings())
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"), [("AIOWSGI_METRICS_BIND", "127.0.0.1:9000"), ("AIOWSGI_CONTROL", "unix:/run/app.ctl")]
+)
+def test_address_that_each_worker_would_listen_on_is_refused(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(RuntimeError, match=f"{variable}: each of gunicorn's workers would listen there; leave it out"):
+        Worker.check_config(settings(), Warnings())
+
+
 def test_settings_without_meaning_are_warned_about() -> None:
     def hook(worker: object, request: object) -> None:
         pass
