@@ -124,6 +124,8 @@ def _connected(text: str) -> socket.socket:
         sock.connect(where)
     except OSError as error:
         raise StartupError(f"statsd_host={text}: {error.strerror or error}") from error
+    except UnicodeError as error:
+        raise StartupError(f"statsd_host={text}: not a host name") from error
     return sock
 
 

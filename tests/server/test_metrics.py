@@ -257,10 +257,11 @@ def test_statsd_gets_a_sample_where_there_is_too_much_and_no_datagram_is_too_lar
     assert 100 <= lines.count("gunicorn.request.duration:3750.000|ms|@0.2500") <= 1000
 
 
-def test_statsd_whose_name_is_unknown_keeps_the_server_from_starting() -> None:
+@pytest.mark.parametrize("host", ["no.such.name.invalid:1", "stats..local:8125"])
+def test_statsd_whose_name_is_unknown_keeps_the_server_from_starting(host: str) -> None:
     async def main() -> None:
-        with pytest.raises(StartupError, match=r"statsd_host=no\.such\.name\.invalid:1"):
-            await Server(hello, bind=["127.0.0.1:0"], statsd_host="no.such.name.invalid:1").start()
+        with pytest.raises(StartupError, match=re.escape(f"statsd_host={host}: ")):
+            await Server(hello, bind=["127.0.0.1:0"], statsd_host=host).start()
 
     run_in_loop("asyncio", main)
 
