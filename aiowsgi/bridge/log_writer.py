@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from aiowsgi.bridge.affinity import go_anywhere
+from aiowsgi.bridge.threads import LOG_THREAD_NAME
 
 __all__ = ["LogFile", "LogWriter"]
 
@@ -152,7 +153,7 @@ class LogWriter:
             self._batches.append(lines)
             self._held_size += size
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="aiowsgi-log", daemon=True)
+                self._thread = threading.Thread(target=self._run, name=LOG_THREAD_NAME, daemon=True)
                 try:
                     self._thread.start()
                 except RuntimeError:  # no thread to be had, or the interpreter ends: the next line tries again

@@ -8,7 +8,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-__all__ = ["call_aside", "in_main_thread", "join_threads", "other_thread_names", "thread_names"]
+__all__ = [
+    "LOG_THREAD_NAME",
+    "call_aside",
+    "in_main_thread",
+    "join_threads",
+    "thread_names",
+    "thread_names_without_copies",
+]
+
+#: Of each :class:`~aiowsgi.bridge.log_writer.LogWriter`'s thread.
+LOG_THREAD_NAME = "aiowsgi-log"
 
 
 def thread_names() -> dict[int, str]:
@@ -16,10 +26,13 @@ def thread_names() -> dict[int, str]:
     return {thread.ident: thread.name for thread in threading.enumerate() if thread.ident is not None}
 
 
-def other_thread_names() -> list[str]:
-    """Return the names of all threads but the calling one."""
+def thread_names_without_copies() -> list[str]:
+    """Return the names of the threads that a copy of this process will not have: all but the calling one.
+
+    The log's are left out, which a copy has anew.
+    """
     own = threading.get_ident()
-    return [name for ident, name in thread_names().items() if ident != own]
+    return [name for ident, name in thread_names().items() if ident != own and name != LOG_THREAD_NAME]
 
 
 def in_main_thread() -> bool:

@@ -29,7 +29,7 @@ from types import FrameType
 from typing import Any
 from wsgiref.types import WSGIApplication
 
-from aiowsgi.bridge.threads import other_thread_names
+from aiowsgi.bridge.threads import thread_names_without_copies
 from aiowsgi.config import Config
 from aiowsgi.errors import AiowsgiError, StartupError
 from aiowsgi.process.actions import (
@@ -594,7 +594,7 @@ class Supervisor:
 
 def _prepare_forks() -> None:
     """Look at what the import has left before copies are made of it."""
-    names = other_thread_names()
+    names = thread_names_without_copies()
     if names:
         logger.warning(
             "preload: importing the application has started threads, which workers will not have: %s", ", ".join(names)

@@ -3,9 +3,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from aiowsgi.bridge.log_writer import LogFile, LogWriter
+from aiowsgi.bridge.threads import thread_names_without_copies
 from tests.hosting import PATIENCE
 from tests.process.server_process import environment
 
@@ -40,3 +43,20 @@ def test_threads_of_a_forked_process_are_joined_also_those_of_an_executor() -> N
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
     assert (done.stdout.split(), done.stderr) == (["done", "0"], "")
+
+
+def test_threads_that_a_copy_will_not_have_are_all_others_but_the_logs() -> None:
+    reader, writer = os.pipe()
+    log = LogWriter(LogFile(fd=writer))
+    log.put(["line\n"], 5)
+    going = threading.Event()
+    thread = threading.Thread(target=going.wait, name="left-over")
+    thread.start()
+    names = thread_names_without_copies()
+    going.set()
+    thread.join()
+    assert log.close(PATIENCE)
+    os.close(reader)
+    os.close(writer)
+    assert "left-over" in names
+    assert not {"aiowsgi-log", threading.current_thread().name} & set(names)
