@@ -133,7 +133,9 @@ class SimpleServer:
         self._application = application
         self._options = options
         address = Config(host=host, port=port, **options)
-        self._sockets: list[socket.socket] = open_sockets(address.addresses, address.backlog)
+        self._sockets: list[socket.socket] = open_sockets(
+            address.addresses, address.backlog, reuse_port=address.reuse_port
+        )
         self._loop_name = address.loop
         self._portal: anyio.from_thread.BlockingPortal | None = None
         self._server: Server | None = None

@@ -263,6 +263,15 @@ def test_make_server_on_a_port_in_use_raises_and_releases_everything() -> None:
         assert descriptor_count() == descriptors
 
 
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="needs SO_REUSEPORT")
+def test_make_server_with_reuse_port_shares_its_port() -> None:
+    with (
+        aiowsgi.make_server("127.0.0.1", 0, hello, reuse_port=True) as first,
+        aiowsgi.make_server("127.0.0.1", first.server_port, hello, reuse_port=True) as second,
+    ):
+        assert second.server_port == first.server_port
+
+
 def test_make_server_closed_without_serving_listens_no_more() -> None:
     descriptors = descriptor_count()
     server = aiowsgi.make_server("127.0.0.1", 0, hello)
