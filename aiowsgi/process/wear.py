@@ -71,16 +71,18 @@ class Wear:
 
 
 def resident_size() -> int:
-    """Return the memory that this process holds, in bytes; 0 where the platform does not tell."""
+    """Return the memory that this process holds, in bytes; 0 where that cannot be told, be it now or here."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        pass
+    except (FileNotFoundError, ValueError):
+        pass  # not Linux
+    except OSError:
+        return 0  # no descriptor is left: the next look may have one
     try:
         import resource
     except ImportError:
         return 0
-    # Not Linux: the most that it ever held, which is what is left to ask for.
+    # The most that it ever held, which is what is left to ask for.
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size if sys.platform == "darwin" else size * 1024

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import resource
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,17 @@ def test_worker_is_worn_once_it_holds_too_much_memory() -> None:
     reason = Wear(Config(max_worker_rss=1024 * 1024), 0.0).reason(0, 0.0)
     assert re.fullmatch(r"\d+ MiB of memory, over 1M", reason or "")
     assert resident_size() > 1024 * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_resident_memory_without_a_descriptor_to_read_it_is_not_taken_for_the_most_there_ever_was() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        size = resident_size()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert size == 0
 
 
 def test_nothing_is_looked_at_where_nothing_is_limited() -> None:
