@@ -94,7 +94,8 @@ class Order:
             "factory": self.factory,
             "config": vars(self.config),
             "sockets": list(self.descriptors),
-            "sys_path": sys.path,
+            # Python finds modules by texts alone, and leaves out whatever else is there.
+            "sys_path": [entry for entry in sys.path if isinstance(entry, str)],
             "argv": sys.argv,
         }
 
