@@ -4,12 +4,16 @@ What waits to be written is bounded; beyond that lines are dropped, and counted,
 takes lines again. A file that was moved or removed is opened anew at its path before the next batch, as
 :class:`logging.handlers.WatchedFileHandler` does; so logrotate needs to tell nobody.
 
+Several processes may write to one pipe, be it the workers' standard output. What one write gives to it stays whole only
+up to ``PIPE_BUF`` bytes: a pipe, and a socket as systemd's journal has it, gets so much at once, and no part of a line
+unless that is longer.
+
 The thread starts with the first line and is a daemon: a file that never takes what it is given does not keep the
 process. In a copy of the process (``os.fork``) a writer begins anew, with what the copy logs.
 
 Thread: any; :meth:`LogWriter._run` and :class:`LogFile` the writer's.
 
-Source: logrotate(8); write(2) on ENOSPC; :mod:`logging.handlers`.
+Source: logrotate(8); write(2) on ENOSPC; pipe(7) on PIPE_BUF; :mod:`logging.handlers`.
 """
 
 from __future__ import annotations
@@ -18,11 +22,12 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import stat
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from aiowsgi.bridge.affinity import go_anywhere
 from aiowsgi.bridge.threads import LOG_THREAD_NAME
@@ -35,6 +40,8 @@ _logger = logging.getLogger("aiowsgi.error")
 _HELD_SIZE = 4 * 1024 * 1024
 # What is joined for one write, so that a long queue does not double its memory.
 _BATCH_SIZE = 256 * 1024
+# What a pipe takes without mixing it with what others write. Linux has 4096; POSIX wants at least 512.
+_WHOLE_SIZE = getattr(select, "PIPE_BUF", 512)
 # Between two attempts to write to a file that refused. Arbitrary.
 _RETRY_SECONDS = 1.0
 
@@ -60,6 +67,15 @@ class LogFile:
     @staticmethod
     def _open(path: str) -> int:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is a pipe or a socket, in which what is written at once may be mixed with what others write."""
+        try:
+            mode = os.fstat(self._fd).st_mode
+        except OSError:  # it was closed: writing tells
+            return False
+        return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
     @staticmethod
     def check(path: str) -> None:
@@ -189,7 +205,7 @@ class LogWriter:
                 self._file.close()
                 return
             text = "".join(lines)
-            complete = self._write(text.encode("utf-8", "backslashreplace"))
+            complete = self._write(_pieces(lines) if self._file.is_stream else (_encode(text),))
             with self._lock:
                 self._held_size -= len(text)
                 if not complete:
@@ -211,23 +227,40 @@ class LogWriter:
             size += sum(map(len, batch))
         return lines
 
-    def _write(self, data: bytes) -> bool:
-        """Write all of the data, however long it takes; tell whether that came true before the end."""
+    def _write(self, pieces: Iterable[bytes]) -> bool:
+        """Write all pieces, however long it takes; tell whether that came true before the end."""
         told = False
-        rest = memoryview(data)
-        while rest:
-            try:
-                if len(rest) == len(data):  # else a line would be torn
-                    self._file.follow()
-                rest = rest[self._file.write(rest) :]
-            except OSError as error:
-                if not told:
-                    told = True
-                    with contextlib.suppress(Exception):
-                        _logger.error("cannot write to %s, trying again: %s", self._file, error.strerror)
-                if self._ending.wait(_RETRY_SECONDS):
-                    return False
+        for piece in pieces:
+            rest = memoryview(piece)
+            while rest:
+                try:
+                    if len(rest) == len(piece):  # else a line would be torn
+                        self._file.follow()
+                    rest = rest[self._file.write(rest) :]
+                except OSError as error:
+                    if not told:
+                        told = True
+                        with contextlib.suppress(Exception):
+                            _logger.error("cannot write to %s, trying again: %s", self._file, error.strerror)
+                    if self._ending.wait(_RETRY_SECONDS):
+                        return False
         return True
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _pieces(lines: Iterable[str]) -> Iterator[bytes]:
+    """Return what is to be written at once, each time: as many lines as stay whole, or a longer one."""
+    piece = b""
+    for line in map(_encode, lines):
+        if piece and len(piece) + len(line) > _WHOLE_SIZE:
+            yield piece
+            piece = b""
+        piece += line
+    if piece:
+        yield piece
 
 
 _writers: weakref.WeakSet[LogWriter] = weakref.WeakSet()

@@ -205,6 +205,33 @@ def test_stalled_pipe_blocks_nobody_and_what_was_dropped_is_counted(
     assert os.read(reading, 100) == b"again\n"
 
 
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="needs pipes that keep writes apart")
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_lines_for_a_pipe_are_written_whole_and_no_more_at_once_than_stays_together(kind: str) -> None:
+    if kind == "pipe":
+        reading, writing = os.pipe2(os.O_DIRECT)
+    else:
+        reading, writing = (sock.detach() for sock in socket.socketpair(type=socket.SOCK_SEQPACKET))
+    long = "first line of a record\n" + "é" * select.PIPE_BUF + "\n"
+    lines = [*(f"{number:0198}\n" for number in range(50)), long, *(f"{number:0198}\n" for number in range(50))]
+    try:
+        writer = LogWriter(LogFile(fd=writing))
+        put(writer, *lines)
+        assert writer.close(PATIENCE)
+        writes = []
+        while select.select([reading], [], [], 0)[0]:
+            writes.append(os.read(reading, 1_000_000))
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert b"".join(writes) == "".join(lines).encode()
+    sizes = [len(write) for write in writes if write not in long.encode()]
+    assert sum(sizes) == 100 * 199
+    assert max(sizes) <= select.PIPE_BUF
+    assert len(sizes) == 6  # each with as many lines as fit
+    assert {size % 199 for size in sizes} == {0}
+
+
 def test_stalled_pipe_at_the_end_is_given_up(pipe: tuple[int, int]) -> None:
     writer = LogWriter(LogFile(fd=pipe[1]))
     put(writer, "x" * 1_000_000)
