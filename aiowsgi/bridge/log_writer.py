@@ -190,7 +190,7 @@ class LogWriter:
             thread = self._thread
             self._changed.notify_all()
         if thread is None or not thread.is_alive():
-            self._file.close()
+            self._close_file()
             return True
         thread.join(timeout)
         return not thread.is_alive()
@@ -202,7 +202,7 @@ class LogWriter:
                 self._changed.wait_for(lambda: self._batches or self._ending.is_set())
                 lines = self._take()
             if not lines:
-                self._file.close()
+                self._close_file()
                 return
             text = "".join(lines)
             complete = self._write(_pieces(lines) if self._file.is_stream else (_encode(text),))
@@ -216,6 +216,13 @@ class LogWriter:
                 # A log handler that fails must not end the thread: nobody would write any more.
                 with contextlib.suppress(Exception):
                     _logger.warning("%d lines were dropped while %s did not take them", dropped_count, self._file)
+
+    def _close_file(self) -> None:
+        try:
+            self._file.close()
+        except OSError as error:  # a file system of another machine may tell only now what it did not take
+            with contextlib.suppress(Exception):
+                _logger.error("cannot close %s, its last lines may be lost: %s", self._file, error.strerror)
 
     def _take(self) -> list[str]:
         """Take what the next write is made of; nothing at the end."""

@@ -119,7 +119,8 @@ class AccessLog:
             self._timer.cancel()
         self._hand_over()
         if self._writer is not None and not self._writer.close(_CLOSE_SECONDS):
-            _logger.warning("the last lines of the access log were not written in %g s", _CLOSE_SECONDS)
+            with contextlib.suppress(Exception):
+                _logger.warning("the last lines of the access log were not written in %g s", _CLOSE_SECONDS)
 
 
 def check_access_log(config: Config) -> Config:

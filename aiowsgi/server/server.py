@@ -10,6 +10,7 @@ Thread: event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from types import TracebackType
@@ -375,17 +376,20 @@ class Server:
         return await asyncio.shield(self._drain[1])
 
     async def _end(self, drain: Drain, leave_backlog: bool) -> DrainReport:
-        try:
-            return await drain.run()
-        finally:
-            self._release()
-            # Whoever asks just now is still answered, unless there is no time left.
-            seconds = _SIDE_SECONDS if drain.seconds else 0.0
-            for side in self._side_servers:
-                await side.shutdown(seconds, leave_backlog=leave_backlog)
+        async with contextlib.AsyncExitStack() as stack:
+            # From the last to the first, and each of them whatever becomes of the others.
+            stack.callback(self._stopped.set)
             if self._observation is not None:
-                self._observation.close()
-            self._stopped.set()
+                stack.callback(self._observation.close)
+            stack.push_async_callback(self._end_side_servers, drain, leave_backlog)
+            stack.callback(self._release)
+            return await drain.run()
+
+    async def _end_side_servers(self, drain: Drain, leave_backlog: bool) -> None:
+        # Whoever asks just now is still answered, unless there is no time left.
+        seconds = _SIDE_SECONDS if drain.seconds else 0.0
+        for side in self._side_servers:
+            await side.shutdown(seconds, leave_backlog=leave_backlog)
 
     def _release(self) -> None:
         """Let go of what only requests need."""

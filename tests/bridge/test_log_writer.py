@@ -265,6 +265,14 @@ def test_writer_that_is_closed_twice_or_unused_is_closed(tmp_path: Path) -> None
     assert writer.close(PATIENCE)
 
 
+def test_file_that_cannot_be_closed_is_told_and_ended(tmp_path: Path, error_log: pytest.LogCaptureFixture) -> None:
+    file = LogFile(str(tmp_path / "log"))
+    writer = LogWriter(file)
+    os.close(file._fd)
+    assert writer.close(PATIENCE)
+    assert f"cannot close {tmp_path / 'log'}, its last lines may be lost: Bad file descriptor" in error_log.text
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_copy_of_the_process_writes_its_own_lines_and_not_those_that_waited(
     tmp_path: Path, pipe: tuple[int, int]

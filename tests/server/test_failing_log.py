@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import tempfile
 import threading
@@ -11,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aiowsgi import park
+from aiowsgi import Server, park
 from aiowsgi.http.connection import HTTPConnection
 from aiowsgi.server.deadlines import NEVER, Deadlines
 from aiowsgi.testing import MemoryServer, VirtualLoop
 from tests.conftest import ServerThread
+from tests.hosting import run_in_loop
 from tests.raw import Truncated
 from tests.simulation.memory import GET, SteppedClient, hello, remains
 
@@ -45,6 +48,36 @@ def test_file_that_became_shorter_ends_the_connection(tmp_path: Path, failing_lo
         server.settle()
         assert not remains(server)
     assert "cannot send the file" in failing_log[0]
+
+
+def test_access_log_that_cannot_be_written_nor_told_of_does_not_keep_the_server(
+    monkeypatch: pytest.MonkeyPatch, failing_log: list[str]
+) -> None:
+    """Its last lines wait for a pipe that nobody reads."""
+    monkeypatch.setattr("aiowsgi.server.access_log._CLOSE_SECONDS", 0.01)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+
+    async def main() -> None:
+        server = Server(hello, shared_sockets=[], access_logfile=f"/dev/fd/{writing}")
+        await server.start()
+        assert server._observation is not None
+        assert server._observation.access_log is not None
+        assert server._observation.access_log._writer is not None
+        server._observation.access_log._writer.put(["last\n"], 5)
+        await asyncio.wait_for(server.shutdown(), PATIENCE)
+
+    try:
+        run_in_loop("asyncio", main)
+        assert "the last lines of the access log were not written in" in failing_log[-1]
+    finally:
+        os.close(writing)
+        while os.read(reading, 65536):  # to the end: the writer has written and closed
+            pass
+        os.close(reading)
 
 
 class Stream(AsyncIterator[bytes]):

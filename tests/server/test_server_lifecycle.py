@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import socket
 import sys
 import threading
@@ -246,6 +247,22 @@ def test_serve_in_anyio_task_group_ends_by_shutdown(loop_name: str) -> None:
             await server.shutdown()
 
     run_in_loop(loop_name, main)
+
+
+def test_cleanup_that_fails_is_raised_and_keeps_nobody_waiting_for_the_end() -> None:
+    async def main() -> None:
+        server = Server(hello, shared_sockets=[], statsd_host="127.0.0.1:9")
+        await server.start()
+        serving = asyncio.create_task(server.serve_until_shutdown())
+        assert server._observation is not None
+        assert server._observation.statsd is not None
+        os.close(server._observation.statsd._socket.fileno())
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            await server.shutdown()
+        await eventually(serving.done)
+        assert isinstance(serving.exception(), OSError)
+
+    run_in_loop("asyncio", main)
 
 
 def test_serve_that_cannot_listen_raises_from_the_group_s_start(loop_name: str) -> None:
