@@ -227,7 +227,10 @@ class Supervisor:
     # What happens.
 
     def _signalled(self, signum: int) -> None:
-        name = signal.Signals(signum).name
+        try:
+            name = signal.Signals(signum).name
+        except ValueError:  # a real-time signal that a preloaded application has a handler for
+            return
         if signum in END_SIGNALS:
             step = self._ending.signalled(signum)
             if step is Step.FORCE:

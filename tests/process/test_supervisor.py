@@ -455,6 +455,18 @@ def test_preloaded_worker_with_an_executor_leaves_by_itself_and_calls_what_atexi
     assert "it is killed" not in server.log
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="needs real-time signals")
+def test_signal_without_a_name_that_a_preloaded_application_handles_is_its_business(folder: Path) -> None:
+    handling = "import signal\nsignal.signal(signal.SIGRTMIN + 1, lambda *args: print('handled', flush=True))\n"
+    (folder / "handling.py").write_text(handling + HELLO)
+    with supervised(folder, "handling", "-w", "1", "--preload") as server:
+        os.kill(server.process.pid, signal.SIGRTMIN + 1)
+        assert server.process.stdout is not None
+        assert server.process.stdout.readline() == b"handled\n"
+        server.signal(signal.SIGUSR2)
+        server.wait_for_log("1 worker: connections: ")
+
+
 def test_unix_socket_outlives_workers_and_goes_with_the_supervisor(folder: Path) -> None:
     with server_process(folder, "hello", "-w", "1", "--uds=sock", "--uds-mode=600") as server:
         connect_unix(folder / "sock").close()
