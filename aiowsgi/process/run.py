@@ -334,7 +334,7 @@ class _Alone:
         if signum == signal.SIGHUP and self._terminal.is_closed:
             self._end(self._ending.ordered("SIGHUP"))
         elif signum == signal.SIGHUP and has_tls(self._server.config):
-            self._server.reload_tls()
+            self._reload_tls()
         else:
             logger.warning("%s: needs a supervisor, which --workers starts, be it with 1", signal.Signals(signum).name)
 
@@ -345,9 +345,18 @@ class _Alone:
             return {"done": "draining"}
         if what == "reloaded" or not has_tls(self._server.config):
             return {"error": "to reload needs a supervisor, which --workers starts, be it with 1"}
-        if not self._server.reload_tls():
+        if not self._reload_tls():
             return {"error": "the certificate could not be read again; the log says why"}
         return {"done": "the certificate was read again; the application needs a supervisor, which --workers starts"}
+
+    def _reload_tls(self) -> bool:
+        """Read the certificate again, and have systemd know when that is over."""
+        if not self._server.urls:  # it starts, and says so later
+            return self._server.reload_tls()
+        self._notifier.reloading()
+        done = self._server.reload_tls()
+        self._notifier.ready("serving" if done else "reload failed")
+        return done
 
     def _log_statistics(self) -> None:
         if self._server.urls:

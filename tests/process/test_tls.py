@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.certificates import Certificates, encrypt_key
 from tests.process.server_process import server_process
+from tests.process.test_activation import Systemd
 
 HELLO = """
 import ssl
@@ -60,6 +62,24 @@ def test_sighup_reads_the_certificate_again_and_sigterm_drains(
             assert old.at_end()
         assert server.wait() == 0
     assert "open sesame" not in server.log
+
+
+def test_sighup_to_a_single_process_is_told_to_the_service_manager_until_it_is_over(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    arguments = ["hello:app", "--port=0", "--ssl-certfile=server.pem", "--ssl-keyfile=server.key"]
+    with (
+        contextlib.closing(Systemd(tmp_path)) as systemd,
+        server_process(tmp_path, *arguments, NOTIFY_SOCKET=systemd.path) as server,
+    ):
+        assert "STATUS=serving" in systemd.wait_for("READY=1")
+        server.signal(signal.SIGHUP)
+        assert "MONOTONIC_USEC=" in systemd.wait_for("RELOADING=1")
+        assert "STATUS=serving" in systemd.wait_for("READY=1")
+        (tmp_path / "server.pem").write_text("half of a fi")
+        server.signal(signal.SIGHUP)
+        systemd.wait_for("RELOADING=1")
+        assert "STATUS=reload failed" in systemd.wait_for("READY=1")
 
 
 def test_certificate_that_is_missing_ends_the_start(tmp_path: Path, certificates: Certificates) -> None:
