@@ -49,6 +49,7 @@ from aiowsgi.process.terminal import Terminal
 from aiowsgi.process.title import set_title
 from aiowsgi.server import Server
 from aiowsgi.server.access_log import check_access_log
+from aiowsgi.server.engine import Engine
 from aiowsgi.server.stacks import stack_report
 from aiowsgi.server.tls_context import has_tls
 from aiowsgi.version import __version__
@@ -118,16 +119,17 @@ def run(
         def read_again() -> Config:
             return config if reread is None else _with_passed_sockets(reread(), descriptors)
 
-        if config.reload:
-            _reload(application, factory, config, read_again, folders, config_file)
-        # As the first process of a container it has others' children to wait for, which a server cannot.
-        elif option or (os.getpid() == 1 and in_main_thread()):
-            forced_by = _supervise(application, factory, config, read_again, folders, notifier)
-            if forced_by:
-                pid_file.close()
-                _end_process(forced_by)
-        else:
-            _serve_alone(application, factory, config, notifier, pid_file)
+        with _stacks_before_serving():
+            if config.reload:
+                _reload(application, factory, config, read_again, folders, config_file)
+            # As the first process of a container it has others' children to wait for, which a server cannot.
+            elif option or (os.getpid() == 1 and in_main_thread()):
+                forced_by = _supervise(application, factory, config, read_again, folders, notifier)
+                if forced_by:
+                    pid_file.close()
+                    _end_process(forced_by)
+            else:
+                _serve_alone(application, factory, config, notifier, pid_file)
     finally:
         pid_file.close()
         flush_logs()
@@ -173,6 +175,29 @@ def exit_at_next_signal() -> None:
 
     for signum in END_SIGNALS:
         signal.signal(signum, end)
+
+
+@contextlib.contextmanager
+def _stacks_before_serving() -> Iterator[None]:
+    """Have SIGUSR1 tell where an import is that hangs, until the application or the server has a handler for it."""
+    if not hasattr(signal, "SIGUSR1") or not in_main_thread() or signal.getsignal(signal.SIGUSR1) != signal.SIG_DFL:
+        yield
+        return
+
+    def dump(signum: int, frame: FrameType | None) -> None:
+        _log_stacks(None, frame)
+
+    signal.signal(signal.SIGUSR1, dump)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGUSR1) is dump:
+            signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
+
+def _log_stacks(engine: Engine | None, frame: FrameType | None) -> None:
+    text = stack_report(engine, frame)
+    call_aside(lambda: logger.warning("SIGUSR1, all threads:\n%s", text))
 
 
 def _with_passed_sockets(config: Config, descriptors: Sequence[int]) -> Config:
@@ -327,8 +352,7 @@ class _Alone:
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _dump(self, signum: int, frame: FrameType | None) -> None:
-        text = stack_report(self._server.engine if self._server.urls else None, frame)
-        call_aside(lambda: logger.warning("SIGUSR1, all threads:\n%s", text))
+        _log_stacks(self._server.engine if self._server.urls else None, frame)
 
     def _asked_of_supervisor(self, signum: signal.Signals) -> None:
         if signum == signal.SIGHUP and self._terminal.is_closed:

@@ -141,6 +141,23 @@ def test_sigusr1_dumps_each_threads_stack_with_its_request_and_sigusr2_tells_fig
         assert client.receive().content == b"done"
 
 
+@pytest.mark.parametrize("arguments", [[], ["-w", "1", "--preload"]])
+def test_sigusr1_while_the_application_is_imported_tells_where(folder: Path, arguments: list[str]) -> None:
+    (folder / "slow.py").write_text(
+        "import os, sys, time\nprint('importing', file=sys.stderr, flush=True)\n"
+        "while not os.path.exists('go'):\n    time.sleep(0.01)\nfrom hello import app\n"
+    )
+    with server_process(folder, "slow", "--port=0", *arguments) as server:
+        server.wait_for_log("importing")
+        server.signal(signal.SIGUSR1)
+        server.wait_for_log(r"SIGUSR1, all threads:\nthread MainThread (?s:.*)slow\.py")
+        (folder / "go").touch()
+        with server.connect() as client:
+            assert client.get("/").content == b"hello"
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
 @signals
 @loops
 def test_second_signal_ends_at_once_and_leaves_no_socket_file(
