@@ -4,6 +4,9 @@ The old worker is gone before the new one starts, so that the two never hold a f
 once; connections made meanwhile wait in the sockets' backlog. A worker that cannot start, because of a syntax error for
 example, says why, and nothing more happens before the next change.
 
+The first signal that ends it gives the worker :data:`STOP_SECONDS`, and a second one none
+(:mod:`aiowsgi.process.ending`). SIGHUP counts as a change, unless the terminal has been closed, which ends it.
+
 Thread: the main thread, which becomes the event loop's.
 """
 
@@ -27,9 +30,11 @@ import anyio.abc
 from aiowsgi.config import Config
 from aiowsgi.errors import AiowsgiError
 from aiowsgi.process.changes import Watched, watch, watcher_name, what_to_watch
+from aiowsgi.process.ending import END_SIGNALS, Ending, Step
 from aiowsgi.process.folders import Folders
 from aiowsgi.process.sockets import ListeningSockets
 from aiowsgi.process.spawn import WorkerProcess, check_platform, describe_exit, spawn_worker
+from aiowsgi.process.terminal import Terminal
 from aiowsgi.process.title import set_title
 from aiowsgi.process.worker import Order
 from aiowsgi.version import __version__
@@ -41,7 +46,6 @@ STOP_SECONDS = 1.0
 # Beyond that a worker is killed.
 STOP_MARGIN_SECONDS = 1.0
 
-_END_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGQUIT") if hasattr(signal, name))
 # Names of changed files in one line of the log.
 _MOST_NAMES = 3
 
@@ -81,6 +85,8 @@ class Reloader:
         self._folders = folders
         self._watched: Watched = what_to_watch(config, files)
         self._sockets = ListeningSockets(config)
+        self._terminal = Terminal()
+        self._ending = Ending(_logger)
         self._worker: _Worker | None = None
         self._worker_count = 0
         self._changes: set[str] = set()
@@ -112,22 +118,22 @@ class Reloader:
             tasks.cancel_scope.cancel()
 
     async def _receive_signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(*_END_SIGNALS, signal.SIGHUP, signal.SIGCHLD) as signals:
+        with anyio.open_signal_receiver(*END_SIGNALS, signal.SIGHUP, signal.SIGCHLD) as signals:
             task_status.started()
             async for signum in signals:
-                if signum == signal.SIGHUP:
+                if signum in END_SIGNALS:
+                    self._stop(self._ending.signalled(signum))
+                elif signum == signal.SIGHUP and self._terminal.is_closed:
+                    self._stop(self._ending.ordered("SIGHUP"))
+                elif signum == signal.SIGHUP:
                     self._changed(["SIGHUP"])
-                elif signum != signal.SIGCHLD:
-                    self._stop(signum)
                 if self._worker is not None:
                     self._worker.reap()
                 self._news.set()
 
-    def _stop(self, signum: signal.Signals) -> None:
-        if self._stopping and self._worker is not None:
+    def _stop(self, step: Step) -> None:
+        if step is Step.FORCE and self._worker is not None:
             self._worker.kill()
-        elif not self._stopping:
-            _logger.info("%s: stopped", signum.name)
         self._stopping = True
 
     def _changed(self, paths: Sequence[str]) -> None:

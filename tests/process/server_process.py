@@ -111,11 +111,40 @@ def environment(**variables: str) -> dict[str, str]:
 @contextmanager
 def server_process(folder: Path, *arguments: str, cwd: Path | None = None, **variables: str) -> Iterator[ServerProcess]:
     """Run ``python -m aiowsgi`` in a folder, or log there; kill it in the end if it is still there."""
+    with _process(folder, [sys.executable, "-m", "aiowsgi", *arguments], cwd or folder, variables) as server:
+        yield server
+
+
+# Opens a terminal as the one that controls it, and becomes the command.
+_IN_A_TERMINAL = """
+import os, sys
+os.setsid()
+terminal = os.open(sys.argv[1], os.O_RDWR)
+os.dup2(terminal, 0)
+os.execv(sys.executable, [sys.executable, "-m", "aiowsgi", *sys.argv[2:]])
+"""
+
+
+@contextmanager
+def server_in_a_terminal(folder: Path, *arguments: str) -> Iterator[tuple[ServerProcess, Callable[[], None]]]:
+    """Run it as :func:`server_process` does, in a terminal of its own; yield what closes that, too."""
+    master, slave = os.openpty()
+    path = os.ttyname(slave)
+    os.close(slave)
+    with (
+        open(master, "rb", buffering=0) as terminal,
+        _process(folder, [sys.executable, "-c", _IN_A_TERMINAL, path, *arguments], folder, {}) as server,
+    ):
+        yield server, terminal.close
+
+
+@contextmanager
+def _process(folder: Path, command: list[str], cwd: Path, variables: dict[str, str]) -> Iterator[ServerProcess]:
     log_path = folder / "stderr.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "aiowsgi", *arguments],
-            cwd=cwd or folder,
+            command,
+            cwd=cwd,
             env=environment(**variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

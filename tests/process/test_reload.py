@@ -17,6 +17,7 @@ from tests.process.server_process import (
     ServerProcess,
     connect_unix,
     environment,
+    server_in_a_terminal,
     server_process,
     wait_until,
 )
@@ -100,7 +101,7 @@ def test_code_that_is_broken_and_mended_is_served_anew_and_no_connection_is_refu
         before = server.log.count("\n")
         server.signal(signal.SIGINT)
         assert server.wait() == 0
-        assert server.log.splitlines()[before:][0].endswith("SIGINT: stopped")
+        assert server.log.splitlines()[before:][0].endswith("SIGINT: stopping quickly, a second signal ends at once")
         assert server.log.count("\n") == before + 1
     assert is_gone(last_pid)
     assert is_gone(second_pid)
@@ -180,7 +181,7 @@ def test_request_that_never_ends_does_not_keep_the_new_code_waiting(folder: Path
             assert get(folder)[0] == "one"
 
 
-def test_second_interrupt_ends_at_once(folder: Path) -> None:
+def test_second_signal_ends_at_once(folder: Path) -> None:
     (folder / "site_app.py").write_text(
         "import threading\n\n"
         "def app(environ, start_response):\n    open('in', 'w').close()\n    threading.Event().wait()\n"
@@ -191,9 +192,26 @@ def test_second_interrupt_ends_at_once(folder: Path) -> None:
             client.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
             wait_until((folder / "in").exists, "the request")
             server.signal(signal.SIGINT)
-            server.wait_for_log("SIGINT: stopped")
-            server.signal(signal.SIGINT)
+            server.wait_for_log("SIGINT: stopping quickly")
+            server.signal(signal.SIGINT)  # that one once more, which counts for nothing
+            server.signal(signal.SIGTERM)
             assert server.wait() == 0
+    assert server.log.count("again: ending at once") == server.log.count("SIGTERM again") == 1
+
+
+def test_closed_terminal_is_the_end_and_no_change(folder: Path) -> None:
+    with server_in_a_terminal(folder, "site_app", "--uds=sock", "--reload") as (server, close_terminal):
+        start_line(server)
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("SIGHUP changed: reloading\n")
+        server.wait_for_log("ready in")
+        pid = get(folder)[2]
+        close_terminal()
+        assert server.wait() == 0
+    assert "SIGHUP: running requests may finish" in server.log
+    assert server.log.count("reloading\n") == 1
+    assert is_gone(pid)
+    assert not (folder / "sock").exists()
 
 
 def test_application_that_has_no_name_cannot_be_reloaded() -> None:

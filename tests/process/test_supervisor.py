@@ -16,7 +16,14 @@ from pathlib import Path
 import pytest
 
 from tests.process.load import Load
-from tests.process.server_process import ServerProcess, connect_unix, environment, server_process, wait_until
+from tests.process.server_process import (
+    ServerProcess,
+    connect_unix,
+    environment,
+    server_in_a_terminal,
+    server_process,
+    wait_until,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -734,47 +741,24 @@ def test_processes_have_titles_with_the_name(folder: Path) -> None:
         assert titles == ["aiowsgi: supervisor [shop]", "aiowsgi: worker 1 [shop]"]
 
 
-# Opens a terminal as the one that controls it, and becomes the command.
-IN_A_TERMINAL = """
-import os, sys
-os.setsid()
-terminal = os.open(sys.argv[1], os.O_RDWR)
-os.dup2(terminal, 0)
-os.execv(sys.executable, [sys.executable, "-m", "aiowsgi", *sys.argv[2:]])
-"""
-
-
 @pytest.mark.parametrize("arguments", [[], ["-w", "1"]])
 def test_closed_terminal_is_the_end_and_no_reload(folder: Path, arguments: list[str]) -> None:
-    master, slave = os.openpty()
-    path = os.ttyname(slave)
-    os.close(slave)
-    log_path = folder / "stderr.log"
-    command = [sys.executable, "-c", IN_A_TERMINAL, path, "doing", "-b", "127.0.0.1:0", *arguments]
-    with (
-        log_path.open("wb") as log,
-        subprocess.Popen(command, cwd=folder, env=environment(), stdin=subprocess.DEVNULL, stderr=log) as process,
-    ):
-        server = ServerProcess(process, log_path)
-        try:
-            assert get(server).isdigit()
-            if arguments:
-                server.signal(signal.SIGHUP)
-                server.wait_for_log("all workers serve")
-            with server.connect() as client:
-                client.send(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
-                server.wait_for_log("running /wait")
-                os.close(master)
-                # The kernel sends one, and a shell that ends with its terminal another.
-                server.wait_for_log("SIGHUP: running requests may finish")
-                server.signal(signal.SIGHUP)
-                wait_until(lambda: server.log.count("SIGHUP: ") == 2, "the other one")
-                (folder / "go").touch()
-                assert client.receive().status_code == 200
-            assert server.wait() == 0
-        finally:
-            if process.poll() is None:
-                process.kill()
+    with server_in_a_terminal(folder, "doing", "-b", "127.0.0.1:0", *arguments) as (server, close_terminal):
+        assert get(server).isdigit()
+        if arguments:
+            server.signal(signal.SIGHUP)
+            server.wait_for_log("all workers serve")
+        with server.connect() as client:
+            client.send(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
+            server.wait_for_log("running /wait")
+            close_terminal()
+            # The kernel sends one, and a shell that ends with its terminal another.
+            server.wait_for_log("SIGHUP: running requests may finish")
+            server.signal(signal.SIGHUP)
+            wait_until(lambda: server.log.count("SIGHUP: ") == 2, "the other one")
+            (folder / "go").touch()
+            assert client.receive().status_code == 200
+        assert server.wait() == 0
     assert "stopped; running requests: 1 finished, 0 abandoned" in server.log
 
 
