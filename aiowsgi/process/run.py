@@ -339,10 +339,13 @@ class _Alone:
             loop.add_signal_handler(signal.SIGUSR2, self._log_statistics)
             added.append(signal.SIGUSR2)
         for signum in _SUPERVISOR_SIGNALS:
-            # One that is ignored was so before: nohup(1) does that.
-            if signal.getsignal(signum) is not signal.SIG_IGN:
-                loop.add_signal_handler(signum, self._asked_of_supervisor, signum)
-                added.append(signum)
+            # One that is ignored was so before: nohup(1) does that. Then it is only heard where it has something to do.
+            if signal.getsignal(signum) is signal.SIG_IGN:
+                if signum != signal.SIGHUP or not has_tls(self._server.config):
+                    continue
+                previous[signum] = signal.SIG_IGN
+            loop.add_signal_handler(signum, self._asked_of_supervisor, signum)
+            added.append(signum)
         try:
             yield
         finally:

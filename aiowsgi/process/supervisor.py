@@ -72,6 +72,7 @@ _MOST_ANSWER_SIZE = 3 * 1024 * 1024
 _LONGEST_WAIT_SECONDS = 3600.0
 # Who wakes so much later than it wanted to did not run. Arbitrary: more than a busy machine makes of it, as a rule.
 _STANDSTILL_SECONDS = 0.25
+# SIGHUP also where nohup(1) has it ignored: so a reload is asked for, and one that a logout asks for does no harm.
 _SIGNAL_NAMES = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGUSR2", "SIGCHLD")
 
 

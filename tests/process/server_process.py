@@ -139,6 +139,16 @@ def server_in_a_terminal(folder: Path, *arguments: str) -> Iterator[tuple[Server
 
 
 @contextmanager
+def hangups_ignored() -> Iterator[None]:
+    """Have what is started meanwhile ignore SIGHUP, as nohup(1) does."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+@contextmanager
 def _process(folder: Path, command: list[str], cwd: Path, variables: dict[str, str]) -> Iterator[ServerProcess]:
     log_path = folder / "stderr.log"
     with log_path.open("wb") as log:

@@ -20,6 +20,7 @@ from tests.process.server_process import (
     ServerProcess,
     connect_unix,
     environment,
+    hangups_ignored,
     server_in_a_terminal,
     server_process,
     wait_until,
@@ -760,6 +761,23 @@ def test_closed_terminal_is_the_end_and_no_reload(folder: Path, arguments: list[
             assert client.receive().status_code == 200
         assert server.wait() == 0
     assert "stopped; running requests: 1 finished, 0 abandoned" in server.log
+
+
+@pytest.mark.parametrize("arguments", [[], ["-w", "1"]])
+def test_closed_terminal_is_not_the_end_of_what_nohup_has_started(folder: Path, arguments: list[str]) -> None:
+    with (
+        hangups_ignored(),
+        server_in_a_terminal(folder, "hello", "-b", "127.0.0.1:0", *arguments) as (server, close_terminal),
+    ):
+        assert get(server).startswith("first ")
+        close_terminal()
+        if arguments:  # else there is nothing to reload
+            server.wait_for_log("SIGHUP: reloading")
+            server.wait_for_log("all workers serve")
+        assert get(server).startswith("first ")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert server.log.count("SIGHUP: ") == len(arguments) // 2
 
 
 def test_application_that_configures_logging_does_not_silence_its_worker(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import Certificates, encrypt_key
-from tests.process.server_process import server_process
+from tests.process.server_process import hangups_ignored, server_process
 from tests.process.test_activation import Systemd
 
 HELLO = """
@@ -80,6 +80,16 @@ def test_sighup_to_a_single_process_is_told_to_the_service_manager_until_it_is_o
         server.signal(signal.SIGHUP)
         systemd.wait_for("RELOADING=1")
         assert "STATUS=reload failed" in systemd.wait_for("READY=1")
+
+
+def test_sighup_reads_the_certificate_again_where_nohup_has_started_the_process(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    arguments = ["hello:app", "--port=0", "--ssl-certfile=server.pem", "--ssl-keyfile=server.key"]
+    with hangups_ignored(), server_process(tmp_path, *arguments) as server:
+        server.wait_for_log(r"https://127\.0\.0\.1:\d+")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("the TLS certificate was read again")
 
 
 def test_certificate_that_is_missing_ends_the_start(tmp_path: Path, certificates: Certificates) -> None:
