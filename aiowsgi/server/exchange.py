@@ -391,7 +391,8 @@ class Exchange:
         elif size <= _JOIN_SIZE:
             self.whole = (b"".join((data, *blocks)),)
         else:
-            self.whole = (data, *blocks)
+            # Without empty ones: asyncio's transports of CPython 3.12 and later keep them, and spin (gh-155888).
+            self.whole = (data, *filter(None, blocks))
         self._engine.wakeup.notify(self)
 
     def send_file(self, head: ResponseHead, region: FileRegion) -> None:

@@ -50,7 +50,7 @@ class Outlet:
         self.paused = False
 
     def write(self, pieces: Sequence[bytes]) -> None:
-        """Write pieces in order."""
+        """Write pieces in order; where there are several, none of them is empty."""
         transport = self._transport
         if transport.is_closing():
             return  # connection_lost() is on its way

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -125,6 +126,13 @@ class MemoryTransport(asyncio.Transport):
         if not must_wait:
             self._send()
         self._pause_if_full()
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        """See :class:`asyncio.WriteTransport`. Empty pieces are refused: asyncio's of CPython 3.12 and later spin."""
+        pieces = list(list_of_data)
+        if not all(pieces):
+            raise ValueError("an empty piece for writelines(), after which asyncio's transports never end (gh-155888)")
+        self.write(b"".join(pieces))
 
     def _pause_if_full(self) -> None:
         if len(self._unsent) > self._limits[1] and not self._write_paused:

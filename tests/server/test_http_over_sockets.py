@@ -315,6 +315,18 @@ def test_empty_line_after_content_does_not_begin_a_request(serve: Serve) -> None
         assert client.at_end()
 
 
+def test_large_response_with_an_empty_block_ends_with_its_connection(serve: Serve) -> None:
+    # What asyncio of CPython 3.12 and later keeps of it for good: gh-155888.
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [content, b""]
+
+    content = bytes(70_000)
+    with serve(application).connect(QUICK_SECONDS) as client:
+        assert client.get("/", "Connection: close").content == content
+        assert client.at_end()
+
+
 # The client's end.
 
 

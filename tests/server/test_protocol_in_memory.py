@@ -88,6 +88,19 @@ def test_requests_pipelined_are_answered_in_their_order() -> None:
             assert client.receive().content == b"/%d 0" % number
 
 
+LARGE = bytes(70_000)  # goes out in pieces
+
+
+@pytest.mark.parametrize("blocks", [[LARGE, b""], [b"", LARGE], [b"", LARGE, b"", b"", LARGE, b""]])
+def test_large_response_with_empty_blocks_is_written_without_them(blocks: list[bytes]) -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return blocks
+
+    with MemoryServer(application) as server:
+        assert SteppedClient(server).get().content == b"".join(blocks)
+
+
 TINY_CHUNKS = b"1\r\nx\r\n" * 20_000
 CHUNKED = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
 
