@@ -10,7 +10,6 @@ Thread: as each method says.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -48,6 +47,8 @@ class Broadcast(Generic[Item]):
         self._closed = False
         # Of each loop on which somebody waits for the next item.
         self._waiters: dict[asyncio.AbstractEventLoop, _Waiters] = {}
+        # Of these, whom a thread was to wake and could not.
+        self._unwoken: list[_Waiters] = []
         self._tally = Tally()
 
     def append(self, make: Callable[[int], Item]) -> Item:
@@ -68,32 +69,31 @@ class Broadcast(Generic[Item]):
             self._items[number] = item
             self._end = number + 1
             self._items.pop(number - self._capacity, None)
-            waiters = self._take_waiters()
-        for each in waiters:
-            each.wake_soon()
+        self.wake()
         return item
 
     def close(self) -> None:
         """Add no more; readers may read on to the end. Any thread."""
         with self._lock:
             self._closed = True
-            waiters = self._take_waiters()
-        for each in waiters:
-            each.wake_soon()
+        self.wake()
 
     def wake(self) -> None:
-        """Have all who wait look again, at no new item. Any thread."""
+        """Have all who wait look again. Any thread."""
+        if not self._waiters and not self._unwoken:
+            return
         with self._lock:
-            waiters = self._take_waiters()
-        for each in waiters:
-            each.wake_soon()
-
-    def _take_waiters(self) -> tuple[_Waiters, ...]:
-        if not self._waiters:
-            return ()
-        # Out of everybody's reach before they are gone through: see _leave().
-        waiters, self._waiters = self._waiters, {}
-        return tuple(waiters.values())
+            # Out of everybody's reach before they are gone through: see _leave().
+            taken, self._waiters = self._waiters, {}
+            waiters = [*self._unwoken, *taken.values()]
+            self._unwoken = []
+        try:
+            for each in waiters:
+                each.wake_soon()
+        except BaseException:  # such as a RecursionError, of a thread that is deep in its application
+            with self._lock:
+                self._unwoken.extend(waiters)  # for the next that comes here
+            raise
 
     def get(self, number: int) -> Item | None:
         """Return an item; ``None`` if it is not there yet or no more. Any thread."""
@@ -127,7 +127,7 @@ class Broadcast(Generic[Item]):
             timeout: seconds, met late by up to a quarter of a second; ``None`` waits without end.
 
         Returns:
-            Whether that was so in time, or :meth:`wake` was called.
+            Whether that was so in time, or :meth:`wake` was called, as it is for each item.
         """
         loop = asyncio.get_running_loop()
         with self._lock:
@@ -188,8 +188,12 @@ class _Waiters:
 
     def wake_soon(self) -> None:
         """Wake all. Any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits there
+        try:
             self.loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:  # a RecursionError is one too
+            if not self.loop.is_closed():
+                raise
+            # Else nobody waits there.
 
     def _wake(self) -> None:
         self._cancel_timer()

@@ -94,7 +94,12 @@ class ResponsePipe:
             announce = not self._announced
             self._announced = True
         if announce:
-            self._notify()
+            try:
+                self._notify()
+            except BaseException:
+                with self._lock:
+                    self._announced = False  # or nothing that is written after it would be announced
+                raise
 
     def finish(self, pieces: Sequence[bytes] = ()) -> None:
         """End the response, after some last pieces. Worker thread; never waits."""
@@ -127,7 +132,7 @@ class ResponsePipe:
             self._aborted = True
             self._pieces.clear()
             self._size = 0
-            self._room.notify()
+            self._room.notify_all()  # a thread of the application's own may write as well
 
 
 class ContentPipe:
@@ -199,11 +204,13 @@ class ContentPipe:
             on_first_read, self._on_first_read = self._on_first_read, None
             on_first_read()
         if not self._blocks and not self._ended:
-            self._awaited = True
-            self._notify()  # from now on the client's time runs
-            with self._stalled(self._may_go_on), self._lock:
-                self._arrival.wait_for(self._may_go_on)
-            self._awaited = False
+            try:
+                self._awaited = True
+                self._notify()  # from now on the client's time runs
+                with self._stalled(self._may_go_on), self._lock:
+                    self._arrival.wait_for(self._may_go_on)
+            finally:
+                self._awaited = False
         with self._lock:
             if not self._blocks:
                 if self._error is not None:

@@ -95,18 +95,27 @@ class Wakeup:
         self.awaited_since = 0.0
 
     def notify(self, ready: Ready) -> None:
-        """Have ``ready.wake()`` called by the loop, once, soon. Any thread."""
+        """Have ``ready.wake()`` called by the loop, once, soon. Any thread.
+
+        What this raises, such as a RecursionError of a thread that is deep in its application, is the caller's: it is
+        called by the loop once somebody has notified it of anything.
+        """
         self._ready.append(ready)
         if not self._pending:
-            self._pending = True
-            if not self.awaited_since:
-                self.awaited_since = self._clock()
             try:
+                self._pending = True
+                if not self.awaited_since:
+                    self.awaited_since = self._clock()
                 self._loop.call_soon_threadsafe(self._drain, context=self._context)
-            except RuntimeError:
+            except BaseException as error:
+                # Nothing may be on its way: whoever comes next tries again.
+                self._pending = False
+                self.awaited_since = 0.0
+                # A RecursionError is a RuntimeError too.
+                if not (isinstance(error, RuntimeError) and self._loop.is_closed()):
+                    raise
                 # The loop is closed: a thread outlived its server. Nobody is left to tell.
                 self._ready.clear()
-                self.awaited_since = 0.0
 
     def give_way(self) -> None:
         """Wait while the loop is late, for the end of its turn. Worker thread, before a job; seldom, and not for long.

@@ -9,7 +9,6 @@ Thread: any, but for what says otherwise.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 import weakref
@@ -135,8 +134,11 @@ class Broker:
     def wake_subscribers(self) -> None:
         """Have all subscribers look again."""
         for link in self.links():
-            with contextlib.suppress(RuntimeError):  # the loop is closed
+            try:
                 link.loop.call_soon_threadsafe(link.wake_subscribers)
+            except RuntimeError:  # a RecursionError is one too
+                if not link.loop.is_closed():
+                    raise
 
     def stats(self) -> BrokerStats:
         """Return a snapshot."""

@@ -319,13 +319,14 @@ class Exchange:
                     error,
                     exc_info=(type(error), error, error.__traceback__),
                 )
-        if complete:
-            return  # the answer was complete; only what came after it failed
-        if self.pipe is not None:
-            self.failed = True
-            self.pipe.finish()
+        if not complete and self.pipe is None:
+            self._refuse(INTERNAL_ERROR)
             return
-        self._refuse(INTERNAL_ERROR)
+        if not complete:
+            self.failed = True
+            cast(ResponsePipe, self.pipe).finish()
+        # Else only what came after the answer has failed; or to tell the loop of it, which nobody else would do again.
+        self._notify()
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer in the application's place."""
@@ -448,8 +449,8 @@ class Exchange:
         """See :meth:`ResponseSink.finish`."""
         pipe = cast(ResponsePipe, self.pipe)
         if self.parked is None:
-            self._finished = True
             pipe.finish(self.end_pieces)
+            self._finished = True  # not before: who fails on the way there must not pass for complete
         elif self._head_data:
             pipe.write((self._head_data,))
             self._head_data = b""

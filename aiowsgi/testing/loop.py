@@ -116,6 +116,10 @@ class VirtualLoop:
         """See :meth:`asyncio.loop.create_future`."""
         return asyncio.Future(loop=cast(asyncio.AbstractEventLoop, self))
 
+    def is_closed(self) -> bool:
+        """See :meth:`asyncio.loop.is_closed`: it never is."""
+        return False
+
     def get_debug(self) -> bool:
         """See :meth:`asyncio.loop.get_debug`: tasks ask for it."""
         return False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 
 import pytest
 
 from aiowsgi.bridge.broadcast import Broadcast
+from tests.recursion import MARGINS, near_the_limit
 
 
 def test_item_that_is_added_while_another_is_made_comes_before_it() -> None:
@@ -50,3 +52,20 @@ async def test_wait_that_is_collected_while_an_item_is_added_is_forgotten() -> N
         return "item"
 
     assert log.append(make) == "item"
+
+
+async def test_item_that_is_added_close_to_the_recursion_limit_wakes_or_raises() -> None:
+    errors = 0
+    for margin in MARGINS:
+        log: Broadcast[str] = Broadcast(10)
+        reader = asyncio.ensure_future(log.wait(1))
+        await asyncio.sleep(0)
+        try:
+            near_the_limit(margin, lambda log=log: log.append(lambda _: "item"))
+        except RecursionError:
+            errors += 1
+            log.append(lambda _: "once more")
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert reader.done()
+    assert 0 < errors < len(MARGINS)

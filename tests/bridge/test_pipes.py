@@ -73,6 +73,15 @@ class Count:
         self.calls += 1
 
 
+class Failing(Count):
+    """Fails at the first call."""
+
+    def __call__(self) -> None:
+        super().__call__()
+        if self.calls == 1:
+            raise RecursionError
+
+
 # ResponsePipe.
 
 
@@ -155,7 +164,24 @@ def test_response_pipe_aborted_refuses_the_next_write(worker: Worker) -> None:
     assert worker.start(pipe.finish).error is None
 
 
+def test_response_pipe_whose_notification_fails_announces_what_comes_after_it(pool: StepPool) -> None:
+    notify = Failing()
+    pipe = ResponsePipe(1000, pool.stalled, notify)
+    with pytest.raises(RecursionError):
+        pipe.write((b"one",))
+    pipe.write((b"two",))
+    assert notify.calls == 2
+    assert pipe.take() == ([b"one", b"two"], False)
+
+
 # ContentPipe.
+
+
+def test_content_pipe_whose_notification_fails_is_not_awaited(pool: StepPool) -> None:
+    pipe = ContentPipe(pool.stalled, Failing())
+    with pytest.raises(RecursionError):
+        pipe.read()
+    assert not pipe.awaited
 
 
 def content(worker: Worker, *blocks: bytes, **options: Any) -> ContentPipe:

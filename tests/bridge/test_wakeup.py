@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 import aiowsgi.bridge.wakeup as wakeup_module
 from aiowsgi.bridge.wakeup import Wakeup
 from aiowsgi.testing import VirtualLoop
+from tests.recursion import MARGINS, near_the_limit
 
 
 class CountingLoop(VirtualLoop):
@@ -28,6 +30,9 @@ class CountingLoop(VirtualLoop):
             raise RuntimeError("Event loop is closed")
         self.wakeup_count += 1
         return super().call_soon_threadsafe(*args, **options)
+
+    def is_closed(self) -> bool:
+        return self.closed
 
 
 class Note:
@@ -112,6 +117,48 @@ def test_wakeup_of_a_closed_loop_is_forgotten(loop: CountingLoop, woken: list[An
     wakeup.notify(Note(woken, 1))
     wakeup.notify(Note(woken, 2))
     assert woken == []
+
+
+async def test_wakeup_close_to_the_recursion_limit_is_sent_or_raises_and_later_ones_are_sent() -> None:
+    errors = 0
+    for margin in MARGINS:
+        woken: list[Any] = []
+        wakeup = Wakeup(asyncio.get_running_loop())
+
+        def notify(wakeup: Wakeup = wakeup, woken: list[Any] = woken) -> None:
+            wakeup.notify(Note(woken, "deep"))
+
+        try:
+            near_the_limit(margin, notify)
+        except RecursionError:
+            errors += 1
+        else:
+            await asyncio.sleep(0)
+            assert woken == ["deep"]
+        wakeup.notify(Note(woken, "later"))
+        await asyncio.sleep(0)
+        assert woken[-1] == "later"
+    assert 0 < errors < len(MARGINS)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), RuntimeError("of a subclass of a loop")])
+def test_wakeup_that_fails_is_the_callers_and_made_up_for_by_the_next(
+    loop: CountingLoop, woken: list[Any], error: BaseException
+) -> None:
+    errors = [error]
+
+    def clock() -> float:
+        if errors:
+            raise errors.pop()
+        return loop.time()
+
+    wakeup = Wakeup(loop, clock)
+    with pytest.raises(type(error)):
+        wakeup.notify(Note(woken, 1))
+    assert wakeup.awaited_since == 0.0
+    wakeup.notify(Note(woken, 2))
+    loop.run_ready()
+    assert woken == [1, 2]
 
 
 def test_wakeup_from_many_threads_loses_nothing(loop: CountingLoop, woken: list[Any]) -> None:

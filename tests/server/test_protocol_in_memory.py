@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import logging
 import os
@@ -17,8 +18,10 @@ import pytest
 from aiowsgi import park
 from aiowsgi.bridge.pipes import ContentPipe
 from aiowsgi.errors import ClientDisconnected
-from aiowsgi.testing import MemoryServer
+from aiowsgi.testing import MemoryServer, VirtualLoop
+from aiowsgi.testing.loop import VirtualHandle
 from tests.raw import Truncated
+from tests.recursion import MARGINS, near_the_limit
 from tests.simulation.memory import GET, NothingArrived, SteppedClient, blocks, each_path, hello, remains
 
 if TYPE_CHECKING:
@@ -1017,6 +1020,49 @@ def test_close_in_the_middle_of_everything_leaves_nothing(large_file: Path, temp
             server.step()
     assert not remains(server)
     assert descriptors() == before
+
+
+class DeepLoop(VirtualLoop):
+    """Comes as deep as asyncio's, and deeper."""
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any, **options: Any) -> VirtualHandle:
+        def deeper(count: int) -> VirtualHandle:
+            return deeper(count - 1) if count else VirtualLoop.call_soon_threadsafe(self, callback, *args, **options)
+
+        return deeper(10)
+
+
+class DeepServer(MemoryServer):
+    def make_loop(self) -> VirtualLoop:
+        return DeepLoop()
+
+
+@pytest.mark.parametrize("catches", [False, True])
+@pytest.mark.parametrize("fields", [[], [("Content-Length", "4")]])
+def test_response_written_close_to_the_recursion_limit_is_never_waited_for_in_vain(
+    fields: list[tuple[str, str]], catches: bool
+) -> None:
+    errors = 0
+    margins = iter(MARGINS)
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        nonlocal errors
+        write = start_response("200 OK", fields)
+        try:
+            near_the_limit(next(margins), lambda: write(b"deep"))
+        except RecursionError:
+            errors += 1
+            if not catches:
+                raise
+            return [b"rest"]
+        return []
+
+    with DeepServer(application) as server:
+        for _ in MARGINS:
+            client = SteppedClient(server)
+            with contextlib.suppress(Truncated):
+                assert client.get().status_code in (200, 500)
+    assert 0 < errors < len(MARGINS)
 
 
 # Parked.
