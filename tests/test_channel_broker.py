@@ -312,6 +312,29 @@ async def test_new_channel_is_read_at_once_also_where_nobody_may_unblock(home: H
         await each.aclose()
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks")
+async def test_new_channels_are_read_at_once_where_the_programs_tasks_are_eager(
+    home: Home, redis: RedisProcess
+) -> None:
+    redis.call("ACL", "SETUSER", "plain", "on", ">word", "~*", "+@all", "-client|unblock", "-client|id")
+    url = f"unix://plain:word@{redis.socket_path}"
+    channels = [Channel(name, broker=url) for name in ("one", "two", "three")]
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009 # unknown to Python 3.11
+    try:
+        subscriptions = [channels[0].subscribe()]
+        await settle(*subscriptions)
+        for channel in channels[1:]:
+            begun = time.monotonic()
+            subscriptions.append(channel.subscribe("1-1"))
+            assert (await take(subscriptions[-1], 1))[0].event == "reset"
+            assert time.monotonic() - begun < 2.5
+        for each in subscriptions:
+            await each.aclose()
+    finally:
+        loop.set_task_factory(None)
+
+
 async def test_thousand_subscriptions_leave_no_descriptor_task_or_client(home: Home, redis: RedisProcess) -> None:
     channels = [home.channel() for _ in range(5)]
 

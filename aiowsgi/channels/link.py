@@ -88,8 +88,8 @@ class Link:
         self._interrupted = False
         self._patience: asyncio.Timeout | None = None
         self._unblocking: asyncio.Task[None] | None = None
-        # In no context of anybody's request.
-        self._task = loop.create_task(self._run(), name=f"aiowsgi {broker!r}", context=contextvars.Context())
+        # In no context of anybody's request; and not by an eager task factory, before whoever makes this knows of it.
+        self._task = asyncio.Task(self._run(), loop=loop, name=f"aiowsgi {broker!r}", context=contextvars.Context())
 
     @property
     def connection_count(self) -> int:
@@ -350,7 +350,8 @@ class Link:
         self._deserted.clear()
         self._stale = True
         if self._blocked and self._unblocking is None:
-            self._unblocking = self.loop.create_task(self._unblock(), context=contextvars.Context())
+            # Not by an eager task factory: it may end at once, and would be noted after that.
+            self._unblocking = asyncio.Task(self._unblock(), loop=self.loop, context=contextvars.Context())
 
     async def _unblock(self) -> None:
         try:

@@ -299,7 +299,8 @@ class RemoteSubscription(Subscription):
         if self._task is None:
             if not feed.ready:
                 return await feed.log.wait(feed.log.end, timeout)
-            self._task = asyncio.get_running_loop().create_task(self._fetch(feed), context=contextvars.Context())
+            # Not by an eager task factory: it may end at once, and would be noted after that.
+            self._task = asyncio.Task(self._fetch(feed), context=contextvars.Context())
         done, _ = await asyncio.wait([self._task], timeout=timeout)
         return bool(done)
 

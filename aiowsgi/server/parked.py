@@ -74,8 +74,12 @@ class ParkedResponse:
         self._begun = False
         self._over = False
         self._timer: asyncio.TimerHandle | None = None
-        self._task = engine.loop.create_task(
-            WatchedCoroutine(self._run()), name="aiowsgi parked response", context=contextvars.Context()
+        # Not by the loop's task factory: an eager one would begin before whoever makes this knows of it.
+        self._task = asyncio.Task(
+            WatchedCoroutine(self._run()),
+            loop=engine.loop,
+            name="aiowsgi parked response",
+            context=contextvars.Context(),
         )
 
     def pause(self) -> None:

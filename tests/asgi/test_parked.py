@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -69,6 +70,19 @@ async def test_parked_stream_goes_on_in_the_loop_behind_the_application_s_own_bl
     assert "content-length" not in fields
     assert stream.threads == {threading.get_ident()}
     await until(lambda: stream.closed_count == 1)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks")
+async def test_parked_stream_goes_on_where_the_programs_tasks_are_eager(adapt: Adapt) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009 # unknown to Python 3.11
+    try:
+        stream = Stream(b"two, ", b"three", None)
+        status, _, content = await answer(adapt(parking(stream, b"one, ")), http_scope())
+        assert (status, content) == (200, b"one, two, three")
+        await until(lambda: stream.closed_count == 1)
+    finally:
+        loop.set_task_factory(None)
 
 
 async def test_parked_head_is_sent_before_the_first_block(adapt: Adapt) -> None:

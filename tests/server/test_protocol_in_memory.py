@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import logging
 import os
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -1131,6 +1133,46 @@ def test_parked_response_that_is_not_taken_is_reset_after_write_timeout() -> Non
         assert client.memory.was_reset
         assert closed == [True]
         assert not remains(server)
+
+
+class EagerLoop(VirtualLoop):
+    """As a program's with ``asyncio.eager_task_factory``: a task begins inside of the call that makes it."""
+
+    def create_task(self, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        return asyncio.Task(coroutine, loop=cast(Any, self), eager_start=True, **options)
+
+
+class EagerServer(MemoryServer):
+    def make_loop(self) -> VirtualLoop:
+        return EagerLoop()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks")
+def test_parked_response_where_the_programs_tasks_are_eager_is_whole() -> None:
+    closed: list[bool] = []
+    with EagerServer(parked_application(3, 10, closed)) as server:
+        client = SteppedClient(server)
+        assert client.get().content == bytes(30)
+        assert closed == [True]
+        assert client.get().content == bytes(30)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks")
+def test_parked_response_to_head_where_the_programs_tasks_are_eager_is_never_begun() -> None:
+    begun: list[bool] = []
+
+    async def events() -> AsyncIterator[bytes]:
+        begun.append(True)
+        yield b"event"
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return park(environ, events())
+
+    with EagerServer(application) as server:
+        assert SteppedClient(server).get(method="HEAD").status_code == 200
+        server.settle()
+    assert not begun
 
 
 def test_nothing_more_arrives_after_the_last_response() -> None:
