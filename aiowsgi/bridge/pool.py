@@ -257,7 +257,7 @@ class ThreadPool:
             self._threads.add(thread)
         try:
             thread.start()
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             # No thread to be had: the process is at its limit. The job waits for one of those that run.
             with self._lock:
                 self._threads.discard(thread)
@@ -439,7 +439,13 @@ class _Stall:
 
     def __enter__(self) -> None:
         _count_transition()
-        self._pool.begin_stall()
+        try:
+            self._pool.begin_stall()
+        except BaseException:
+            # Nobody calls __exit__ then. Without a call in between: it may be a RecursionError.
+            _count_transition()
+            self._pool.end_stall()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -14,8 +14,9 @@ import pytest
 
 import aiowsgi.bridge.jobs
 import aiowsgi.bridge.pool
-from aiowsgi.bridge.pool import ThreadPool
+from aiowsgi.bridge.pool import ThreadPool, is_at_work
 from aiowsgi.testing import StepPool
+from tests.recursion import MARGINS, near_the_limit
 
 LONG = 30.0
 
@@ -315,6 +316,35 @@ def test_pool_whose_size_is_max_threads_holds_to_it(make: Callable[..., Tasks]) 
     assert not waiting.running.is_set()
 
 
+def test_stall_that_fails_close_to_the_recursion_limit_is_none(make: Callable[..., Tasks]) -> None:
+    tasks = make(1)
+    pool = tasks.pool
+    failed: list[tuple[int, dict[int, int]]] = []
+
+    class Deep(Task):
+        def run(self) -> None:
+            for margin in MARGINS:
+                try:
+                    near_the_limit(margin, self.stall)
+                except RecursionError:
+                    failed.append((pool.stats().stalled, dict(pool.transition_counts())))
+            super().run()
+
+        def stall(self) -> None:
+            with pool.stalled(bool):
+                pass
+
+    task = Deep(pool)
+    tasks.made.append(task)
+    pool.submit(task)
+    assert task.running.wait(LONG)
+    assert 0 < len(failed) < len(MARGINS)
+    for stalled, counts in failed:
+        assert stalled == 0
+        assert all(map(is_at_work, counts.values()))
+    assert pool._allowed_count == 1
+
+
 def test_pool_is_back_to_its_size_once_nothing_is_stalled(make: Callable[..., Tasks]) -> None:
     tasks = make(2)
     downloads = tasks.submit(10, stalls=True)
@@ -572,8 +602,9 @@ def test_jobs_for_which_a_thread_is_free_do_not_count_as_waiting(make: Callable[
     assert tasks.pool.stats().waiting == 5
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
 def test_thread_that_cannot_start_leaves_its_room_to_another(
-    make: Callable[..., Tasks], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Tasks], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(aiowsgi.bridge.jobs, "_LOOK_SECONDS", 2 * LONG)
     tasks = make(2)
@@ -586,7 +617,7 @@ def test_thread_that_cannot_start_leaves_its_room_to_another(
     def start(self: threading.Thread) -> None:
         # Until now it counted, so that the thread that was called has gone back to sleep.
         time.sleep(0.05)
-        raise RuntimeError("can't start new thread")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
