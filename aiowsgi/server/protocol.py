@@ -285,7 +285,8 @@ class Protocol(asyncio.Protocol):
                 if self._content is not None:
                     self._content.end()
             else:
-                self._refuse(event)
+                if self.phase is not _LINGERING and self.phase is not _CLOSED:  # as where the head was answered at once
+                    self._refuse(event)
                 return
         if self._content is not None:
             self._content_arrived()

@@ -53,6 +53,19 @@ def test_server_that_is_well_says_so(path: str) -> None:
         assert server.get(path) == (200, {"status": "ok", "reasons": []})
 
 
+@pytest.mark.parametrize("path", ["/alive", "/"])
+def test_answer_before_content_that_is_malformed_is_the_only_one(path: str) -> None:
+    with HealthServer(stream_body=True, queue_size=1) as server:
+        server.connect().send(request())
+        server.loop.run_ready()  # and no thread takes it
+        client = server.connect()
+        client.send(request(path, "Transfer-Encoding: chunked") + b"zz\r\n")
+        server.loop.run_ready()
+        answer = client.read()
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert answer.startswith(b"HTTP/1.1 200 " if path == "/alive" else b"HTTP/1.1 503 ")
+
+
 def test_server_that_starts_or_leaves_is_alive_and_not_ready() -> None:
     for state, reason in (("starting", "starting"), ("leaving", "draining"), ("draining", "draining")):
         with HealthServer() as server:
