@@ -2,7 +2,8 @@
 
 Neither loop's transport offers it: uvloop has no ``sendfile`` at all, and asyncio's runs in the loop, which stands
 still while the disk is read. So an I/O thread sends on a duplicate of the socket's descriptor, as much as the kernel
-takes; then the loop waits for room, which it could not do on the transport's own descriptor either.
+takes; then the loop waits for room, which it could not do on the transport's own descriptor either. Where a file system
+or a sandbox has no ``sendfile``, the thread reads and sends by itself.
 
 The transport must hold nothing that is unsent, and nobody may write to it meanwhile.
 
@@ -15,6 +16,7 @@ Source: sendfile(2).
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -27,6 +29,10 @@ __all__ = ["SocketFileSender"]
 
 # A job ends after so much, however fast its client is: the next in the queue is another's.
 _JOB_SIZE = 4 * 1024 * 1024
+# What is read at a time where there is no sendfile. Arbitrary; as much as a FileSender reads.
+_PIECE_SIZE = 256 * 1024
+# "EINVAL or ENOSYS: applications may wish to fall back to read and write", says sendfile(2).
+_NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
 class SocketFileSender:
@@ -48,6 +54,7 @@ class SocketFileSender:
     __slots__ = (
         "_blocked",
         "_closed",
+        "_copies",
         "_error",
         "_head",
         "_io_pool",
@@ -90,6 +97,8 @@ class SocketFileSender:
         self._running = False
         self._closed = False
         self._released = False
+        # There is no sendfile for this file; only the jobs ask.
+        self._copies = False
         # What the last job has met.
         self._blocked = False
         self._error: OSError | None = None
@@ -121,11 +130,23 @@ class SocketFileSender:
         end = self._offset + min(self._missing_size, _JOB_SIZE)
         while self._offset < end and not self._closed:
             # No more than the job's part: a call that is given all goes on as long as its client keeps up.
-            size = os.sendfile(self._socket.fileno(), self._region.fd, self._offset, end - self._offset)
+            size = self._send_part(end - self._offset)
             if not size:
                 raise OSError("the file became shorter while it was being sent")
             self._offset += size
             self._missing_size -= size
+
+    def _send_part(self, size: int) -> int:
+        """Send at most ``size`` bytes from the offset on; return how many the socket has taken, 0 at the file's end."""
+        if not self._copies:
+            try:
+                return os.sendfile(self._socket.fileno(), self._region.fd, self._offset, size)
+            except OSError as error:
+                if error.errno not in _NO_SENDFILE:
+                    raise
+                self._copies = True
+        piece = os.pread(self._region.fd, min(size, _PIECE_SIZE), self._offset)
+        return self._socket.send(piece) if piece else 0
 
     def wake(self) -> None:
         """See how far the job came."""

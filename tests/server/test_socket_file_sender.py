@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,7 +16,11 @@ from typing import Any
 
 import pytest
 
+from aiowsgi.bridge.pool import ThreadPool
+from aiowsgi.bridge.wakeup import Wakeup
 from aiowsgi.server import socket_file_sender
+from aiowsgi.server.socket_file_sender import SocketFileSender
+from aiowsgi.wsgi.file_wrapper import FileRegion
 from tests.conftest import ServerThread
 from tests.hosting import poll
 
@@ -184,3 +191,52 @@ def test_client_that_is_found_gone_by_the_thread_leaves_no_error(
             assert sum(map(len, pieces(sock))) < SIZE
     poll(lambda: not server.server.engine.connections)
     assert not error_log.records
+
+
+async def sent_by_itself(file: Path, sock: socket.socket, client: socket.socket) -> bytes:
+    """Return what a client has got, once a sender of a file to its socket has ended."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[OSError | None] = loop.create_future()
+    pool = ThreadPool(1)
+    sock.setblocking(False)
+    client.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)  # so that it has to wait for its client
+    size = os.path.getsize(file) - 1000
+    region = FileRegion(os.open(file, os.O_RDONLY), 1000, size)
+    sender = SocketFileSender(
+        b"head", region, sock, loop, pool, Wakeup(loop), lambda: None, lambda: None, ended.set_result
+    )
+    sender.send_on()
+    received = b""
+    async with asyncio.timeout(10):
+        while len(received) < 4 + size and not ended.done():
+            received += await loop.sock_recv(client, 256 * 1024)
+        error = await ended
+    sender.close()
+    pool.close()
+    client.close()
+    assert error is None
+    return received
+
+
+@pytest.fixture
+def smaller_file(file: Path) -> Path:
+    os.truncate(file, 1_000_001)
+    return file
+
+
+@pytest.mark.parametrize("refused", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+async def test_file_without_sendfile_is_whole(
+    smaller_file: Path, monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    sock, client = socket.socketpair()
+    if refused == errno.EINVAL and sys.platform == "linux":
+        # So that Linux itself refuses: sendfile(2).
+        fcntl.fcntl(sock, fcntl.F_SETFL, fcntl.fcntl(sock, fcntl.F_GETFL) | os.O_APPEND)
+    else:
+
+        def refusing(*arguments: Any) -> int:
+            raise OSError(refused, os.strerror(refused))
+
+        monkeypatch.setattr(os, "sendfile", refusing)
+    assert await sent_by_itself(smaller_file, sock, client) == b"head" + smaller_file.read_bytes()[1000:]
