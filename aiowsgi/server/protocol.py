@@ -571,7 +571,10 @@ class Protocol(asyncio.Protocol):
             exchange.release()  # HEAD, or it failed before
         if exchange.failed:
             if exchange.close_delimited:
-                self._outlet.reset()  # an orderly end would look like the end of the content
+                # An orderly end would look like the end of the content.
+                self.phase = _LINGERING  # nothing is answered or written any more
+                # Not at once, for the same reason as _close_soon().
+                self._engine.loop.call_soon(self._outlet.reset)
             else:
                 self._close_after_flush()
             return

@@ -53,6 +53,7 @@ class MemoryTransport(asyncio.Transport):
         self._unsent = bytearray()
         self._limits = (16 * 1024, 64 * 1024)
         self._write_paused = False
+        self._resuming = False
         self._read_paused = False
         self._read_end = False
         self._write_end = False
@@ -152,7 +153,11 @@ class MemoryTransport(asyncio.Transport):
         self._send()
         if self._write_paused and len(self._unsent) <= self._limits[0]:
             self._write_paused = False
-            self._protocol.resume_writing()
+            self._resuming = True
+            try:
+                self._protocol.resume_writing()
+            finally:
+                self._resuming = False
         if not self._unsent and not self._lost:
             if self._closing:
                 self._lose(None)
@@ -192,11 +197,18 @@ class MemoryTransport(asyncio.Transport):
         if not self._closing:
             self._closing = True
             if not self._unsent:
+                self._check_not_resuming()
                 self._lose(None)
 
     def abort(self) -> None:
         """See :class:`asyncio.WriteTransport`."""
-        self._lose(None)
+        if not self._lost:
+            self._check_not_resuming()
+            self._lose(None)
+
+    def _check_not_resuming(self) -> None:
+        if self._resuming:
+            raise RuntimeError("closed by resume_writing(): asyncio's transports tell of their end twice then")
 
     def _lose(self, error: Exception | None) -> None:
         if not self._lost:

@@ -559,3 +559,25 @@ def test_client_whose_last_response_ends_once_it_reads_is_let_go_once(
     wait_until(lambda: not server.server.engine.connections, "the end of the connection")
     # asyncio says so of a transport that is closed where it asks for more.
     assert [record for record in caplog.records if record.name == "asyncio" and record.levelno > logging.INFO] == []
+
+
+def test_client_whose_response_breaks_off_once_it_reads_is_let_go_once(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = bytes(8_000_000)  # more than the kernel holds
+
+    def failing(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield content
+        raise RuntimeError("on purpose")
+
+    server = serve(failing)
+    with connect_with_little_room(server) as client:
+        client.send(b"GET / HTTP/1.0\r\n\r\n")
+        wait_until(lambda: server.call(server.server.stats).connections.writing == 1, "a response on its way")
+        wait_until(lambda: server.call(server.server.stats).threads.idle == 1, "its end, which waits for the client")
+        with pytest.raises(ConnectionResetError):
+            client.receive()
+    wait_until(lambda: not server.server.engine.connections, "the end of the connection")
+    # asyncio says so of a transport that is aborted where it asks for more.
+    assert [record for record in caplog.records if record.name == "asyncio" and record.levelno > logging.INFO] == []

@@ -1175,6 +1175,23 @@ def test_parked_response_to_head_where_the_programs_tasks_are_eager_is_never_beg
     assert not begun
 
 
+def test_response_of_unknown_length_that_fails_while_its_client_is_behind_is_reset_in_a_turn_of_its_own() -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        for _ in range(20):
+            yield bytes(100_000)
+        raise RuntimeError("on purpose")
+
+    with MemoryServer(application) as server:
+        client = SteppedClient(server)
+        client.send(b"GET / HTTP/1.0\r\n\r\n" + get("/next"))
+        server.settle()
+        with pytest.raises(ConnectionResetError):
+            client.receive()
+        server.settle()
+        assert not remains(server)
+
+
 def test_nothing_more_arrives_after_the_last_response() -> None:
     with MemoryServer(hello) as server:
         client = SteppedClient(server)
