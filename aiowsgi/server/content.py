@@ -329,13 +329,15 @@ class _Write:
         self._content = content
         self._blocks = blocks
         self._size = size
-        self._error: OSError | None = None
+        # Until it is: whatever meets the thread, MemoryError too, must not leave a hole in the content.
+        self._error: OSError | None = OSError("it was not written")
 
     def run(self) -> None:
-        """Worker thread of the I/O pool."""
+        """Worker thread of the I/O pool, which logs what is no ``OSError``."""
         try:
             if not self._content.released:  # its client may have gone while this waited
                 self._content.write(self._blocks)
+            self._error = None
         except OSError as error:
             self._error = error
         finally:

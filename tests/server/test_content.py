@@ -181,6 +181,24 @@ def test_disk_that_is_full_during_a_write_is_500(
     assert not remains(server)
 
 
+def test_memory_that_is_exhausted_during_a_write_is_500(server: MemoryServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, blocks: Sequence[bytes]) -> int:
+        raise MemoryError
+
+    content = some_bytes(60_000)
+    client = begin(server, content, 20_000)
+    monkeypatch.setattr(os, "writev", refuse)
+    send_on(client, content[20_000:40_000])
+    with pytest.raises(MemoryError):  # which a pool of threads logs
+        server.settle()
+    monkeypatch.undo()
+    client.send(content[40_000:])
+    assert client.receive().status_code == 500
+    client.close()
+    server.settle()
+    assert not remains(server)
+
+
 @pytest.mark.parametrize("most", [1, 999, 8000])
 def test_file_that_takes_a_part_of_what_is_written_gets_the_rest(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     write: Write = os.writev
