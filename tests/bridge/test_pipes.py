@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from aiowsgi.bridge.pipes import ContentPipe, ResponsePipe
 from aiowsgi.bridge.pool import ThreadPool
 from aiowsgi.errors import ClientDisconnected
 from aiowsgi.testing import StepPool
+from tests.hosting import PATIENCE, poll
 
 
 class Work:
@@ -155,6 +156,27 @@ def test_response_pipe_aborted_wakes_its_worker_with_client_disconnected(worker:
     assert isinstance(work.error, ClientDisconnected)
     assert isinstance(work.error, OSError)
     assert pipe.take() == ([], False)
+
+
+def test_response_pipe_aborted_wakes_all_threads_that_write() -> None:
+    pipe = ResponsePipe(1, lambda ready: nullcontext(), Count())
+    pipe.write((b"x",))
+    errors: list[Exception] = []
+
+    def write() -> None:
+        try:
+            pipe.write((b"y",))
+        except ClientDisconnected as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    poll(lambda: len(pipe._room._waiters) == 3)  # type: ignore[attr-defined] # no event tells of it
+    pipe.abort()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(errors) == 3
 
 
 def test_response_pipe_aborted_refuses_the_next_write(worker: Worker) -> None:
