@@ -328,6 +328,32 @@ def test_server_that_has_closed_answers_data_with_a_reset() -> None:
 # The loop.
 
 
+def test_memory_transport_refuses_an_empty_piece_among_several() -> None:
+    recorder = Recorder()
+    ends = MemoryEnds(recorder)
+    recorder.transport.writelines([b"one ", b"two"])
+    with pytest.raises(ValueError, match="empty piece"):
+        recorder.transport.writelines([b"three", b""])
+    ends.settle()
+    assert ends.receive() == b"one two"
+
+
+@pytest.mark.parametrize("end", ["abort", "close"])
+def test_memory_transport_refuses_to_be_ended_by_resume_writing(end: str) -> None:
+    class Ending(Recorder):
+        def resume_writing(self) -> None:
+            getattr(self.transport, end)()
+
+    recorder = Ending()
+    ends = MemoryEnds(recorder)
+    recorder.transport.set_write_buffer_limits(high=0)
+    recorder.transport.write(bytes(100_000))
+    assert recorder.told == ["pause"]
+    assert ends.client.read(100_000)
+    with pytest.raises(RuntimeError, match="twice"):
+        ends.settle()
+
+
 def test_loop_runs_timers_in_order_each_at_its_time() -> None:
     loop = VirtualLoop(0.0)
     ran: list[tuple[str, float]] = []
