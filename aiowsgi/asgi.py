@@ -1,9 +1,9 @@
 """``ASGIAdapter``: a WSGI application inside an ASGI program.
 
-The server's own engine, exchange and collected content, with ASGI's ``receive`` and ``send`` in the place of a
-connection (:mod:`aiowsgi.server.messages`): the same code keeps PEP 3333 to the same letter. A third of this module is
-what a scope means in environ, a third the life of the engine: it starts with the first request, in whatever loop that
-comes, and ends with the program's lifespan or :meth:`ASGIAdapter.aclose`.
+It uses the server's own engine, exchange and collected content, with ASGI's ``receive`` and ``send`` in place of a
+connection (:mod:`aiowsgi.server.messages`): the same code conforms to PEP 3333 as strictly. A third of this module maps
+a scope to environ, a third is the life of the engine: it starts with the first request, in whichever loop that arrives,
+and ends with the program's lifespan or :meth:`ASGIAdapter.aclose`.
 
 A request's content is collected before the application starts, in memory, then in a temporary file: a slow upload holds
 no thread, and one that is cut short never reaches the application.
@@ -47,18 +47,18 @@ class ASGIAdapter:
         app = FastAPI()
         app.mount("/shop", aiowsgi.ASGIAdapter(shop_wsgi, threads=8))
 
-    An application that fails is answered 500 and logged once to ``aiowsgi.error``; one that fails after its head has
-    left raises here, so that the server breaks the response off. What it parks (:func:`aiowsgi.park`) goes on in the
-    program's loop, without a thread. A WebSocket is closed before it is accepted, which its client sees as 403.
-    "lifespan" ends the threads with the program; where the adapter is mounted in another application it hears nothing
-    of that, and :meth:`aclose` does. ``environ["asgi.scope"]`` is the scope.
+    If the application fails, the answer is 500, and the failure is logged once to ``aiowsgi.error``; if it fails after
+    its head has been sent, the error is raised here, so that the ASGI server breaks off the response. What it parks
+    (:func:`aiowsgi.park`) goes on in the program's loop, without a thread. A WebSocket is closed before it is accepted,
+    which its client sees as 403. "lifespan" ends the threads with the program; an adapter that is mounted in another
+    application is not told of that: call :meth:`aclose` instead. ``environ["asgi.scope"]`` is the scope.
     ``environ["aiowsgi.disconnected"]`` is the request's own: it is also set, and its callbacks called, when the request
     is over.
 
     Args:
         application: any WSGI application.
-        threads: most threads that run it at once.
-        pool: runs it, instead of a pool of its own; shared with others, and theirs to close.
+        threads: how many threads may run it at once.
+        pool: runs it, instead of a pool of the adapter's own; it may be shared, and the adapter does not close it.
         options: of :class:`~aiowsgi.config.Config`, as far as they have a meaning here: ``max_threads``,
             ``thread_idle_timeout``, ``queue_size``, ``queue_timeout``, ``limit_request_body``, ``request_buffer``,
             ``request_buffer_total``, ``response_buffer``, ``switch_interval``, ``concurrency``, and, for what is
@@ -91,7 +91,7 @@ class ASGIAdapter:
         self._closed = False
 
     def _engine_of(self, loop: asyncio.AbstractEventLoop) -> Engine:
-        """Return the engine; another for another loop, of a program that runs one after the other."""
+        """Return the engine; a new one for a new loop, in a program that runs one loop after another."""
         engine = self._engine
         if engine is None or engine.loop is not loop:
             if engine is not None:
@@ -118,7 +118,7 @@ class ASGIAdapter:
     async def aclose(self) -> None:
         """Take no more requests, wait for those that are being answered, and end the threads. Idempotent.
 
-        What is parked ends in turns, as at the drain of a server.
+        Parked responses end one after another, as when a server drains.
         """
         self._closed = True
         engine = self._engine
@@ -193,7 +193,7 @@ def _request_head(scope: Message) -> RequestHead:
     if unquote(path) != scope["path"]:  # not what was sent: something on the way has rewritten it
         path = quote(scope["path"])
     query = scope.get("query_string", b"").decode("latin-1")
-    # As in the server: no field passes for another, and the content's size is known.
+    # As in the server: no field can pose as another, and the content's size is known.
     variables = name_fields(scope["headers"])
     variables.pop("HTTP_TRANSFER_ENCODING", None)
     version = scope["http_version"]

@@ -1,8 +1,8 @@
 """``aiowsgi.Channel``: any thread sends events, and any number of parked responses follow them.
 
 A channel lives in its process (:mod:`aiowsgi.channels.local`), or in a broker that the workers of all machines share
-(:mod:`aiowsgi.channels.remote`). How far a slow client may fall behind, and what happens then, is said when the channel
-is made, and counted.
+(:mod:`aiowsgi.channels.remote`). How far a slow client may fall behind, and what happens then, is decided when the
+channel is made; how often it happens is counted.
 
 Thread: any.
 """
@@ -43,25 +43,25 @@ class Channel:
         orders = aiowsgi.Channel("orders", broker="redis://10.0.0.5:6379/0")
 
     Args:
-        name: for people; with a broker, what tells it from other channels there.
+        name: for people; with a broker, what distinguishes it from other channels there.
         broker: URL of a Redis or Valkey: ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``, as
-            :mod:`aiowsgi.channels.address` has them. Needs the extra ``redis``.
-        history: last events that a client which comes back is given; 0 or more, 100 by default. With a broker some more
-            may be there, the number is 1 or more, and 10,000 by default.
-        limit: events that a subscriber may be behind; 1 or more. With a broker, one that is further behind reads
-            what the history has, and is too slow only once that has gone too.
-        policy: what happens to one that is too slow. ``"drop-oldest"``: it misses the oldest ones; with a broker it is
-            told so by an event named ``reset``. ``"disconnect"``: its subscription ends as if the channel had been
-            closed, and a browser comes back for what the history has; that is without a gap if ``history`` is well
-            above ``limit``.
+            :mod:`aiowsgi.channels.address` describes them. Needs the extra ``redis``.
+        history: how many of the last events are kept for clients that come back; 0 or more, 100 by default. With a
+            broker, 1 or more, 10,000 by default, and somewhat more may be kept.
+        limit: events that a subscriber may be behind; 1 or more. With a broker, a subscriber that is further behind
+            reads from the history, and is too slow only once its place is gone from that too.
+        policy: what happens to a subscriber that is too slow. ``"drop-oldest"``: it misses the oldest events; with a
+            broker it is told so by an event named ``reset``. ``"disconnect"``: its subscription ends as if the channel
+            had been closed, and a browser comes back for what is in the history; that leaves no gap if ``history`` is
+            well above ``limit``.
         send_timeout: seconds that :meth:`send` may wait for a broker; more than 0.
 
     Whatever the number of subscribers, the channel keeps ``history + limit`` events at most; with a broker, ``limit``
     in each process that has subscribers.
 
     Raises:
-        ConfigError: a value is out of bounds, the broker's URL is none, or redis-py is not installed. Whether the
-            broker is there is seen when a server starts, and whenever it is used.
+        ConfigError: a value is out of bounds, the broker's URL is not valid, or redis-py is not installed. Whether the
+            broker is there is found out when a server starts, and whenever it is used.
     """
 
     def __init__(
@@ -109,10 +109,10 @@ class Channel:
         return f"<Channel {self.name!r}{where}>"
 
     def send(self, data: bytes | str, event: str | None = None) -> str:
-        """Send an event to everybody who is subscribed. Any thread; never waits for a subscriber.
+        """Send an event to all subscribers. Any thread; never waits for a subscriber.
 
-        The order of one thread's events is that of its calls. With a broker it waits for that, ``send_timeout`` seconds
-        at most, and is not for the thread of an event loop.
+        The events of one thread keep the order of its calls. With a broker, the call waits for the broker, at most
+        ``send_timeout`` seconds, and must not be made in the thread of an event loop.
 
         Args:
             data: text is sent as UTF-8.
@@ -124,7 +124,7 @@ class Channel:
         Raises:
             RuntimeError: the channel is closed; or it has a broker, and this is an event loop: see :meth:`asend`.
             BrokerUnavailable: the broker has not taken the event in time, or has refused it.
-            TypeError, ValueError: ``data`` or ``event`` is nothing that can be sent.
+            TypeError, ValueError: ``data`` or ``event`` cannot be sent.
         """
         content = _content(data, event)
         if self._home.closed:
@@ -132,7 +132,7 @@ class Channel:
         return self._home.send(content, event)
 
     async def asend(self, data: bytes | str, event: str | None = None) -> str:
-        """Send an event from asynchronous code; else as :meth:`send`. Event loop."""
+        """Send an event from asynchronous code; otherwise like :meth:`send`. Event loop."""
         content = _content(data, event)
         if self._home.closed:
             raise RuntimeError(f"{self!r} is closed")
@@ -141,7 +141,7 @@ class Channel:
     def close(self) -> None:
         """Take no more events; every subscription ends once it has read what was sent. Any thread.
 
-        With a broker that is said of this object, and of its subscriptions: others go on.
+        With a broker, this applies to this object and its subscriptions: others go on.
         """
         self._home.close()
 
@@ -153,13 +153,13 @@ class Channel:
     def subscribe(self, last_event_id: str | None = None) -> Subscription:
         """Follow the channel: what is sent from now on, or after an event that was received earlier. Any thread.
 
-        With a broker, "now" is told by that: where the call cannot wait, in an event loop, it is when the subscription
-        is first read; and where the broker cannot be reached, the first event is a ``reset``.
+        With a broker, "now" is what the broker says: in an event loop, where the call cannot wait, that is when the
+        subscription is first read; if the broker cannot be reached, the first event is a ``reset``.
 
         Args:
             last_event_id: the id of the last event that this client has. If it is no longer, or never was, in the
-                history, the first event is one without data that is named ``reset``: what the client knows is to be
-                fetched anew. Its id is that of the last event sent.
+                history, the first event is one without data that is named ``reset``: the client should fetch what it
+                knows again. Its id is that of the last event sent.
 
         Returns:
             An asynchronous iterable of :class:`Event`, for one reader.

@@ -1,4 +1,4 @@
-"""Configuration: one frozen dataclass, from which everything that knows options is derived.
+"""Configuration: one frozen dataclass, from which everything that deals with options is derived.
 
 Each option is written once, as a field of :class:`Config` with its kind, default, help, unit, bounds, aliases and
 group. The command line, the configuration file, the ``AIOWSGI_*`` variables, validation and the tables in the README
@@ -124,14 +124,14 @@ class Config:
         False, Kind.FLAG, "Import the application once, in the supervisor, and fork the workers.",
         group=PROCESSES, aliases=("preload_app",))
     timeout: float | None = option(
-        None, Kind.SECONDS, "A worker whose event loop is silent for so long is replaced; 0 turns it off.",
+        None, Kind.SECONDS, "A worker whose event loop is silent for this long is replaced; 0 turns it off.",
         group=PROCESSES, flags=("-t",), least=0, aliases=("timeout_worker_healthcheck",),
         default_text="30s under a supervisor")
     max_requests: int = option(
-        0, Kind.COUNT, "A worker is replaced after so many requests; 0 is never.", group=PROCESSES, least=0,
+        0, Kind.COUNT, "A worker is replaced after this many requests; 0 is never.", group=PROCESSES, least=0,
         aliases=("limit_max_requests",))
     max_requests_jitter: int = option(
-        0, Kind.COUNT, "Up to so many more, at random, so that workers are not replaced together.",
+        0, Kind.COUNT, "Up to this many more, at random, so that workers are not replaced together.",
         group=PROCESSES, least=0, aliases=("limit_max_requests_jitter",))
     max_worker_age: float = option(
         0.0, Kind.SECONDS, "A worker is replaced at this age; 0 is never.", group=PROCESSES, least=0)
@@ -145,10 +145,10 @@ class Config:
         None, Kind.TEXT, "Group, by name or number, that workers become once the sockets are bound.",
         group=PROCESSES, flags=("-g",), default_text="the user's")
     umask: int | None = option(
-        None, Kind.MODE, "Permissions that files of the application do not get, in octal.",
+        None, Kind.MODE, "Permissions withheld from files that the application creates, in octal.",
         group=PROCESSES, flags=("-m",), least=0, most=0o777, default_text="as it is")
     pid: str | None = option(
-        None, Kind.TEXT, "File to write the process's number to; one of a server that runs is refused.",
+        None, Kind.TEXT, "File to write the process's number to; that of a running server is refused.",
         group=PROCESSES, flags=("-p",), aliases=("pidfile",), default_text="none")
     name: str | None = option(
         None, Kind.TEXT, "Name in the titles of the processes, where setproctitle is installed.",
@@ -217,13 +217,13 @@ class Config:
         25.0, Kind.SECONDS, "How long running requests may take to end at shutdown.", group=TIMEOUTS, least=0,
         aliases=("timeout_graceful_shutdown",))
     drain_rate: int = option(
-        500, Kind.COUNT, "Parked streams that a worker ends per second at shutdown, or more so as to be done in time; "
-        "0 ends all at once.", group=TIMEOUTS, least=0)
+        500, Kind.COUNT, "Parked streams that a worker ends per second at shutdown, or more if needed to finish in "
+        "time; 0 ends all at once.", group=TIMEOUTS, least=0)
     slow_request: float = option(
-        0.0, Kind.SECONDS, "The stack of a request that has run for so long is logged, once; 0 turns it off.",
+        0.0, Kind.SECONDS, "The stack of a request that has run for this long is logged, once; 0 turns it off.",
         group=TIMEOUTS, least=0)
     request_timeout: float = option(
-        0.0, Kind.SECONDS, "A request that has run for so long is given up; 0 turns it off.", group=TIMEOUTS, least=0)
+        0.0, Kind.SECONDS, "A request that has run for this long is given up; 0 turns it off.", group=TIMEOUTS, least=0)
     request_timeout_actions: Sequence[str] = option(
         REQUEST_TIMEOUT_ACTIONS, Kind.TEXTS,
         "What happens then: log its stack; answer 504, or break the response off; recycle the worker once more than "
@@ -233,13 +233,13 @@ class Config:
         group=TIMEOUTS, least=0, most=1)
 
     ssl_certfile: str | None = option(
-        None, Kind.TEXT, "Certificate and those between it and its authority, PEM; with it all listeners speak TLS.",
+        None, Kind.TEXT, "Certificate and its intermediate ones, PEM; with it all listeners speak TLS.",
         group=TLS, aliases=("certfile",), default_text="none")
     ssl_keyfile: str | None = option(
         None, Kind.TEXT, "Private key of the certificate, PEM.",
         group=TLS, aliases=("keyfile",), default_text="in ssl_certfile")
     ssl_keyfile_password: str | None = option(
-        None, Kind.TEXT, "Password of an encrypted key; its variable shows it to fewer eyes than its flag.",
+        None, Kind.TEXT, "Password of an encrypted key; fewer eyes see it in the variable than in the flag.",
         group=TLS, aliases=("keyfile_password",), secret=True, default_text="none")
     ssl_ca_certs: str | None = option(
         None, Kind.TEXT, "Authorities whose client certificates are accepted, a PEM file or an OpenSSL folder.",
@@ -268,7 +268,7 @@ class Config:
         ("for", "proto"), Kind.TEXTS, "What they may say: for, proto, host, port, prefix. They have to set or remove "
         "each of these fields.", group=PROXIES)
     strip_untrusted_forwarded: bool = option(
-        False, Kind.FLAG, "Remove such fields from environ where they come from others, or say what is not asked for.",
+        False, Kind.FLAG, "Remove such fields from environ if they come from others, or say what is not asked for.",
         group=PROXIES)
     proxy_protocol: str = option(
         "off", Kind.CHOICE, "Connections begin with a PROXY header, also before TLS.",
@@ -300,8 +300,8 @@ class Config:
         "while long requests hold the loop up; 0 leaves Python's interval, 5ms, as it is.",
         group=ENGINE, least=0, most=1, default_text="0.1ms inside a program; 0 in a process of the server's own")
     concurrency: str = option(
-        "adaptive", Kind.CHOICE, "Adaptive has threads work one after another while they only compute, and keep a core "
-        "busy, so that more of them would only be in each other's way.",
+        "adaptive", Kind.CHOICE, "Adaptive has threads work one after another while they only compute and keep a core "
+        "busy, when more would only be in each other's way.",
         group=ENGINE, choices=("adaptive", "fixed"))
 
     log_level: str = option(
@@ -333,7 +333,7 @@ class Config:
         None, Kind.TEXT, "A statsd to send figures to, with gunicorn's names: host:port or unix:path.",
         group=METRICS, default_text="none")
     statsd_prefix: str = option(
-        "", Kind.TEXT, "What stands before each name for statsd.", group=METRICS, default_text="none")
+        "", Kind.TEXT, "Prefix of each name sent to statsd.", group=METRICS, default_text="none")
     dogstatsd_tags: str = option(
         "", Kind.TEXT, "Tags for each figure, as name:value,name:value, for a statsd that knows them.",
         group=METRICS, default_text="none")
@@ -362,7 +362,7 @@ class Config:
         (), Kind.TEXTS, "Folder to watch, with all that is below it. Repeatable.",
         group=DEVELOPMENT, default_text="the current one, and those of pythonpath")
     reload_include: Sequence[str] = option(
-        (), Kind.TEXTS, "Pattern of files to watch there, beside *.py. Repeatable.",
+        (), Kind.TEXTS, "Pattern of files to watch there, besides *.py. Repeatable.",
         group=DEVELOPMENT, default_text="none")
     reload_exclude: Sequence[str] = option(
         (), Kind.TEXTS, "Pattern of files not to watch there. Repeatable.", group=DEVELOPMENT, default_text="none")
@@ -493,7 +493,7 @@ class Config:
 
     @property
     def supervisor_option(self) -> str:
-        """An option that only means something where a process watches over those that serve; empty if there is none."""
+        """The name of an option that is set and needs a supervisor; empty if there is none."""
         asks = {
             "workers": self.workers is not None,
             "preload": self.preload,
@@ -509,18 +509,18 @@ class Config:
 
     @property
     def timeout_actions(self) -> tuple[str, ...]:
-        """What ``request_timeout_actions`` lists, be it as several texts or as one with commas."""
+        """What ``request_timeout_actions`` lists, whether as several texts or as one with commas."""
         return tuple(part.strip() for part in ",".join(self.request_timeout_actions).split(",") if part.strip())
 
     @property
     def silence_timeout(self) -> float:
-        """``timeout``, or its default: seconds that a worker's event loop may be silent, 0 for ever."""
+        """``timeout``, or its default: seconds that a worker's event loop may be silent; 0 means for ever."""
         return 30.0 if self.timeout is None else self.timeout
 
     def for_own_process(self) -> Config:
-        """Return what this means where nothing but the server runs in the process.
+        """Return this configuration as it applies to a process in which nothing but the server runs.
 
-        Nobody else is late on its loop, and a shorter switch interval would only cost.
+        Nothing else on its loop could be late, so a shorter switch interval would only cost.
         """
         return self if self.switch_interval is not None else replace(self, switch_interval=0.0)
 
@@ -528,8 +528,8 @@ class Config:
     def thread_limit(self) -> int:
         """The most threads that may exist: ``max_threads``, or its default.
 
-        One thread is a promise: an application that is not safe in threads never runs twice at once, not even beside a
-        thread that waits for a slow client.
+        One thread is a promise: an application that is not thread-safe never runs twice at the same time, not even
+        beside a thread that waits for a slow client.
         """
         if self.max_threads is not None:
             return self.max_threads

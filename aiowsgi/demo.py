@@ -1,8 +1,8 @@
 """A small WSGI application to try a server with: ``aiowsgi aiowsgi.demo:app``.
 
 Its page shows the request as the application saw it, the thread that served it, a response that arrives block
-by block, and what an upload was when it reached the application. It is plain PEP 3333 with nothing but the
-standard library, and runs on any WSGI server.
+by block, and what the application received of an upload. It is plain PEP 3333 with nothing but the standard
+library, and runs on any WSGI server.
 
 Thread: worker. Nothing is shared between requests.
 
@@ -32,7 +32,7 @@ Headers = Sequence[tuple[str, str]]
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer one request: ``/`` is the page, ``/stream`` the blocks, ``/upload`` tells what was put there."""
+    """Answer one request: ``/`` is the page, ``/stream`` the blocks, ``/upload`` describes what was sent to it."""
     path = environ.get("PATH_INFO", "") or "/"
     if path not in ROUTES:
         shown = path.encode("latin-1").decode("utf-8", "replace")
@@ -84,7 +84,7 @@ def blocks() -> Iterator[bytes]:
 
 
 def upload(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """What a file was when it arrived: its name (from ``?name=``), size and SHA-256, as JSON."""
+    """Describe a file as it arrived: its name (from ``?name=``), size and SHA-256, as JSON."""
     # Query strings are bytes that PEP 3333 shows as latin-1; this one is UTF-8 within percent-encoding.
     name = parse_qs(environ.get("QUERY_STRING", "")).get("name", [""])[0]
     begun = time.monotonic()
@@ -111,8 +111,8 @@ def upload(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
 def content(environ: WSGIEnvironment) -> Iterator[bytes]:
     """The request's content in blocks, so that a large upload is never in memory whole.
 
-    PEP 3333 forbids to read beyond ``CONTENT_LENGTH``; without one, only a server that sets
-    ``wsgi.input_terminated`` has content to read, which then ends where it ends.
+    PEP 3333 forbids reading beyond ``CONTENT_LENGTH``; without one, only a server that sets
+    ``wsgi.input_terminated`` has content to read, up to the end of ``wsgi.input``.
     """
     length = environ.get("CONTENT_LENGTH")
     remaining = int(length) if length else None
@@ -135,7 +135,7 @@ def plain(start_response: StartResponse, status: str, text: str, headers: Header
 def respond(
     start_response: StartResponse, status: str, content_type: str, text: str, headers: Headers = ()
 ) -> Iterable[bytes]:
-    """Answer with a text that is known whole."""
+    """Answer with a complete text."""
     body = text.encode("utf-8", "backslashreplace")
     start_response(
         status,

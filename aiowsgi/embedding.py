@@ -1,4 +1,4 @@
-"""A server from synchronous code: in a thread of its own, or as waitress and wsgiref spell it.
+"""A server from synchronous code: in a thread of its own, or through the interfaces of waitress and wsgiref.
 
 Thread: any; the server's loop runs in the thread that each function names.
 
@@ -34,7 +34,7 @@ __all__ = ["SimpleServer", "make_server", "options_from_waitress", "run_in_threa
 
 @contextlib.contextmanager
 def run_in_thread(application: WSGIApplication, **options: Any) -> Iterator[Server]:
-    """Serve an application from a thread of its own for the time of a ``with`` block.
+    """Serve an application from a thread of its own for the duration of a ``with`` block.
 
     ::
 
@@ -43,7 +43,7 @@ def run_in_thread(application: WSGIApplication, **options: Any) -> Iterator[Serv
 
     Args:
         application: any WSGI application.
-        options: fields of :class:`~aiowsgi.config.Config`; ``bind`` is a free port of 127.0.0.1 unless it is said.
+        options: fields of :class:`~aiowsgi.config.Config`; without an address, ``bind`` is a free port of 127.0.0.1.
 
     Yields:
         The server, listening. Its coroutines belong to the other thread's loop; ``url``, ``urls`` and ``port`` do not.
@@ -68,7 +68,7 @@ _WAITRESS_PORT = 8080
 
 
 def serve(application: WSGIApplication, **options: Any) -> None:
-    """Serve an application until SIGTERM or SIGINT: :func:`aiowsgi.run` as waitress spells it.
+    """Serve an application until SIGTERM or SIGINT: :func:`aiowsgi.run` with waitress's interface.
 
     Args:
         application: any WSGI application.
@@ -85,7 +85,7 @@ def serve(application: WSGIApplication, **options: Any) -> None:
 
 
 def options_from_waitress(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Say what waitress's arguments say in this package's."""
+    """Translate waitress's arguments into this package's options."""
     aliases = {alias: item.name for item in OPTIONS for alias in (item.name, *item.aliases) if alias != "listen"}
     strange = sorted(options.keys() - aliases.keys())
     advice = [f"{name}: {advice_for(name)}" for name in strange if advice_for(name)]
@@ -183,9 +183,9 @@ class SimpleServer:
                 self._shutdown_requested = False
 
     def shutdown(self) -> None:
-        """Let requests end, and :meth:`serve_forever` with them, or as soon as it is called.
+        """Let requests finish and :meth:`serve_forever` return, or return as soon as it is called.
 
-        From another thread it returns when that has happened; a signal handler in the thread that serves cannot wait.
+        From another thread, this returns once it has; in a signal handler of the serving thread, it cannot wait.
         """
         self._shutdown_requested = True
         portal, server = self._portal, self._server
@@ -194,7 +194,7 @@ class SimpleServer:
         if server.engine.loop is _running_loop():
             server.engine.loop.call_soon_threadsafe(self._begin_shutdown, server)
             return
-        with contextlib.suppress(RuntimeError):  # it has ended by itself meanwhile
+        with contextlib.suppress(RuntimeError):  # it has ended in the meantime
             portal.call(server.shutdown)
 
     def _begin_shutdown(self, server: Server) -> None:
@@ -207,7 +207,7 @@ class SimpleServer:
 
 
 def make_server(host: str, port: int, application: WSGIApplication, **options: Any) -> SimpleServer:
-    """Return a server that listens, as wsgiref spells it.
+    """Return a server that listens, as wsgiref's function of this name does.
 
     ::
 

@@ -7,8 +7,8 @@ Thread: any.
     AiowsgiError
     ├── ConfigError (ValueError)         an option's value breaks its rule; all problems at once
     ├── StartupError                     the server cannot start: application, socket, loop or parser
-    │   ├── ApplicationImportError       the application named on the command line cannot be had
-    │   └── HookError                    a hook of the configuration cannot be had, or failed where it must not
+    │   ├── ApplicationImportError       the application could not be imported, found or made
+    │   └── HookError                    a hook of the configuration cannot be loaded, or failed where it must not
     ├── ApplicationError                 an application broke a clause of PEP 3333 or RFC 9110
     ├── BrokerUnavailable (OSError)      a channel's broker did not take an event
     └── ClientDisconnected (OSError)     the client went away while its response or content was under way
@@ -58,7 +58,7 @@ class ApplicationImportError(StartupError):
 
 
 class HookError(StartupError):
-    """A hook of the configuration cannot be had, or has failed where the server cannot start without it.
+    """A hook of the configuration cannot be loaded, or has failed where the server cannot start without it.
 
     ``__cause__`` is the hook's own exception where its code raised one.
     """
@@ -82,11 +82,11 @@ class ApplicationError(AiowsgiError):
 class BrokerUnavailable(AiowsgiError, ConnectionError):
     """A channel's broker did not take an event in time, or has refused it.
 
-    An ``OSError``, because that is what programs expect of a service that is not there.
+    An ``OSError``, because that is what programs expect from a service that is unavailable.
 
     Args:
         message: which broker, and why; without its password.
-        maybe_sent: the event was on its way, and no answer came: subscribers may get it all the same.
+        maybe_sent: the event was on its way when no answer came: subscribers may still get it.
     """
 
     def __init__(self, message: str, *, maybe_sent: bool = False) -> None:
@@ -97,5 +97,5 @@ class BrokerUnavailable(AiowsgiError, ConnectionError):
 class ClientDisconnected(AiowsgiError, ConnectionError):
     """The client is gone: its response cannot be delivered, or its content will not arrive.
 
-    An ``OSError``, because that is what applications expect of a socket that failed.
+    An ``OSError``, because that is what applications expect from a socket that failed.
     """

@@ -20,9 +20,9 @@ __all__ = ["EventStream", "sse"]
 # The standard recommends a comment "every 15 seconds or so": proxies give up on a connection that is silent.
 _KEEP_ALIVE_SECONDS = 15.0
 _COMMENT = b":\n\n"
-# Where nothing is said, after a farewell. Browsers wait for 3 s or 5 s; what is drawn comes on top of this.
+# Used in a farewell if no ``retry`` was given. Browsers wait for 3 s or 5 s; the drawn delay is added.
 _RETURN_SECONDS = 1.0
-# Events that have come together are sent together, up to this much. Arbitrary; what the transport holds.
+# Events that have come in together are sent together, up to this size. Arbitrary; what the transport holds.
 _JOIN_SIZE = 64 * 1024
 
 
@@ -47,8 +47,8 @@ def sse(
         channel: whose events.
         environ: of the request; only ``HTTP_LAST_EVENT_ID`` is read.
         retry: seconds after which a browser that has lost the connection comes back; ``None`` leaves it to the browser,
-            which keeps what the end of a stream by a drain has told it, 1 to 3 s as a rule.
-        keep_alive: seconds of silence after which a comment is sent, by which a client that has gone is noticed too;
+            which keeps what a drain has told it at the end of a stream, 1 to 3 s as a rule.
+        keep_alive: seconds of silence after which a comment is sent, which also reveals a client that has gone;
             ``None`` for never.
 
     Returns:
@@ -59,7 +59,7 @@ def sse(
     opening = b"" if retry is None else b"retry: %d\n" % round(retry * 1000)
     place = None if last_event_id else subscription.place
     if place is not None:
-        # A browser that loses the connection before its first event has an id to come back with as well.
+        # So that a browser that loses the connection before its first event has an id to come back with, too.
         opening = b"id: %b\n%b" % (place.encode(), opening)
     return EventStream(subscription, (opening or b":\n") + b"\n", keep_alive, retry)
 
@@ -69,7 +69,7 @@ class EventStream(AsyncIterator[bytes]):
 
     Args:
         subscription: is read, and closed with this.
-        opening: the first block. There is one, so that the head leaves at once on every server.
+        opening: the first block. There always is one, so that the head leaves immediately on every server.
         keep_alive: see :func:`sse`.
         retry: see :func:`sse`.
     """
@@ -98,14 +98,14 @@ class EventStream(AsyncIterator[bytes]):
         return self._join(frame) if subscription.behind else frame
 
     def _join(self, frame: bytes) -> bytes:
-        """Add the frames of what else has come: one write to the client for all of them."""
+        """Add the frames of the other events that have come in: one write to the client for all."""
         frames = [frame]
         size = len(frame)
         while size < _JOIN_SIZE and self._subscription.behind:
             try:
                 event = self._subscription.take()
             except StopAsyncIteration:
-                break  # which comes again
+                break  # it will be raised again
             if event is None:
                 break
             frames.append(event.frame())
@@ -113,7 +113,7 @@ class EventStream(AsyncIterator[bytes]):
         return b"".join(frames)
 
     def farewell(self, absence: float) -> bytes:
-        """Return the last block, where a drain ends the stream: how long the browser stays away.
+        """Return the last block, when a drain ends the stream: it says how long the browser is to stay away.
 
         Args:
             absence: seconds on top of ``retry``, drawn for this client.

@@ -5,18 +5,18 @@ becomes of gunicorn's settings:
 
 - ``--threads`` (its default is one), ``--worker-connections``, ``--keep-alive``, ``--graceful-timeout``,
   ``--limit-request-line``, ``--limit-request-fields``, ``--limit-request-field_size`` and ``asgi_loop`` are
-  options of :class:`~aiowsgi.config.Config`. All that gunicorn has no setting for comes from ``AIOWSGI_*`` variables.
-- ``--timeout`` watches the event loop, which a slow request does not hold. ``--max-requests`` counts the calls of the
+  options of :class:`~aiowsgi.config.Config`. Options without a setting of gunicorn's come from ``AIOWSGI_*`` variables.
+- ``--timeout`` watches the event loop, which a slow request does not block. ``--max-requests`` counts the calls of the
   application.
 - ``--forwarded-allow-ips`` with ``secure_scheme_headers`` set the scheme, as in gunicorn's own workers; peers of Unix
-  sockets are trusted always. Contradictions are answered 400. ``AIOWSGI_FORWARDED_PARTS=for,proto`` also sets
+  sockets are always trusted. Contradictions are answered 400. ``AIOWSGI_FORWARDED_PARTS=for,proto`` also sets
   ``REMOTE_ADDR``, as :mod:`aiowsgi.http.forwarded` has it.
-- ``forwarder_headers`` has no meaning: fields with an underscore in their name are dropped, whoever sends them. Where a
-  proxy says ``SCRIPT_NAME``, let it say ``X-Forwarded-Prefix``, with ``AIOWSGI_FORWARDED_PARTS=prefix``.
+- ``forwarder_headers`` has no meaning: fields with an underscore in their name are dropped, whoever sends them. A proxy
+  that sends ``SCRIPT_NAME`` should send ``X-Forwarded-Prefix``, with ``AIOWSGI_FORWARDED_PARTS=prefix``.
 - ``--proxy-protocol`` and ``--proxy-allow-from`` demand a PROXY header of every connection, where gunicorn's own
   workers guess whether there is one.
 - The access log has a line for each call of the application, written when its iterable is closed; requests that the
-  server refuses by itself have none. statsd counts the same.
+  server itself refuses have none. statsd counts the same calls.
 - ``--certfile``, the other settings of TLS and the hook ``ssl_context`` mean what they mean in gunicorn's own workers.
 - uwsgi is refused at boot, and so are ``AIOWSGI_METRICS_BIND`` and ``AIOWSGI_CONTROL``, where each worker would listen,
   also beside the one that a reload replaces; gunicorn's statsd is there. Other settings that have no meaning here are
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 _HEARTBEAT_SECONDS = 1.0
-# gunicorn kills its workers at graceful_timeout; a worker that ends before it runs its exit hooks.
+# gunicorn kills its workers at graceful_timeout; one that ends before that still runs its exit hooks.
 _KILL_MARGIN_SECONDS = 0.5
 
 _REFUSED = {
@@ -109,7 +109,7 @@ class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
         """Prepare this process, import the application and run."""
         # Before the application is imported: a configuration that changed with a reload fails quickly.
         self.config = _make_config(self.cfg, tuple(f"fd://{sock.fileno()}" for sock in self.sockets))
-        # And before the user is changed, who may not read the key.
+        # And before the user is changed: the new one may not be allowed to read the key.
         self._ssl_context = _tls_context(self.cfg)
         raise_descriptor_limit()
         keep_freed_memory()
@@ -187,7 +187,7 @@ class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
     # Signals: base.Worker installs these.
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM: let the requests that run end."""
+        """SIGTERM: let running requests finish."""
         self.alive = False
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._look)
@@ -211,7 +211,7 @@ class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
     # Around the application.
 
     def _wrap(self, application: WSGIApplication, wakeup: Wakeup) -> WSGIApplication:
-        """Put around the application what gunicorn's settings ask for, and nothing that they do not."""
+        """Wrap the application in what gunicorn's settings ask for, and in nothing else."""
         cfg = self.cfg
         if cfg.statsd_host or getattr(self.log, "access_log_enabled", True):
             application = _AccessLog(application, self.log)
@@ -232,7 +232,7 @@ def _scheme_values(cfg: Any) -> dict[str, str]:
 
 
 def _tls_context(cfg: Any) -> ssl.SSLContext | None:
-    """Make what gunicorn's settings of TLS, its hook ``ssl_context`` among them, describe."""
+    """Make the context that gunicorn's TLS settings describe, including its hook ``ssl_context``."""
     if not cfg.is_ssl:
         return None
     try:
@@ -245,7 +245,7 @@ def _tls_context(cfg: Any) -> ssl.SSLContext | None:
 
 
 def _is_changed(cfg: Any, name: str) -> bool:
-    """Tell whether a setting has been set; not every version has every one."""
+    """Tell whether a setting has been set; not every version of gunicorn has every setting."""
     setting = cfg.settings.get(name)
     return setting is not None and setting.get() != type(setting)().get()
 
@@ -272,7 +272,7 @@ def _make_config(cfg: Any, bind: tuple[str, ...]) -> Config:
         "root_path": os.environ.get("SCRIPT_NAME", "").rstrip("/"),
     }
     if "AIOWSGI_FORWARDED_PARTS" not in os.environ:
-        settings["forwarded_parts"] = ()  # what sets the scheme there is _scheme_values()
+        settings["forwarded_parts"] = ()  # _scheme_values() sets the scheme instead
     if line_size + field_size > 64 * 1024:
         settings["limit_request_head"] = line_size + 2 * field_size
     try:
@@ -334,7 +334,7 @@ class _LoggedResponse:
         self._begun = time.monotonic()
         self._body: Any = ()
         self._close: Callable[[], object] | None = None
-        #: Bytes of content that the application has handed over; not known of a file that does not say.
+        #: Bytes of content that the application has handed over; ``None`` for a file of undeclared length.
         self.sent: int | None = 0
         self.fail()
 
@@ -375,7 +375,7 @@ class _LoggedResponse:
                 self.fail()
             self.log()
         elif type(body) is FileWrapper:
-            # The server must see what it is, since it sends a file without a thread.
+            # The server must recognize it, since it sends a file without a thread.
             self.sent = self._content_length()
             body.close = self.close
         elif not is_body(body):
@@ -389,7 +389,7 @@ class _LoggedResponse:
         return next((int(value) for name, value in self.headers if name.lower() == "content-length"), None)
 
     def _will_be_refused(self, blocks: Iterable[object]) -> bool:
-        """Tell whether the server answers in the place of blocks that come at once, as it says in its own log."""
+        """Tell whether the server will refuse a list of blocks, log that, and answer in the application's place."""
         if not all(isinstance(block, bytes) for block in blocks):
             return True
         length = self._content_length()

@@ -1,7 +1,8 @@
 """``aiowsgi.park``: a response that goes on without a thread.
 
-A WSGI application returns what it has and parks the rest, an asynchronous iterable: its thread is free at once, and the
-event loop serves ten thousand such clients on eight threads. Frameworks and middleware see an ordinary, empty iterable.
+A WSGI application returns what it has and parks the rest, an asynchronous iterable: its thread is free immediately, and
+with eight threads the event loop serves ten thousand such clients. Frameworks and middleware see an ordinary, empty
+iterable.
 
 Thread: worker.
 """
@@ -36,13 +37,13 @@ class SynchronousBody(Iterator[bytes]):
     """The same on a server that cannot park: the calling thread drives the iterable, and is held by it.
 
     Args:
-        iterable: must be content with an event loop of its own.
+        iterable: must be able to run in an event loop of its own.
     """
 
     def __init__(self, iterable: AsyncIterable[bytes]) -> None:
         self._iterable = iterable
         self._iterator: AsyncIterator[bytes] | None = None
-        # A factory, so that the loop does not become the thread's own.
+        # A factory, so that the loop is not set as the thread's current one.
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._closed = False
 
@@ -95,14 +96,14 @@ def park(
             start_response("200 OK", [("Content-Type", "text/event-stream")])
             return aiowsgi.park(environ, events())
 
-    The head leaves at once. Blocks follow as the iterable yields them, no faster than the client takes them.
+    The head leaves immediately. Blocks follow as the iterable yields them, no faster than the client takes them.
 
-    Middleware sees an empty body. A Content-Length that it adds for that is dropped. What would compress the body is
-    kept from it: ``Accept-Encoding`` is taken out of ``environ``.
+    Middleware sees an empty body. A Content-Length that it adds for that is dropped. So that no middleware compresses
+    the body, ``Accept-Encoding`` is removed from ``environ``.
 
     An iterable may have a method ``farewell(absence: float) -> bytes``. It is called in the event loop when a drain
     ends the response, and returns a last block, or ``b""``; it must not wait. ``absence`` is how many seconds longer
-    than it would the client had better stay away, drawn for it alone, so that not all come back at once:
+    than usual the client had better stay away, drawn for it alone, so that clients do not all come back together:
     ``aiowsgi.sse`` makes a ``retry:`` of it.
 
     Args:
@@ -112,18 +113,18 @@ def park(
             called once, when it has ended, the client has gone or the server drains, or if it is never begun.
         finish: what happens when the server drains. False, for a stream of events: the response ends between two
             blocks, as if the iterable had ended, when its turn comes (``drain_rate`` of them in a second); until then
-            it goes on. True, for content that is worth nothing by halves: it may go on to its end within
-            ``graceful_timeout``, and is cut off visibly after that.
-        content_coding: the Content-Encoding that the blocks have, ``"gzip"`` for instance, and the response says.
+            it goes on. True, for content that is worthless if incomplete: it may go on to its end
+            within ``graceful_timeout``, and is cut off visibly after that.
+        content_coding: the Content-Encoding that the blocks have and the response declares, ``"gzip"`` for instance.
 
     Returns:
         The body to return to the server: empty, with a ``close()``. On another WSGI server it streams the iterable
         in the calling thread instead, in an event loop of its own.
 
     Raises:
-        ApplicationError: this response has been parked before, or has ended; also where another server calls the
-            application inside of an event loop, which leaves no way to go on. Later, in the log: the response has a
-            Content-Length that is not its own part's, or another Content-Encoding.
+        ApplicationError: this response has been parked before, or has ended; also if another server calls the
+            application in an event loop, which leaves no way to go on. Only later, in the log: the response has a
+            Content-Length other than that of the part that was not parked, or another Content-Encoding.
         TypeError: ``iterable`` is not asynchronously iterable.
     """
     if not hasattr(type(iterable), "__aiter__"):

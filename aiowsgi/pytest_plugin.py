@@ -6,7 +6,7 @@
         server = live_wsgi_server(application, threads=2)
         assert httpx.get(server.url).status_code == 200
 
-Installing the package registers it; nothing else here imports pytest.
+Installing the package registers it; no other module of the package imports pytest.
 
 Thread: the test's; each server's event loop runs in a thread of its own.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveServerFactory", "live_wsgi_server"]
 
-# For what still runs at the end of a test: it should fail, not hang. Arbitrary; a request that ends takes less.
+# For requests still running at the end of a test, which should fail, not hang. Arbitrary; one that ends takes less.
 _GRACEFUL_TIMEOUT = 1.0
 
 
@@ -40,7 +40,7 @@ class LiveServerFactory(Protocol):
         Args:
             application: any WSGI application.
             options: fields of :class:`~aiowsgi.config.Config`; ``bind`` is a free port of 127.0.0.1, and
-                ``graceful_timeout`` one second, unless they are said.
+                ``graceful_timeout`` one second, unless they are given.
 
         Returns:
             The server, listening; its ``url`` and ``port`` say where.

@@ -3,7 +3,7 @@
 ``http``, ``wsgi`` and ``bridge`` do not import one another, yet both ``http`` and ``wsgi`` speak of a request's head
 and of tokens. Those words live here, beside ``config`` and ``errors``, and import nothing but the standard library.
 
-Thread: any. A message is not changed once it has been handed on, but that a response which is parked lets go of its
+Thread: any. A message is not changed once it has been handed on, except that a parked response lets go of its
 request's fields. They are plain classes: one is made for each request, and a frozen dataclass costs three times as much
 to make.
 
@@ -62,7 +62,7 @@ def variable_name(field_name: str) -> str:
 
 
 def has_content(method: str, status_code: int) -> bool:
-    """Tell whether a final response to ``method`` with this status may carry content.
+    """Return whether a final response to ``method`` with this status may carry content.
 
     Source: RFC 9110 sections 6.4.1, 9.3.2 and 15.3.6.
     """
@@ -80,8 +80,8 @@ class RequestHead:
         http_version: ``"1.0"`` or ``"1.1"``.
         variables: the fields, named as environ names them (``HTTP_HOST``, ``CONTENT_TYPE``), in the order received, a
             repeated one joined to one value; latin-1 text. ``Transfer-Encoding`` is not among them, nor are fields
-            whose name has an underscore. ``HTTP_HOST`` is the authority of an absolute-form. Mapped here, by the first
-            who reads them, because it takes half the time of mapping them twice.
+            whose name has an underscore. ``HTTP_HOST`` is the authority of an absolute-form. They get these
+            names as soon as they are read, because mapping them twice would take twice as long.
         content_length: bytes of content; 0 where there is none, ``None`` where it is chunked.
         persistent: the client expects the connection to stay open.
         expect_continue: the client waits for ``100 Continue`` before it sends its content.
@@ -126,13 +126,13 @@ class RequestHead:
 
 
 class ResponseHead:
-    r"""An application's response head, validated: what ``start_response`` was told.
+    r"""An application's response head, validated: what ``start_response`` was given.
 
     Args:
         status: ``"200 OK"``.
         status_code: its first three digits.
         field_lines: the fields as the application wrote them, without ``Content-Length``, each ``"name: value\r\n"``.
-            One text, because it is made where each field has just been looked at, and written as it is.
+            One string, because it is built as the fields are checked, and written as it is.
         content_length: the application's own ``Content-Length``, or ``None``.
 
     Attributes:
@@ -165,7 +165,7 @@ class ResponseHead:
 
 
 class ConnectionInfo:
-    """What a connection's socket says of itself, as environ spells it.
+    """What a connection's socket says about itself, as environ spells it.
 
     Args:
         scheme: ``"http"`` or ``"https"``.
@@ -173,7 +173,7 @@ class ConnectionInfo:
         remote_port: the peer's port in decimal; empty for a Unix socket.
         server_host: the local address; empty for a Unix socket.
         server_port: the local port in decimal; empty for a Unix socket.
-        tls_variables: what environ says of a connection whose scheme is ``"https"``: ``SSL_PROTOCOL`` and the like.
+        tls_variables: what environ has for a connection whose scheme is ``"https"``: ``SSL_PROTOCOL`` and the like.
     """
 
     __slots__ = ("forwarding", "remote_host", "remote_port", "scheme", "server_host", "server_port", "tls_variables")
@@ -193,7 +193,8 @@ class ConnectionInfo:
         self.server_host = server_host
         self.server_port = server_port
         self.tls_variables = tls_variables
-        #: Changes each environ to what the peer says of its client; ``None`` where the peer has no say.
+        #: Applies to each environ what a trusted peer says about its client, or removes what another says; ``None``
+        #: where there is nothing to do.
         self.forwarding: Callable[[MutableMapping[str, Any]], None] | None = None
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The version, for everything that tells it: the package, SERVER_SOFTWARE, the command line and the build.
+"""The version, for everything that shows it: the package, SERVER_SOFTWARE, the command line and the build.
 
 Thread: any.
 """

@@ -1,8 +1,8 @@
 """What a server costs, as the kernel counts it: processor time, memory, threads and context switches.
 
 A server is all processes of one session: the harness starts each in a session of its own, so that workers, routers and
-what they forked are found whoever their parent is. Processor time of processes that ended is in the counters of the
-parent that waited for them, and is counted there.
+what they forked are found whichever process is their parent. Processor time of processes that ended is in the counters
+of the parent that waited for them, and is counted there.
 
 Thread: any. Reads ``/proc`` only.
 
@@ -47,7 +47,7 @@ def parse_stat(text: str) -> Stat:
     The command may hold spaces and parentheses: what follows its last ``)`` is split.
 
     Raises:
-        MissingField: there are fewer fields than proc(5) tells of.
+        MissingField: there are fewer fields than proc(5) lists.
     """
     head, parenthesis, tail = text.rpartition(")")
     pid, _, command = head.partition(" (")
@@ -107,7 +107,7 @@ class Snapshot:
         return max(0.0, self.cpu - before.cpu)
 
     def switches_since(self, before: Snapshot) -> int:
-        """Return the number of context switches since then, of all threads that still live."""
+        """Return the number of context switches since then, of all threads that are still alive."""
         return sum(count - before.switches.get(key, 0) for key, count in self.switches.items())
 
 

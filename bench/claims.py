@@ -1,4 +1,4 @@
-"""The project's claims about its speed, and what a run says of each.
+"""The project's claims about its speed, and what a run says about each.
 
 A claim holds where all of its interval lies on the right side of its bound, fails where all of it lies on the wrong
 side, and is open in between.
@@ -49,10 +49,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a run says of a claim.
+    """What a run says about a claim.
 
     Args:
-        estimate: of the value that is claimed; ``None`` where the run has none.
+        estimate: of the claimed value; ``None`` if the run has none.
         word: ``holds``, ``fails``, ``open`` or ``not measured``.
         reason: why it was not measured.
     """
@@ -67,7 +67,7 @@ def load_claims() -> list[Claim]:
     """Read the file.
 
     Raises:
-        BenchError: it is not right.
+        BenchError: it is invalid.
     """
     try:
         claims = [Claim(**values) for values in tomllib.loads(_FILE.read_text())["claim"]]
@@ -75,12 +75,12 @@ def load_claims() -> list[Claim]:
         raise BenchError(f"{_FILE.name}: {error!r}") from error
     for claim in claims:
         if claim.figure not in FIGURES or (claim.most is None) == (claim.least is None):
-            raise BenchError(f"{_FILE.name}: {claim.text}: a known figure, and either most or least")
+            raise BenchError(f"{_FILE.name}: {claim.text}: needs a known figure, and either most or least")
     return claims
 
 
 def judge(results: Results, claim: Claim) -> Verdict:
-    """Say what the results say."""
+    """Return what the results say about a claim."""
     cell = results.cell(claim.scenario, claim.server)
     if claim.against or claim.beside:
         other = results.cell(claim.beside or claim.scenario, claim.against or claim.server)

@@ -39,7 +39,7 @@ _QUICK_SERVERS = (
 
 def main() -> NoReturn:
     """Run the command line, and exit."""
-    # A polite end from outside takes the same way as Ctrl-C: servers are ended, results kept.
+    # SIGTERM is handled like Ctrl-C: servers are ended, results kept.
     signal.signal(signal.SIGTERM, _interrupt)
     raise_descriptor_limit()
     try:
@@ -122,11 +122,11 @@ def verify(servers: str | None, scenarios: str | None) -> None:
 @_servers_option
 @_scenarios_option
 @click.option("--blocks", type=click.IntRange(1, 100), help="Passes over all servers.")
-@click.option("--seconds", type=click.FloatRange(0.5, 600), help="Of a closed loop, where it may be so short.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Of the order of servers.")
+@click.option("--seconds", type=click.FloatRange(0.5, 600), help="Length of a closed loop, unless it needs longer.")
+@click.option("--seed", type=int, default=1, show_default=True, help="For the order of servers.")
 @click.option("--baseline", default=BASELINE, show_default=True, help="The server that ratios refer to.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results; default bench/runs/TIME.")
-@click.option("--resume", type=click.Path(path_type=Path, exists=True), help="Folder of a run to go on with.")
+@click.option("--resume", type=click.Path(path_type=Path, exists=True), help="Folder of an interrupted run to resume.")
 def run(
     quick: bool,
     for_claims: bool,
@@ -189,7 +189,7 @@ def report(folder: Path, readme: bool) -> None:
 @command.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True))
 def claims(folder: Path) -> None:
-    """Print what a run says of the project's claims."""
+    """Print what a run says about the project's claims."""
     from bench import runs
     from bench.report.markdown import table_lines
     from bench.report.tables import claims_table
@@ -203,12 +203,14 @@ def claims(folder: Path) -> None:
 @command.command()
 @click.argument("old", type=click.Path(path_type=Path, exists=True))
 @click.argument("new", type=click.Path(path_type=Path, exists=True))
-@click.option("--threshold", type=click.FloatRange(1.0, 10.0), default=1.10, show_default=True, help="How much worse.")
+@click.option(
+    "--threshold", type=click.FloatRange(1.0, 10.0), default=1.10, show_default=True, help="Ratio that counts as worse."
+)
 @click.option("--server", default="", help="Only this one.")
 def compare(old: Path, new: Path, threshold: float, server: str) -> int:
     """Print what has changed from one run to another.
 
-    Exits with 1 only where an interval lies wholly beyond the threshold, on the worse side.
+    Exits with 1 only if an interval lies wholly beyond the threshold, on the worse side.
     """
     from bench import runs
     from bench.compare import changes, differing

@@ -1,7 +1,7 @@
-"""Two results side by side: what has become of one server, or of all, between two runs.
+"""Two results side by side: how one server, or all of them, changed between two runs.
 
-Blocks of different runs are no pairs: the medians are divided, and their intervals taken together at their worst. A
-change counts only where all of that lies beyond the threshold.
+Blocks of different runs do not form pairs: the medians are divided, and the ratio's interval reaches from the least to
+the largest ratio that the two intervals allow. A change counts only if all of that interval lies beyond the threshold.
 
 Thread: any. Pure.
 """
@@ -17,7 +17,7 @@ from bench.results import Results
 
 __all__ = ["Change", "changes", "differing"]
 
-# What tells whether runs may be compared at all.
+# Runs that differ in one of these are hardly comparable.
 _SAME = ("cpu", "cores", "usable_cores", "kernel", "python", "governor")
 
 
@@ -26,8 +26,8 @@ class Change:
     """A figure of a server on a scenario, in two runs.
 
     Args:
-        ratio: new divided by old; its interval is ``None`` where a run has too few blocks.
-        worse: the server is worse by more than the threshold, whatever is true within the intervals.
+        ratio: new divided by old; its interval is ``None`` if a run has too few blocks.
+        worse: the server is worse by more than the threshold, whichever values within the intervals are true.
         better: likewise.
     """
 

@@ -1,4 +1,4 @@
-"""What a result was measured on: enough to tell whether another one may be compared with it.
+"""What a result was measured on: enough to decide whether it may be compared with another.
 
 Thread: any. Runs ``git`` and reads ``/proc`` and ``/sys``.
 """
@@ -18,7 +18,7 @@ from bench.process import ROOT
 
 __all__ = ["FEW_CORES", "capture", "warnings"]
 
-# Server and load share the machine: with fewer, one takes from the other.
+# Server and load share the machine: with fewer cores they compete.
 FEW_CORES = 4
 _KERNEL_SETTINGS = ("net/core/somaxconn", "net/ipv4/ip_local_port_range", "net/ipv4/tcp_tw_reuse", "fs/nr_open")
 
@@ -51,7 +51,7 @@ def capture(arguments: list[str]) -> dict[str, Any]:
 
 
 def warnings(environment: dict[str, Any]) -> list[str]:
-    """Return what a reader must know of the environment before any number."""
+    """Return what a reader must know about the environment before looking at any number."""
     found = []
     cores = environment["usable_cores"]
     if cores < FEW_CORES:

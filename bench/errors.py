@@ -6,7 +6,7 @@ __all__ = ["BenchError", "CellVoid", "MissingField", "ServerFailed", "ToolMissin
 
 
 class BenchError(Exception):
-    """The base of these; its message is for the person at the terminal."""
+    """The base class; its message is for the person at the terminal."""
 
 
 class ToolMissing(BenchError):
@@ -18,7 +18,7 @@ class MissingField(BenchError):
 
 
 class CellVoid(BenchError):
-    """A measurement has no figure for the reason that the message gives; it stands in the cell in its place."""
+    """A measurement has no figure; the message is the reason, and appears in the cell instead."""
 
 
 class Unsupported(CellVoid):

@@ -18,10 +18,10 @@ class Figure:
         name: in results and scenario files.
         label: in reports.
         unit: as it is shown.
-        less_is_better: or more.
-        digits: after the point, where the number is below 100.
-        percentile: of the block's distribution ``latency``, where it is one; it may then be told of all blocks
-            together.
+        less_is_better: ``False`` if more is.
+        digits: after the point, for numbers below 100.
+        percentile: which one of the block's distribution ``latency`` it is, if any; it can then also be computed over
+            all blocks together.
     """
 
     name: str

@@ -60,7 +60,7 @@ def raise_descriptor_limit() -> int:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on, and that no client's connection will be given."""
+    """Return a port of 127.0.0.1 that is free, and that the kernel will not give to a client's connection."""
     for _ in range(1000):
         port = random.randrange(_FIRST_PORT, _first_ephemeral_port())
         with socket.socket() as sock, contextlib.suppress(OSError):
@@ -73,11 +73,11 @@ def _first_ephemeral_port() -> int:
     try:
         return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     except OSError:
-        return 32_768  # Linux's default; others begin higher
+        return 32_768  # Linux's default; other systems begin higher
 
 
 def server_environment() -> dict[str, str]:
-    """Return the environment that servers run in: nothing of the caller's but the way to this checkout."""
+    """Return the environment that servers run in: nothing of the caller's but the path of this checkout."""
     return {
         "PATH": f"{sysconfig.get_path('scripts')}:/usr/local/bin:/usr/bin:/bin",
         "PYTHONPATH": str(ROOT),
@@ -89,7 +89,7 @@ def server_environment() -> dict[str, str]:
 
 @contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Let Ctrl-C and a polite end wait until the block is over: between two steps they would leave a process behind."""
+    """Defer Ctrl-C and SIGTERM until the block is over: in the middle of it they would leave a process behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -206,7 +206,7 @@ def _answers(port: int, path: str) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a session: politely, then not. What is left of its processes is ended one by one."""
+    """End a session: SIGTERM for its leader, then SIGKILL for each process that is left."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

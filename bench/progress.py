@@ -1,4 +1,4 @@
-"""What a person sees while it runs: scenario, server, block, time left; and what each block brought.
+"""What a person sees during a run: scenario, server, block, time left; and each block's outcome.
 
 Thread: the main thread; the display has one of its own.
 """
@@ -70,7 +70,7 @@ class Display:
         )
 
     def ends(self, scenario: Scenario, server: Server, outcome: str) -> None:
-        """Show what it brought."""
+        """Show its outcome."""
         self._progress.advance(self._task)
         now = datetime.datetime.now()
         self._console.print(

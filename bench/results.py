@@ -1,4 +1,4 @@
-"""Results: what was measured, block by block, in one JSON file that is whole after each block.
+"""Results: what was measured, block by block, in one JSON file that is rewritten whole after each block.
 
 Thread: any.
 """
@@ -28,7 +28,7 @@ class Cell:
     """A server on a scenario.
 
     Args:
-        reason: why it has no figure; empty where it has, or is yet to be measured.
+        reason: why it has no figure; empty if it has one, or is yet to be measured.
         blocks: number of the block to its measurement.
     """
 
@@ -71,7 +71,7 @@ class Cell:
         return total
 
     def notes(self) -> list[str]:
-        """Return what is to be known of its blocks, each note once."""
+        """Return the notes on its blocks, each once."""
         return list(dict.fromkeys(note for each in self.blocks.values() for note in each.notes))
 
 
@@ -148,7 +148,7 @@ class Results:
                     cell["reason"], {int(number): _block_from_json(block) for number, block in cell["blocks"].items()}
                 )
         except (KeyError, TypeError, ValueError) as error:
-            raise BenchError(f"{path}: {error!r}: not as {SCHEMA} has it") from error
+            raise BenchError(f"{path}: {error!r}: does not conform to {SCHEMA}") from error
         return results
 
 

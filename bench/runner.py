@@ -1,4 +1,4 @@
-"""A run: which cells are measured when, and what becomes of those that cannot be.
+"""A run: which cells are measured when, and what happens to those that cannot be.
 
 Thread: the main thread.
 """
@@ -24,13 +24,13 @@ __all__ = ["Observer", "Plan", "Run", "describe_servers"]
 
 
 class Observer(Protocol):
-    """Is told how far a run is."""
+    """Is told of a run's progress."""
 
     def begins(self, block: int, scenario: Scenario, server: Server, seconds_left: float) -> None:
         """A measurement begins."""
 
     def ends(self, scenario: Scenario, server: Server, outcome: str) -> None:
-        """It has ended; the outcome is a few words."""
+        """A measurement has ended; the outcome is a few words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Plan:
         """Yield (block, scenario, server) in the order of measurement.
 
         Servers of a scenario follow one another within a block, in an order that is drawn anew for each: what slows the
-        machine down meets all of them, and none is always the first.
+        machine down affects all of them, and none is always the first.
         """
         draw = random.Random(self.seed)
         for block in range(self.blocks):
@@ -128,7 +128,7 @@ class Run:
 
 
 def describe_servers(servers: Sequence[Server]) -> dict[str, dict[str, object]]:
-    """Return what results say of servers: versions, mapping, and their command with a port that stands for any."""
+    """Return what results say about servers: versions, mapping, and their command with an example port."""
     described: dict[str, dict[str, object]] = {}
     for server in [*servers, NULL]:
         try:
@@ -145,5 +145,5 @@ def describe_servers(servers: Sequence[Server]) -> dict[str, dict[str, object]]:
 
 
 def describe_scenario(scenario: Scenario) -> dict[str, object]:
-    """Return what results say of a scenario."""
+    """Return what results say about a scenario."""
     return dataclasses.asdict(scenario)

@@ -1,4 +1,4 @@
-"""A run from order to report: new, or gone on with after an interruption.
+"""A run from order to report: new, or resumed after an interruption.
 
 Thread: the main thread.
 """
@@ -75,10 +75,10 @@ def start(order: Order, folder: Path, environment: dict[str, Any], started: floa
 
 
 def resume(folder: Path) -> Results:
-    """Go on with an interrupted run: the same scenarios, servers, blocks and order.
+    """Resume an interrupted run: the same scenarios, servers, blocks and order.
 
     Raises:
-        BenchError: there is none, or a server of it is no longer known.
+        BenchError: there is none, or one of its servers is no longer known.
     """
     results = read(folder)
     run = results.run

@@ -44,8 +44,8 @@ class Expectation:
         size: bytes of content.
         contains: text that the content has.
         content_type: how the field's value begins.
-        content_length: whether the server must say the length, as PEP 3333 lets it for a body that is known whole, or
-            as the application said it.
+        content_length: whether the answer must have a Content-Length: the application's, or the one that PEP 3333 lets
+            a server add to a body that is known whole.
     """
 
     size: int | None = None
@@ -69,12 +69,12 @@ class Scenario:
         request: what is asked.
         expect: what a right answer is.
         application: ``module:attribute``.
-        threads: of each server; ``"clients"`` for one a client where the server needs that.
+        threads: of each server.
         needs: features without which a server has no figure: see :class:`bench.servers.Server`.
         seconds: of one measurement.
-        least_seconds: what may not be gone below, where it takes its time to get going or needs many samples.
-        most_blocks: for one that takes long.
-        quick: keys of this table replace those of the scenario in a quick run; ``None``: it is not in one.
+        least_seconds: the lower limit of ``--seconds``, for one that is slow to get going or needs many samples.
+        most_blocks: the upper limit of ``--blocks``, for one that takes long.
+        quick: keys of this table replace the scenario's in a quick run; ``None``: it is not part of one.
         null: whether the null server is measured on it too.
     """
 
@@ -98,7 +98,7 @@ class Scenario:
 
     @property
     def connections(self) -> int:
-        """The most connections that it opens, about."""
+        """About how many connections it opens at most."""
         load = self.load
         most: int = max(
             load.get("connections", 64),
@@ -109,7 +109,7 @@ class Scenario:
         return most
 
     def for_quick_run(self) -> Scenario:
-        """Return it as a quick run has it."""
+        """Return the scenario as it is in a quick run."""
         changes = dict(self.quick or {})
         load = {**self.load, **changes.pop("load", {})}
         return dataclasses.replace(self, load=load, **changes)
@@ -122,7 +122,7 @@ def load_scenarios(names: Sequence[str] = (), folder: Path = FOLDER) -> list[Sce
         names: only these; default all.
 
     Raises:
-        BenchError: a file is not right, or there is no such scenario.
+        BenchError: a file is invalid, or there is no such scenario.
     """
     scenarios = {path.stem: parse(path.stem, path.read_text()) for path in folder.glob("*.toml")}
     for name in names:
@@ -136,7 +136,7 @@ def parse(name: str, text: str) -> Scenario:
     """Read a scenario.
 
     Raises:
-        BenchError: it has a key that is not known, lacks one, or names a kind or a figure that does not exist.
+        BenchError: it has an unknown key, lacks one, or names a kind or a figure that does not exist.
     """
     try:
         values = tomllib.loads(text)
@@ -158,5 +158,5 @@ def parse(name: str, text: str) -> Scenario:
     if missing:
         raise BenchError(f"scenarios/{name}.toml: load: {', '.join(missing)} missing")
     if not scenario.question.endswith("?"):
-        raise BenchError(f"scenarios/{name}.toml: question: is none: {scenario.question!r}")
+        raise BenchError(f"scenarios/{name}.toml: question: must end with a question mark: {scenario.question!r}")
     return scenario

@@ -40,7 +40,7 @@ class Launch:
         port: on 127.0.0.1.
         threads: how many requests it is to run at once.
         connections: the most that a scenario opens.
-        reloadable: it will be told to reload, and may need a process that watches over it for that.
+        reloadable: it will be told to reload, for which it may need a supervising process.
     """
 
     application: str
@@ -66,16 +66,16 @@ class Server:
 
     Args:
         name: in tables and on the command line.
-        distributions: whose versions are recorded; the first is what makes it installed.
+        distributions: all must be installed; their versions are recorded.
         mapping: what becomes of ``threads`` and of processes, in a sentence.
         command: the command line for a launch.
         lacks: scenario feature to the reason why this server has no figure there. Features: ``keep-alive``,
-            ``concurrency`` (more than one request at once), ``streams`` (a client each for as long as it stays),
+            ``concurrency`` (more than one request at once), ``streams`` (many that stay open, one per client),
             ``reload``, ``embedding``.
         extra: the extra of this project that installs it.
         variables: added to its environment.
-        host: the name that ``bench.programs.host`` knows it by, where it can be embedded in an event loop.
-        reload_signal: what makes it take up a new version of the application while it serves.
+        host: the name that ``bench.programs.host`` knows it by, if it can be embedded in an event loop.
+        reload_signal: the one that makes it load a new version of the application while it serves.
         stream_threads: whether it takes a thread for each open stream, so that it is given as many as there are
             clients.
     """
@@ -106,7 +106,7 @@ class Server:
         return versions
 
     def require(self, features: Sequence[str]) -> None:
-        """Raise :class:`Unsupported` where a feature is lacking."""
+        """Raise :class:`Unsupported` if a feature is lacking."""
         for feature in features:
             if feature in self.lacks:
                 raise Unsupported(self.lacks[feature])
@@ -181,7 +181,7 @@ def _uwsgi(*socket: str) -> Callable[[Launch], list[str]]:
 
 
 def _uwsgi_variables(launch: Launch) -> dict[str, str]:
-    # A reload of pyuwsgi starts the interpreter anew, and not that of the virtual environment.
+    # On a reload pyuwsgi starts an interpreter anew, but not that of the virtual environment.
     return {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), sysconfig.get_path("purelib")])}
 
 
@@ -241,7 +241,7 @@ ROWS: tuple[Server, ...] = (
     Server(
         "aiowsgi-httptools",
         ("aiowsgi", "httptools", "uvloop"),
-        "threads are its threads; one process, and where it is to reload a worker and its supervisor",
+        "threads are its threads; one process, or, if it is to reload, a worker and its supervisor",
         _aiowsgi("httptools"),
         host="aiowsgi",
         stream_threads=False,
@@ -250,7 +250,7 @@ ROWS: tuple[Server, ...] = (
     Server(
         "aiowsgi-h11",
         ("aiowsgi", "h11", "uvloop"),
-        "threads are its threads; one process, and where it is to reload a worker and its supervisor",
+        "threads are its threads; one process, or, if it is to reload, a worker and its supervisor",
         _aiowsgi("h11"),
         lacks={"embedding": "the same host as aiowsgi-httptools"},
         stream_threads=False,
@@ -333,7 +333,7 @@ ROWS: tuple[Server, ...] = (
     Server(
         "hypercorn",
         ("hypercorn", "uvloop"),
-        "has no option for threads: the loop's default executor, which has four more than there are cores; one worker",
+        "no option for threads: it uses the loop's default executor, with four more threads than cores; one worker",
         _hypercorn,
         _NO_RELOAD | {"streams": "its number of threads cannot be set"},
         host="hypercorn",

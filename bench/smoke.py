@@ -1,7 +1,7 @@
 """The harness, checked in seconds: does it verify, load, count and sum up?
 
-Two servers, the null server, one closed loop and one open loop; and a report of all that. Figures are only looked at
-for whether they can be true.
+Two servers, the null server, one closed loop and one open loop; and a report of all that. Figures are only checked for
+being possible.
 
 Thread: the main thread.
 """

@@ -56,7 +56,7 @@ async def take(subscription: Subscription, count: int) -> list[Event]:
 
 
 async def settle(*subscriptions: Subscription) -> None:
-    """Have them begin: they know their places, and have nothing to say."""
+    """Have them begin: wait until they know their places, and check that they yield nothing."""
     for subscription in subscriptions:
         assert subscription.take() is None
         # On a busy machine a broker may take longer than one such wait.

@@ -22,10 +22,10 @@ from tests.raw import RawClient
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
-# A shell that runs the tests in the background has them ignore interrupts, and whatever they start as well.
+# A shell that runs the tests in the background makes them, and whatever they start, ignore interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# And nohup(1) has hangups ignored: here that stays so, by a function, which what is started does not inherit.
+# nohup(1) does so with hangups: they stay ignored here, but by a handler, which child processes do not inherit.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda signum, frame: None)
 
@@ -186,6 +186,6 @@ def failing_log() -> Iterator[list[str]]:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End also where a failed test has left a thread behind, which Python would wait for without end; say which."""
+    """End even if a failed test has left a thread behind, for which Python would wait for ever; show which."""
     if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
         faulthandler.dump_traceback_later(30, exit=True)

@@ -561,7 +561,7 @@ def test_frame_is_made_once_for_all() -> None:
 
 
 def place_of(channel: Channel) -> bytes:
-    """Return the id of a channel's last event, as a browser is told it that has not had one."""
+    """Return the id of a channel's last event, as given to a browser that has had no event."""
     reset = channel.subscribe("unknown").take()
     assert reset is not None
     return reset.id.encode()

@@ -1,4 +1,4 @@
-"""The window on a stream, by itself: what it tells of an id, and what it must not."""
+"""The window on a stream, by itself: what it can say about an id, and what it must not claim."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ class ChannelMachine(RuleBasedStateMachine):
     def trim(self, keep: int) -> None:
         assert self.redis is not None
         self.redis.call("XTRIM", f"aiowsgi:channel:{self.channel.name}", "MAXLEN", keep)
-        # The last id that is not there any more is unknown as well, but for the very last.
+        # The last id of those removed is unknown as well, unless nothing came after it.
         self.trimmed = max(self.trimmed, len(self.sent) - keep)
 
     @precondition(lambda self: self.remote and self.up)
@@ -178,7 +178,7 @@ class ChannelMachine(RuleBasedStateMachine):
         for reader in self.readers:
             if reader.blank and not with_data:
                 reader.restart = len(self.sent)
-            # One that knows of nothing has not lost anything.
+            # A reader that has seen nothing has not lost anything.
             reader.may_reset |= not with_data or reader.position < self.trimmed
         self._start()
 

@@ -1,17 +1,17 @@
 """Threads that take turns do so on one processor: what one has just written, the next one finds in its cache.
 
 An event loop and the thread that works while all requests compute (:mod:`aiowsgi.bridge.saturation`) never compute at
-the same time: they share an interpreter. The kernel wakes each of them on an idle processor all the same, which is
-another one than where the first has read the request, or written the response. Measured with 64 clients on two
-processors: an empty answer 27.2 → 19.6 µs of processor time, and a third more of them a second; a Flask view 219 → 174;
-0.5 ms of Python and Django's templates, whose threads are moved in the middle of a request, some 5 %.
+the same time: they share an interpreter. The kernel nevertheless wakes each of them on an idle processor, and not on
+the one where the other has just read the request, or written the response. Measured with 64 clients on two processors:
+an empty answer 27.2 → 19.6 µs of processor time, and a third more answers a second; a Flask view 219 → 174; 0.5 ms of
+Python and Django's templates, whose threads are moved in the middle of a request, some 5 %.
 
-So the loop's thread is *held* on the processor where it is. Threads of the pool are not, for a thread or a process that
-an application starts would inherit that, and so would what it believes to have for itself. They are bound to that
-processor only while they wait for a job, so that they wake there, and are free again before they take it. One that was
-moved away is *brought back* the same way, between two jobs, now and then. (Who asks for the affinity of the process by
-its number is told that of its first thread, which is the loop's; and what the loop starts is held with it, until that
-is released.)
+So the loop's thread is *held* on the processor where it is. Threads of the pool are not: a thread or a process that an
+application starts would inherit that, and with it a wrong idea of how many processors it has. They are bound to that
+processor only while they wait for a job, so that they wake there, and are free again before they take it. A thread that
+was moved away is *brought back* the same way, between two jobs, now and then. (Whoever asks for the affinity of the
+process by its id gets that of its first thread, which is the loop's; and what the loop starts is held with it, until
+the loop is released.)
 
 If anything else sets the affinity of a thread, that wins: a thread whose affinity is not what was set here is left as
 it is. Only a choice of the very processor on which the loop is held cannot be told from what was set here: it is undone
@@ -36,10 +36,10 @@ __all__ = ["Affinity", "Seat", "go_anywhere"]
 
 _THREADS = Path("/proc/self/task")
 
-# How often a thread is brought back: two system calls, of 5 µs together, and a hundredth of them if it was moved.
+# A thread is brought back at most once in so long: its four system calls take 5 µs, or half a hundredth of that time.
 _RETURN_SECONDS = 0.001
 
-# Where threads of this process may run that are bound to nothing, while one of them is held.
+# While a thread of this process is held: where those that are not bound may run.
 _anywhere: frozenset[int] | None = None
 
 
@@ -47,9 +47,9 @@ class Seat:
     """One processor, for threads that wait for a job. Any thread.
 
     Args:
-        here: it.
+        here: the processor.
         allowed: where threads may run that nobody has bound.
-        anywhere: what is to be set for that.
+        anywhere: the affinity to set so that a thread may run there.
         clock: for any thread.
     """
 
@@ -66,11 +66,11 @@ class Seat:
         self._allowed = allowed
         self._anywhere = anywhere
         self._clock = clock
-        # Of all threads: there is mostly one that works.
+        # Shared by all threads: mostly only one works.
         self._return_at = 0.0
-        #: Nobody is to come here any more. Set before those are looked for that have.
+        #: No thread is to come here any more. Set before looking for the threads that are here.
         self.closed = False
-        #: All that have come were let go.
+        #: All threads that had come here have been let go.
         self.empty = False
 
     def wait(self, gate: threading.Lock, seconds: float) -> bool:
@@ -85,7 +85,7 @@ class Seat:
             self._leave()
 
     def bring_back(self) -> None:
-        """Have the calling thread go on here, if that was not looked after just now."""
+        """Have the calling thread go on here, unless that was seen to just now."""
         now = self._clock()
         if now >= self._return_at:
             self._return_at = now + _RETURN_SECONDS
@@ -93,22 +93,22 @@ class Seat:
                 self._leave()
 
     def _take(self) -> bool:
-        """Bind the calling thread, unless somebody else has."""
+        """Bind the calling thread, unless something else has."""
         if self.closed or os.sched_getaffinity(0) != self._allowed:
             return False
         _bind(self._here)
-        if self.closed:  # just now, and perhaps too late to be found
+        if self.closed:  # closed just now: this thread was perhaps bound too late to be found
             _unbind(self._here, self._anywhere)
         return True
 
     def _leave(self) -> None:
-        # Who is found here after all were let go, was bound by somebody else.
+        # A thread that is found here after all were let go was bound by somebody else.
         if not self.empty or os.sched_getaffinity(0) != self._here:
             _unbind(self._here, self._anywhere)
 
 
 class Affinity:
-    """Holds the thread that has made it on a processor; see the module.
+    """Holds the thread that creates it on one processor; see the module.
 
     ::
 
@@ -121,11 +121,11 @@ class Affinity:
 
     def __init__(self) -> None:
         self._thread_id = threading.get_native_id()
-        # Where it is held, and what is to be set for it not to be.
+        # Where the thread is held, and the affinity to set when it no longer is.
         self._here: frozenset[int] | None = None
         self._anywhere: frozenset[int] = frozenset()
         self._seat: Seat | None = None
-        # Threads that are bound to the same processor, and not by this.
+        # Threads that something else has bound to the same processor.
         self._bound_before: set[int] = set()
 
     def hold(self) -> Seat | None:
@@ -148,21 +148,21 @@ class Affinity:
         return self._seat
 
     def _widest(self, allowed: frozenset[int]) -> frozenset[int]:
-        """Return what is to be set for the thread to have no other bounds than these, which it has."""
+        """Return the widest affinity that can be set for the thread without changing the one that it has."""
         everything = allowed | frozenset(range(os.sysconf("SC_NPROCESSORS_CONF")))
         os.sched_setaffinity(self._thread_id, everything)
         if os.sched_getaffinity(self._thread_id) == allowed:
-            return everything  # they are its container's, and may become others
+            return everything  # the bounds are its container's, and may change
         os.sched_setaffinity(self._thread_id, allowed)
         return allowed
 
     @property
     def is_held(self) -> bool:
-        """Whether the thread is still where it is held: nobody else has set its affinity."""
+        """Whether the thread is still where it is held: nothing else has set its affinity."""
         return self._here is not None and os.sched_getaffinity(self._thread_id) == self._here
 
     def release(self) -> None:
-        """Let the thread go, and what it has started."""
+        """Let the thread go, and the threads that it has started."""
         global _anywhere
         here, self._here = self._here, None
         if here is None or self._seat is None:
@@ -172,28 +172,28 @@ class Affinity:
         for thread_id in _threads_bound_to(here) - self._bound_before:
             _bind(self._anywhere, thread_id)
         self._seat.empty = True
-        _anywhere = None  # a thread that begins before is free by itself
+        _anywhere = None  # a thread that begins before this frees itself
 
 
 def go_anywhere() -> None:
-    """Have a new thread not be bound to where the one that started it is held. Any thread."""
+    """Free a new thread from the binding that it inherits if a held thread has started it. Any thread."""
     anywhere = _anywhere
     if anywhere is not None:
         _bind(anywhere)
 
 
 def _bind(processors: frozenset[int], thread_id: int = 0) -> None:
-    # It has ended, or a container has lost these: the kernel has seen to it then.
+    # On an error the thread has ended, or its container has lost the processors: the kernel has dealt with either.
     with contextlib.suppress(OSError):
         os.sched_setaffinity(thread_id, processors)
 
 
 def _unbind(here: frozenset[int], anywhere: frozenset[int], thread_id: int = 0) -> None:
-    """End what :func:`_bind` has done, if nobody has bound the thread elsewhere meanwhile."""
+    """Undo :func:`_bind`, unless something else has bound the thread elsewhere since."""
     with contextlib.suppress(OSError):
         found = os.sched_getaffinity(thread_id)
         os.sched_setaffinity(thread_id, anywhere)
-        # A container that has lost the processor lets the thread run anywhere. That was nobody's choice.
+        # If its container has lost the processor, the kernel lets the thread run anywhere: nobody has chosen that.
         if found != here and os.sched_getaffinity(thread_id) != found:
             os.sched_setaffinity(thread_id, found)
 
@@ -208,7 +208,7 @@ def _threads_bound_to(processors: frozenset[int]) -> set[int]:
     """Return the threads of this process that may run on all of these, and nowhere else."""
     try:
         thread_ids = [int(name) for name in os.listdir(_THREADS)]
-    except OSError:  # no file descriptor is left; those of other languages are none of ours
+    except OSError:  # no file descriptor is left; threads that are not Python's are not ours either
         thread_ids = [thread.native_id for thread in threading.enumerate() if thread.native_id is not None]
     found = set()
     for thread_id in thread_ids:

@@ -1,4 +1,4 @@
-"""Tells which line of an asynchronous iterable holds up the event loop that drives it, and for how long.
+"""Reports which line of an asynchronous iterable holds up the event loop that drives it, and for how long.
 
 A call that blocks inside a coroutine stops every connection of its loop, and nothing shows where. So each step of a
 watched coroutine notes when it began. A daemon thread looks at the notes of all loops ten times a second, and where a
@@ -33,17 +33,17 @@ _logger = logging.getLogger("aiowsgi.error")
 # What asyncio's debug mode calls slow (``loop.slow_callback_duration``), and what a person begins to notice.
 BLOCKING_SECONDS = 0.1
 # A loop's thread that stands still may also be waiting for the interpreter, beside threads that compute. The watcher
-# waits for it as well, and sees it from how late it wakes; then only what takes much longer is believed to block.
+# then waits for it as well, and notices by how late it wakes; only a step that takes much longer is then held to block.
 # Measured beside 8 threads that compute, on 2 cores: 0.6 s for a line that does nothing; with none, below 1 ms. That
 # was with Python's switch interval. With the server's, a step that lets go of the interpreter twice takes 40 ms at most
-# of 300 times; with Python's, 280 ms. What is left is a machine that has no time for the process: there a report may
-# name a line that has only waited, and its time is true all the same.
+# of 300 times; with Python's, 280 ms. What remains is a machine that has no time for the process: there a report may
+# name a line that has only waited, though for as long as it says.
 _CONTENTION_SECONDS = 0.02
 _SURELY_BLOCKING_SECONDS = 1.0
-# A loop's thread that has used so much of the time computes, be it in C with the interpreter held: then it is itself
-# the reason why the watcher is late.
+# A loop's thread that has used this share of the time is computing, perhaps in C with the interpreter held: then it is
+# itself the reason why the watcher is late.
 _COMPUTING_SHARE = 0.5
-# A step that is still under way then may never end, and is told of before it does. Arbitrary.
+# A step that is still under way after this long may never end, and is reported without waiting for that. Arbitrary.
 _STILL_BLOCKING_SECONDS = 5.0
 # The thread outlives what it watches by so many looks, so that a response every second does not start it each time.
 _IDLE_LOOKS = 10
@@ -68,7 +68,7 @@ class _LoopThread:
     """What the watched coroutines of one thread share.
 
     Written by that thread: ``since``, when the running step began, 0.0 between steps; ``watched_count``, coroutines
-    that have not ended. Written by the watcher: ``notice``, of which the loop's thread believes only what names its
+    that have not ended. Written by the watcher: ``notice``, which the loop's thread believes only if it is about its
     own step. Each is one word, so that they need no lock. The rest is the watcher's.
     """
 
@@ -79,7 +79,7 @@ class _LoopThread:
         self.since = 0.0
         self.watched_count = 0
         self.notice: _Notice | None = None
-        # Not every platform can tell what a thread has computed; without, one that computes is noticed later.
+        # Not every platform knows how long a thread has computed; if not, one that computes is noticed later.
         self._clock_id = (
             time.pthread_getcpuclockid(threading.get_ident()) if hasattr(time, "pthread_getcpuclockid") else None
         )
@@ -87,7 +87,7 @@ class _LoopThread:
         self._looked_at = 0.0
 
     def computing_share(self, now: float) -> float:
-        """Return for how much of the time since the last call the thread has computed. Watcher."""
+        """Return the share of the time since the last call in which the thread has computed. Watcher."""
         if self._clock_id is None:
             return 0.0
         try:
@@ -109,10 +109,10 @@ class _LoopThread:
         self.watched_count -= 1
 
     def step_ended(self, since: float, notice: _Notice) -> None:
-        """A step has ended, and there is a notice: of this step, or one that came too late for another."""
+        """A step has ended, and there is a notice: about this step, or about an earlier one, for which it came late."""
         self.notice = None
         if notice.since == since:
-            # A log handler that fails must cost neither the response, whose step this was, nor the watch its thread.
+            # A log handler that fails must not break the response, whose step this was, nor keep the step from ending.
             with contextlib.suppress(Exception):
                 _logger.warning(
                     "a parked response blocked its event loop for %.2f s: %s", time.monotonic() - since, notice.place
@@ -190,7 +190,7 @@ class WatchedCoroutine(Coroutine[Any, Any, None]):
 
 
 class _Watcher:
-    """The thread that looks, one for the process.
+    """The thread that watches, one for the process.
 
     Fields guarded by ``_lock``: ``_loop_threads``, ``_thread``.
     """
@@ -202,16 +202,16 @@ class _Watcher:
         self._never = threading.Event()
 
     def watch(self, loop_thread: _LoopThread) -> None:
-        """Look at a loop's thread, which has something to watch, for as long as it has. Event loop."""
+        """Watch a loop's thread for as long as it has coroutines to watch. Event loop."""
         with self._lock:
             self._loop_threads.add(loop_thread)
-            # A fork leaves the object behind, and not the thread.
+            # A fork copies the object, but not the thread.
             if self._thread is not None and self._thread.is_alive():
                 return
             self._thread = threading.Thread(target=self._run, name="aiowsgi-blocking-watch", daemon=True)
             try:
                 self._thread.start()
-            except RuntimeError as error:  # no thread to be had; the next that parks tries again
+            except RuntimeError as error:  # no thread can be started; the next response that parks tries again
                 with contextlib.suppress(Exception):
                     _logger.error("cannot start the thread that watches for blocking calls: %s", error)
 
@@ -223,7 +223,7 @@ class _Watcher:
         due = time.monotonic()
         while True:
             with self._lock:
-                # A thread may end with tasks that nobody ended.
+                # A thread may end while tasks of its loop have not.
                 self._loop_threads = {each for each in self._loop_threads if each.thread.is_alive()}
                 loop_threads = tuple(self._loop_threads)
                 idle_count = 0 if any(each.watched_count for each in loop_threads) else idle_count + 1
@@ -238,12 +238,12 @@ class _Watcher:
             limit = BLOCKING_SECONDS if max(lateness) < _CONTENTION_SECONDS else _SURELY_BLOCKING_SECONDS
             wait = min((_look(each, now, limit) for each in loop_threads), default=BLOCKING_SECONDS)
             due = time.monotonic() + wait
-            # To sample is to poll: steps that told when they begin would cost more than all that is gained here.
+            # Sampling is polling: steps that announced themselves would cost more than all that is gained here.
             self._never.wait(wait)
 
 
 def _look(loop_thread: _LoopThread, now: float, limit: float) -> float:
-    """Look at one thread; return when to look again at the latest, in seconds."""
+    """Look at one thread; return in how many seconds to look again, at the latest."""
     since = loop_thread.since
     if not since:
         return BLOCKING_SECONDS
@@ -266,10 +266,10 @@ _STEP = WatchedCoroutine._step.__code__
 
 
 def _blocking_place(frame: FrameType | None) -> str | None:
-    """Return the line of the application that a thread stands in, from its innermost frame.
+    """Return the line of the application that a thread is executing, given its innermost frame.
 
-    That is the innermost one that belongs to no library, or else that of the iterable itself. ``None`` where the step
-    is in this package's own code: then it waits for the interpreter.
+    It is the line of the innermost frame that belongs to no library, or else that of the iterable itself. ``None`` if
+    the step is in this package's own code: then it waits for the interpreter.
     """
     frames = []
     while frame is not None and frame.f_code is not _STEP:

@@ -1,8 +1,8 @@
 """A bounded log that any thread appends to, and that any number of readers follow on any number of event loops.
 
-There is no queue for a reader: it keeps the number of the next item, and is there in the log only while it waits. An
-item is stored once, and whoever appends it pays for one wake-up of each loop on which somebody waits, however many they
-are. The loop then wakes its readers in batches, so that it goes on serving others in between.
+A reader has no queue: it keeps the number of its next item, and the log knows of it only while it waits. An item is
+stored once, and appending it costs one wake-up of each loop that has readers waiting, however many they are. The loop
+then wakes its readers in batches, so that it goes on serving others in between.
 
 Thread: as each method says.
 """
@@ -20,14 +20,14 @@ __all__ = ["Broadcast"]
 
 Item = TypeVar("Item")
 
-# Readers that are woken in one turn of the loop: some 3 ms of it, where each writes a small block to its client.
+# Readers to wake in one turn of the loop: some 3 ms of it, if each writes a small block to its client.
 _BATCH_COUNT = 100
-# Waiting times are met late by up to this much, so that one timer, and few looks at the readers, serve all of them.
+# Timeouts are late by up to this much, so that one timer, and few passes over the readers, serve all of them.
 _TIMER_SECONDS = 0.25
 
 
 class Broadcast(Generic[Item]):
-    """A log of the last items, and who waits for the next.
+    """A log of the last items, and of the readers that wait for the next.
 
     Args:
         capacity: items that are kept, 1 or more.
@@ -35,8 +35,8 @@ class Broadcast(Generic[Item]):
     Fields guarded by ``_lock``: all but ``_capacity`` and ``_tally``. Readers look at ``_end`` and ``_items`` without
     it: an item is there before ``_end`` passes its number, and each change of the dict is atomic.
 
-    The garbage collector, or a signal, may have a thread that holds the lock call any of the methods once more: it may
-    be taken again, and whatever makes objects under it minds that the fields may have changed meanwhile.
+    The garbage collector, or a signal, may have a thread that holds the lock call any of the methods again: the lock is
+    reentrant, and code that makes objects under it allows for the fields having changed.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -45,7 +45,7 @@ class Broadcast(Generic[Item]):
         self._items: dict[int, Item] = {}
         self._end = 1
         self._closed = False
-        # Of each loop on which somebody waits for the next item.
+        # By loop, those that wait on it for the next item.
         self._waiters: dict[asyncio.AbstractEventLoop, _Waiters] = {}
         # Of these, whom a thread was to wake and could not.
         self._unwoken: list[_Waiters] = []
@@ -65,7 +65,7 @@ class Broadcast(Generic[Item]):
                 item = make(number)
                 if number == self._end:
                     break
-                # Another one was added while this was made, by this thread.
+                # While making this one, this thread has appended another.
             self._items[number] = item
             self._end = number + 1
             self._items.pop(number - self._capacity, None)
@@ -73,7 +73,7 @@ class Broadcast(Generic[Item]):
         return item
 
     def close(self) -> None:
-        """Add no more; readers may read on to the end. Any thread."""
+        """Allow no more items; readers may read on to the end. Any thread."""
         with self._lock:
             self._closed = True
         self.wake()
@@ -83,7 +83,7 @@ class Broadcast(Generic[Item]):
         if not self._waiters and not self._unwoken:
             return
         with self._lock:
-            # Out of everybody's reach before they are gone through: see _leave().
+            # Out of everybody's reach before they are iterated over: see _leave().
             taken, self._waiters = self._waiters, {}
             waiters = [*self._unwoken, *taken.values()]
             self._unwoken = []
@@ -96,7 +96,7 @@ class Broadcast(Generic[Item]):
             raise
 
     def get(self, number: int) -> Item | None:
-        """Return an item; ``None`` if it is not there yet or no more. Any thread."""
+        """Return an item; ``None`` if it is not there yet, or no longer. Any thread."""
         return self._items.get(number)
 
     @property
@@ -111,7 +111,7 @@ class Broadcast(Generic[Item]):
 
     @property
     def counts(self) -> tuple[int, int, int]:
-        """Readers that read, items that were lost to slow ones, readers that were cut off. Any thread."""
+        """Readers that there are, items that slow ones have missed, readers that were cut off. Any thread."""
         tally = self._tally
         return tally["readers"], tally["lost"], tally["cut off"]
 
@@ -120,18 +120,18 @@ class Broadcast(Generic[Item]):
         self._tally.add({"readers": readers, "lost": lost, "cut off": cut_off})
 
     async def wait(self, number: int, timeout: float | None = None) -> bool:
-        """Wait until an item is there or the log is closed. Event loop.
+        """Wait until an item exists or the log is closed. Event loop.
 
         Args:
             number: of the item.
-            timeout: seconds, met late by up to a quarter of a second; ``None`` waits without end.
+            timeout: seconds, exceeded by up to a quarter of a second; ``None`` waits for ever.
 
         Returns:
-            Whether that was so in time, or :meth:`wake` was called, as it is for each item.
+            Whether that happened in time, or :meth:`wake` was called, as it is for each item.
         """
         loop = asyncio.get_running_loop()
         with self._lock:
-            # Made before the look at _end: making it may run a collection that appends.
+            # Made before _end is read: making it may start a garbage collection that appends.
             waiters = self._waiters.get(loop) or _Waiters(loop)
             if number < self._end or self._closed:
                 return True
@@ -145,10 +145,10 @@ class Broadcast(Generic[Item]):
             raise
         if not woken:
             self._leave(waiters, future)
-        return woken  # together with all others, whose place has been forgotten
+        return woken  # together with all others; their place is forgotten already
 
     def _leave(self, waiters: _Waiters, future: asyncio.Future[bool]) -> None:
-        """One waits no more; forget the place if it was the last. Event loop, or where its coroutine is collected."""
+        """Forget one that waits no more, and its loop if it was the last. Event loop, or wherever it is collected."""
         if not waiters.discard(future):
             return
         with self._lock:
@@ -163,7 +163,7 @@ class _Waiters:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        # When each has waited for long enough.
+        # When the wait of each ends.
         self._futures: dict[asyncio.Future[bool], float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -179,7 +179,7 @@ class _Waiters:
         return future
 
     def discard(self, future: asyncio.Future[bool]) -> bool:
-        """Forget one; tell whether it was the last."""
+        """Forget one; return whether it was the last."""
         self._futures.pop(future, None)
         if self._futures:
             return False

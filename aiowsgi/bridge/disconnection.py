@@ -1,4 +1,4 @@
-"""Whether the client of a request is gone: told once by the loop, asked and waited for in the worker.
+"""Whether the client of a request is gone: set once by the loop, asked for or awaited in the worker.
 
 Thread: any, as each method says.
 
@@ -18,20 +18,20 @@ __all__ = ["Disconnection"]
 _logger = logging.getLogger("aiowsgi.error")
 
 # One lock for all: it is held for a look and an assignment, between which its thread does nothing else, and only off
-# the usual path. Before and after these a signal may have the thread come here once more: so it may be taken again.
+# the usual path. Before or after these a signal handler may bring the thread here again: so the lock is reentrant.
 _lock = threading.RLock()
 
 
 class Disconnection:
-    """A flag that is set at most once: that of a connection, for all of its requests, one after the other.
+    """A flag that is set at most once; a connection has one, for all of its requests, one after the other.
 
-    The flag belongs to the connection: a callback that is not removed also fires for later requests on it, and at its
-    end at the latest, also if every response was whole. Under ``ASGIAdapter``, which knows no connections, each request
-    has a flag of its own: it is set at the request's end, once the application has closed its iterable.
+    The flag belongs to the connection: a callback that is not removed still fires during later requests on it, or at
+    its end at the latest, even if every response was whole. Under ``ASGIAdapter``, which knows no connections, each
+    request has a flag of its own: it is set at the request's end, once the application has closed its iterable.
 
-    Fields guarded by the module's lock: ``_callbacks`` (read without it). They are never changed but replaced, if they
-    are still those that were read: what makes the new ones, and compares callbacks, may call other code, and that any
-    of these methods.
+    Fields guarded by the module's lock: ``_callbacks`` (read without it). The tuple is never changed but replaced, and
+    only if it is still the one that was read: making the new one and comparing callbacks may run other code, which may
+    call any of these methods.
     """
 
     __slots__ = ("_callbacks",)
@@ -41,11 +41,11 @@ class Disconnection:
         self._callbacks: tuple[Callable[[], object], ...] | None = ()
 
     def is_set(self) -> bool:
-        """Tell whether the client is gone. Any thread; never blocks."""
+        """Return whether the client is gone. Any thread; never blocks."""
         return self._callbacks is None
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the client is gone, at most ``timeout`` seconds; tell whether it is. Worker thread."""
+        """Wait until the client is gone, at most ``timeout`` seconds; return whether it is. Worker thread."""
         if not self.is_set():
             event = threading.Event()
             self.add_callback(event.set)
@@ -61,7 +61,7 @@ class Disconnection:
             try:
                 callback()
             except BaseException as error:  # SystemExit and the like must not end the loop either
-                # A log handler that fails must not keep the connection, or the other callbacks, from their end.
+                # A log handler that fails must not keep the connection from its end, nor the other callbacks.
                 with contextlib.suppress(BaseException):
                     _logger.error(
                         "%r, a callback of aiowsgi.disconnected, failed: %s: %s",
@@ -72,14 +72,14 @@ class Disconnection:
                     )
 
     def add_callback(self, callback: Callable[[], object]) -> None:
-        """Have ``callback()`` called when the client goes; at once if it is gone. It must not block."""
+        """Have ``callback()`` called when the client goes; immediately if it is gone. It must not block."""
         while (before := self._callbacks) is not None:
             if self._replace(before, (*before, callback)):
                 return
         callback()
 
     def remove_callback(self, callback: Callable[[], object]) -> None:
-        """Take a callback back."""
+        """Remove a callback."""
         while before := self._callbacks:
             try:
                 index = before.index(callback)
@@ -89,7 +89,7 @@ class Disconnection:
                 return
 
     def _replace(self, before: tuple[Callable[[], object], ...], after: tuple[Callable[[], object], ...]) -> bool:
-        """Replace the callbacks if they are still the same; tell whether they were."""
+        """Replace the callbacks if they are still the same; return whether they were."""
         with _lock:
             if self._callbacks is not before:
                 return False

@@ -1,15 +1,15 @@
-"""The queue of a pool's jobs: whoever is awake takes the next one before anybody is woken.
+"""The queue of a pool's jobs: a thread that is awake takes the next one before another is woken.
 
-A *gate*, a lock that nobody owns, is open when somebody has been called. Putting a job opens it once, however many jobs
-follow before a thread comes; that thread closes it as it passes, and opens it for another if there is more than it has
-taken. CPython's own ``SimpleQueue`` does much the same until 3.12, and costs as much; that of 3.13 wakes a thread for
+A *gate*, a lock that no thread owns, is open when a thread has been called. Putting a job opens it once, however many
+jobs follow before a thread comes; that thread closes it as it passes, and opens it for another if jobs are left.
+CPython's own ``SimpleQueue`` does much the same until 3.12, and costs as much; that of 3.13 wakes a thread for
 each job, and a request at 64 connections has 1.1 context switches there instead of 0.2, and costs 36 µs instead of 26.
 
 Nothing is lost: a thread sleeps only at a closed gate, after it has found nothing; a job is put before the gate is
-looked at; and who passes the gate looks again.
+looked at; and a thread that passes the gate looks again.
 
-Where there is only room for so many at work, the others sleep though there are jobs. Nothing is lost then either: a
-thread counts as free before it comes for a job, and whoever makes room calls.
+If only a limited number may be at work, the other threads sleep although there are jobs. Nothing is lost then either: a
+thread counts as free before it comes for a job, and whoever makes room calls a thread.
 
 Thread: any.
 """
@@ -29,7 +29,7 @@ __all__ = ["JobQueue"]
 
 _T = TypeVar("_T")
 
-# How often a thread for which there is no room looks by itself: whoever said so may be gone.
+# How often a thread for which there is no room looks again without being called: whoever set the limit may be gone.
 _LOOK_SECONDS = 0.5
 
 
@@ -40,8 +40,8 @@ class JobQueue(Generic[_T]):
 
     def __init__(self) -> None:
         self._jobs: deque[_T] = deque()
-        #: Tells how many more threads may be at work than there are, not counting those that come for a job, when it is
-        #: told how many are wanted; ``None`` for any number.
+        #: Given how many more threads are wanted at work, returns how many more may be, not counting those that come
+        #: for a job; ``None`` for any number.
         self.room: Callable[[int], int] | None = None
         #: Where threads wait, and go on; ``None`` where it does not matter.
         self.seat: Seat | None = None
@@ -67,7 +67,7 @@ class JobQueue(Generic[_T]):
         """Take the next job, waiting for one.
 
         Raises:
-            queue.Empty: there was none for so many seconds.
+            queue.Empty: there was none for ``timeout`` seconds.
         """
         jobs = self._jobs
         called = False

@@ -1,15 +1,15 @@
 """Writes log lines from a thread of its own, so that neither a full disk nor a stalled pipe holds up anything else.
 
-What waits to be written is bounded; beyond that lines are dropped, and counted, and the count is told once the file
+What waits to be written is bounded; beyond that lines are dropped and counted, and the count is logged once the file
 takes lines again. A file that was moved or removed is opened anew at its path before the next batch, as
-:class:`logging.handlers.WatchedFileHandler` does; so logrotate needs to tell nobody.
+:class:`logging.handlers.WatchedFileHandler` does; so logrotate needs no signal.
 
 Several processes may write to one pipe, be it the workers' standard output. What one write gives to it stays whole only
 up to ``PIPE_BUF`` bytes: a pipe, and a socket as systemd's journal has it, gets so much at once, and no part of a line
 unless that is longer.
 
 The thread starts with the first line and is a daemon: a file that never takes what it is given does not keep the
-process. In a copy of the process (``os.fork``) a writer begins anew, with what the copy logs.
+process alive. In a copy of the process (``os.fork``) a writer starts afresh, with what the copy logs.
 
 Thread: any; :meth:`LogWriter._run` and :class:`LogFile` the writer's.
 
@@ -36,9 +36,9 @@ __all__ = ["LogFile", "LogWriter"]
 
 _logger = logging.getLogger("aiowsgi.error")
 
-# What may wait to be written. Arbitrary; 20,000 requests.
+# How many bytes may wait to be written. Arbitrary; the lines of 20,000 requests.
 _HELD_SIZE = 4 * 1024 * 1024
-# What is joined for one write, so that a long queue does not double its memory.
+# How much is joined for one write, so that a long queue does not double its memory.
 _BATCH_SIZE = 256 * 1024
 # What a pipe takes without mixing it with what others write. Linux has 4096; POSIX wants at least 512.
 _WHOLE_SIZE = getattr(select, "PIPE_BUF", 512)
@@ -47,10 +47,10 @@ _RETRY_SECONDS = 1.0
 
 
 class LogFile:
-    """A file that is written to at its end, or a descriptor that this process has.
+    """A file that is appended to, or a descriptor that this process has.
 
     Args:
-        path: where it is; opened, and made where it is missing. ``None`` for a descriptor.
+        path: of the file, which is opened, and created if it is missing. ``None`` for a descriptor.
         fd: the descriptor; it stays open.
 
     Raises:
@@ -79,12 +79,12 @@ class LogFile:
 
     @staticmethod
     def check(path: str) -> None:
-        """Look whether a file could be opened, without making one.
+        """Check that a file can be opened, without creating one.
 
-        Only a regular file is opened: a FIFO would wait for its reader, or tell him that all has been written.
+        Only a regular file is opened: opening a FIFO would wait for a reader, or show the reader an end of file.
 
         Raises:
-            OSError: it could not. Some file systems tell that only to those that make one.
+            OSError: it could not. Some file systems refuse only when a file is really made.
         """
         try:
             mode = os.stat(path).st_mode
@@ -104,7 +104,7 @@ class LogFile:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path) from None
 
     def follow(self) -> None:
-        """Open the path anew if another file lies there, or none.
+        """Reopen the path if another file is there now, or none.
 
         Raises:
             OSError: it cannot be opened; the old file stays.
@@ -120,7 +120,7 @@ class LogFile:
             os.close(fd)
 
     def write(self, data: bytes | memoryview) -> int:
-        """Write some of the data, and tell how much. Blocks."""
+        """Write some of the data; return how much. Blocks."""
         return os.write(self._fd, data)
 
     def close(self) -> None:
@@ -136,7 +136,7 @@ class LogWriter:
         file: owned by the writer.
         limit: bytes that may wait to be written.
 
-    Fields guarded by ``_lock``: all but ``_file``, which is the thread's once that runs, and ``_ending``, an event.
+    Fields guarded by ``_lock``: all but ``_file``, which belongs to the thread once it runs, and ``_ending``, an event.
     """
 
     def __init__(self, file: LogFile, limit: int = _HELD_SIZE) -> None:
@@ -146,7 +146,7 @@ class LogWriter:
         _writers.add(self)
 
     def _begin(self) -> None:
-        """Hold nothing, with no thread. The lock is a new one: whoever held it at a fork is not in the copy."""
+        """Start empty, without a thread. The lock is new: whoever held the old one at a fork is not in the copy."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._ending = threading.Event()
@@ -172,17 +172,17 @@ class LogWriter:
                 self._thread = threading.Thread(target=self._run, name=LOG_THREAD_NAME, daemon=True)
                 try:
                     self._thread.start()
-                except RuntimeError:  # no thread to be had, or the interpreter ends: the next line tries again
+                except RuntimeError:  # no thread can be started, or the interpreter ends: the next line tries again
                     self._thread = None
             self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
-        """Wait until all lines have been written; tell whether that came true in time."""
+        """Wait until all lines have been written; return whether they were in time."""
         with self._lock:
             return self._changed.wait_for(lambda: not self._held_size or self._thread is None, timeout)
 
     def close(self, timeout: float) -> bool:
-        """Write what waits, if the file takes it, and end; tell whether that was over in time."""
+        """Write what waits, if the file takes it, and end; return whether that was done in time."""
         with self._lock:
             if self._ending.is_set():
                 return True
@@ -235,7 +235,7 @@ class LogWriter:
         return lines
 
     def _write(self, pieces: Iterable[bytes]) -> bool:
-        """Write all pieces, however long it takes; tell whether that came true before the end."""
+        """Write all pieces, however long it takes; return whether that was done before the writer had to end."""
         told = False
         for piece in pieces:
             rest = memoryview(piece)

@@ -1,4 +1,4 @@
-"""The bounded pipes between the event loop and a worker thread: the only mutable state that both share.
+"""The bounded pipes between the event loop and a worker thread: all that either of them waits for the other in.
 
 ``ResponsePipe`` carries a streamed response from the worker to the loop, ``ContentPipe`` a request's content from the
 loop to the worker. The worker blocks, and is counted as stalled, where the other side is too slow; the loop never does.
@@ -18,7 +18,7 @@ from aiowsgi.errors import ClientDisconnected
 
 __all__ = ["ContentPipe", "ResponsePipe", "add_block"]
 
-# Arbitrary; the objects around blocks of this size are a hundredth of them.
+# Arbitrary; at this size the objects around the blocks take a hundredth of their memory.
 _SMALL_SIZE = 4 * 1024
 
 #: See :meth:`aiowsgi.bridge.pool.Pool.stalled`.
@@ -26,7 +26,7 @@ Stalled = Callable[[Callable[[], bool]], AbstractContextManager[None]]
 
 
 def add_block(blocks: MutableSequence[bytes | bytearray], block: bytes) -> None:
-    """Append a block of content, to the last one where both are small: a million blocks of a byte are 30 MB."""
+    """Append a block of content, joined to the last one if both are small: a million blocks of a byte take 30 MB."""
     if blocks and len(block) < _SMALL_SIZE and len(blocks[-1]) < _SMALL_SIZE:
         last = blocks[-1]
         if not isinstance(last, bytearray):
@@ -40,12 +40,12 @@ class ResponsePipe:
     """A streamed response on its way to the loop.
 
     Args:
-        limit: bytes that may lie in the pipe; the block that crosses it is taken, the next waits.
-        stalled: enters the pool's accounting of threads that wait for a client.
+        limit: bytes that may lie in the pipe; the block that crosses it is still taken, the next one waits.
+        stalled: counts the worker as waiting for a client, in the pool, for the duration of a ``with`` block.
         notify: asks the loop to :meth:`take`.
 
-    Fields guarded by ``_lock``: ``_pieces``, ``_size``, ``_ended``, ``_aborted``, ``_announced``. The worker alone
-    adds to ``_size``, so that it may look whether the pipe is full without the lock.
+    Fields guarded by ``_lock``: ``_pieces``, ``_size``, ``_ended``, ``_aborted``, ``_announced``. Only the
+    worker adds to ``_size``, so it may check without the lock whether the pipe is full.
     """
 
     __slots__ = (
@@ -83,7 +83,7 @@ class ResponsePipe:
             ClientDisconnected: the pipe was aborted.
         """
         if self._size >= self._limit:
-            # Counted as stalled before the lock is taken: that may start a thread, and the loop needs the lock.
+            # Counted as stalled before the lock is taken: counting may start a thread, and the loop needs the lock.
             with self._stalled(self._may_go_on), self._lock:
                 self._room.wait_for(self._may_go_on)
         with self._lock:
@@ -139,13 +139,13 @@ class ContentPipe:
     """A request's content on its way to the worker: a ``wsgi.input`` that may have to wait.
 
     Args:
-        stalled: enters the pool's accounting of threads that wait for a client.
-        notify: tells the loop that content was taken, so that it can read on, or is waited for.
+        stalled: as for :class:`ResponsePipe`.
+        notify: tells the loop that content was taken, so that it can read on, or that the worker waits for some.
         on_first_read: called in the worker before the first wait, or ``None``: sends ``100 Continue``.
 
     Fields guarded by ``_lock``: ``_blocks``, ``_size``, ``_ended``, ``_error``. ``_current``, ``_position``,
-    ``_on_first_read`` and ``_awaited`` belong to the worker; the last is read by any thread. The worker alone takes
-    blocks, so that it may look for one without the lock.
+    ``_on_first_read`` and ``_awaited`` belong to the worker; the last is read by any thread. Only the worker takes
+    blocks, so it may look for one without the lock.
     """
 
     def __init__(
@@ -166,12 +166,12 @@ class ContentPipe:
 
     @property
     def size(self) -> int:
-        """Bytes that the worker has not taken yet. Any thread; a moment old."""
+        """Bytes that the worker has not taken yet. Any thread; may be a moment old."""
         return self._size
 
     @property
     def awaited(self) -> bool:
-        """Whether the worker is waiting for content. Any thread; a moment old."""
+        """Whether the worker is waiting for content. Any thread; may be a moment old."""
         return self._awaited
 
     def feed(self, block: bytes) -> None:
@@ -206,7 +206,7 @@ class ContentPipe:
         if not self._blocks and not self._ended:
             try:
                 self._awaited = True
-                self._notify()  # from now on the client's time runs
+                self._notify()  # from now on the client's time limit runs
                 with self._stalled(self._may_go_on), self._lock:
                     self._arrival.wait_for(self._may_go_on)
             finally:
@@ -222,7 +222,7 @@ class ContentPipe:
         return bytes(block)
 
     def _fill(self) -> bool:
-        """Make sure that the current block has unread bytes; tell whether it has."""
+        """Make sure that the current block has unread bytes; return whether it has."""
         if self._position >= len(self._current):
             self._current = self._next_block()
             self._position = 0

@@ -4,7 +4,7 @@ Jobs are handed over through one shared :class:`~aiowsgi.bridge.jobs.JobQueue`, 
 next job before another one is woken: 0.2 context switches for a request at 64 connections, where a lock for each thread
 needs 3.9.
 
-Of its threads it may be told to let only some work: see :mod:`aiowsgi.bridge.saturation`.
+It may be told to let only some of its threads work: see :mod:`aiowsgi.bridge.saturation`.
 
 Threads start on demand and end after an idle time. A thread that waits for a client is *stalled*, and one that will not
 end its job is *stuck*: these do not count against ``threads``, and others take their places, up to ``max_threads`` in
@@ -95,16 +95,16 @@ class Pool(Protocol):
         ...
 
     def limit_running(self, count: int | None, seconds: float = 0.0) -> None:
-        """Let about so many threads work at once, beside those that are stalled, for some seconds; ``None`` for all.
+        """Let about ``count`` threads work at once, besides stalled ones, for some seconds; ``None`` lets all work.
 
         A thread that has just taken a job may not count yet, so that there is one more for a moment.
         """
         ...
 
     def transition_counts(self) -> Mapping[int, int]:
-        """Return how often each thread began or ended to work, by its native id; :func:`is_at_work` reads it.
+        """Return how often each thread began or stopped working, by its native id; :func:`is_at_work` reads it.
 
-        A thread that stalls ends to work, and begins again when it goes on.
+        A thread that stalls stops working, and begins again when it goes on.
         """
         ...
 
@@ -116,7 +116,7 @@ class Pool(Protocol):
         """Mark the calling thread as waiting for a client, for the time of a ``with`` block.
 
         Args:
-            ready: tells whether the wait is over. Threads wait inside the block; a pool that steps asks this.
+            ready: tells whether the wait is over. Threads wait inside the block; a pool that steps jobs calls this.
         """
         ...
 
@@ -124,10 +124,10 @@ class Pool(Protocol):
         """Count the thread that runs a job as stuck, until the job ends after all.
 
         Args:
-            job: one that had begun. Who finds it ended afterwards, calls :meth:`unmark_stuck`: the thread may have
-                been past its look at the mark.
-            thread_id: the thread's :func:`threading.get_ident`, if that is known: one that is stalled as well has one
-                successor, not two.
+            job: one that had begun. A caller that finds it ended afterwards calls :meth:`unmark_stuck`: the thread may
+                have looked for the mark before it was set.
+            thread_id: the thread's :func:`threading.get_ident`, if that is known: a thread that is also stalled then
+                has one successor, not two.
 
         Returns:
             Whether ``max_threads`` leaves room for a successor to each that is stuck or stalled.
@@ -140,7 +140,7 @@ class Pool(Protocol):
 
 
 def is_at_work(transition_count: int) -> bool:
-    """Tell whether a thread that began or ended to work so often, and began first, is at work."""
+    """Tell whether a thread is at work that has begun or stopped working this often, beginning first."""
     return transition_count % 2 == 1
 
 
@@ -159,7 +159,7 @@ class _Worker(threading.Thread):
     def __init__(self, work: Callable[[_Worker], None], name: str) -> None:
         super().__init__(name=name, daemon=True)
         self._work = work
-        #: How often it began or ended to work; see :func:`is_at_work`.
+        #: How often it began or stopped working; see :func:`is_at_work`.
         self.transition_count = 0
 
     def run(self) -> None:
@@ -178,14 +178,14 @@ class ThreadPool:
 
     Fields shared between threads:
 
-    - ``_jobs``: safe by itself.
+    - ``_jobs``: thread-safe by itself.
     - ``_idle``: a list used as a counter; ``append`` and ``pop`` are atomic on every build of CPython.
     - ``_threads``, ``_stalled``, ``_stuck``, ``_allowed_count``, ``_closed``: written under ``_lock``. They are read
-      without it on the way to :meth:`_grow`, which looks again under it, at the end of a job, since who marks one looks
-      afterwards whether that still runs, and by :meth:`_room`, which may be a moment late.
+      without it in three places: before :meth:`_grow`, which looks again under it; at the end of a job, since whoever
+      marks a job looks afterwards whether it still runs; and by :meth:`_room`, which may be a moment late.
     - ``_running_limit``, ``_limited_until``, and the queue's ``room`` and ``seat``: the event loop writes them; one may
       be older than the others, for a moment.
-    - what a worker says of itself: only that thread writes it.
+    - a worker's own fields: only its thread writes them.
     """
 
     def __init__(
@@ -246,7 +246,7 @@ class ThreadPool:
         """Start a thread if a job waits and no idle thread is there to take it.
 
         Called after every change that may make it necessary: a job was put, a thread took one (and so is no longer
-        idle), a thread stalled or ended. Whichever comes last of two changes that cross sees both.
+        idle), a thread stalled or ended. If two changes cross, the one that comes last sees both.
         """
         if self._jobs.qsize() <= len(self._idle):
             return
@@ -258,10 +258,10 @@ class ThreadPool:
         try:
             thread.start()
         except (RuntimeError, MemoryError) as error:
-            # No thread to be had: the process is at its limit. The job waits for one of those that run.
+            # No thread can be started: the process is at its limit. The job waits for one of the running threads.
             with self._lock:
                 self._threads.discard(thread)
-            self._call()  # this one took the room of another
+            self._call()  # it had counted as at work, and left no room for another
             # A log handler that fails must not cost a thread that was about to run a job its life.
             with contextlib.suppress(Exception):
                 _logger.error("cannot start a worker thread: %s", error)
@@ -269,13 +269,13 @@ class ThreadPool:
     def _work(self, worker: _Worker) -> None:
         """Run jobs until there is nothing to do. Worker thread.
 
-        What ends a request from outside (``PyThreadState_SetAsyncExc``) may come late, and so anywhere here. A thread
-        that it meets between two jobs gives its place up; one that has taken a job, runs it.
+        An exception meant to end a request from outside (``PyThreadState_SetAsyncExc``) may come late, and so anywhere
+        here. A thread that it hits between two jobs gives up its place; one that has taken a job still runs it.
         """
         jobs = self._jobs
         idle = self._idle
         job: Job | None = None
-        # Whether it counts as idle. Said before it is done: what comes from outside is raised behind a call.
+        # Whether it counts as idle. Set before that changes: an exception from outside is raised after a call.
         waits = False
         try:
             while True:
@@ -299,7 +299,7 @@ class ThreadPool:
                     finally:
                         job.run()
                 except BaseException:
-                    # Whatever happens, and be it in the log: a thread that died would be missing for good.
+                    # Whatever happens, even in the log: a thread that died would be missing for ever.
                     with contextlib.suppress(BaseException):
                         _logger.exception("internal error in a worker thread while running %r", job)
                 worker.transition_count += 1
@@ -318,11 +318,11 @@ class ThreadPool:
             self._give_up(worker, job)
 
     def _give_up(self, worker: _Worker, job: Job | None) -> None:
-        """Have another thread take the place of the calling one, which something has met between two jobs."""
+        """Have another thread take the place of the calling one, which an exception has hit between two jobs."""
         if job is not None:
             self.unmark_stuck(job)
         self._retire(worker)
-        self._jobs.call()  # it may have been called, and come for nothing
+        self._jobs.call()  # the calling thread may have used up a call, and taken no job
         with contextlib.suppress(BaseException):
             _logger.exception("a worker thread ended between two jobs; another takes its place")
 
@@ -339,7 +339,7 @@ class ThreadPool:
         return True
 
     def limit_running(self, count: int | None, seconds: float = 0.0) -> None:
-        """See :meth:`Pool.limit_running`. Without the lock: collecting garbage under it may come here."""
+        """See :meth:`Pool.limit_running`. Without the lock: a garbage collection under it may lead here."""
         if count:
             self._running_limit = count
             self._limited_until = time.monotonic() + seconds
@@ -354,14 +354,14 @@ class ThreadPool:
             }
 
     def gather(self, seat: Seat | None) -> None:
-        """See :meth:`Pool.gather`. Who waits already, does so wherever it is."""
+        """See :meth:`Pool.gather`. Threads that wait already stay where they are."""
         self._jobs.seat = seat
 
     def _room(self, wanted: int) -> int:
         """Return how many more threads may work; one that comes for a job is idle, one that is being started is not.
 
         Args:
-            wanted: no clock is read where there is as much: a limit that has expired is none.
+            wanted: if there is room for that many, no clock is read; else an expired limit is no limit.
         """
         room = self._running_limit - (len(self._threads) - len(self._idle) - len(self._stalled))
         if room < wanted and time.monotonic() > self._limited_until:
@@ -386,7 +386,7 @@ class ThreadPool:
         self._call()
 
     def end_stall(self) -> None:
-        """The calling thread waits for its client no more."""
+        """The calling thread no longer waits for its client."""
         with self._lock:
             self._stalled.discard(threading.get_ident())
             self._count_allowed()
@@ -394,7 +394,7 @@ class ThreadPool:
     def mark_stuck(self, job: Job, thread_id: int | None) -> bool:
         """See :meth:`Pool.mark_stuck`.
 
-        Where there may be one thread only, it stays one: that is a promise to an application that is not safe in two.
+        Where only one thread is allowed, it stays one: that is promised to applications that are not thread-safe.
         """
         with self._lock:
             self._stuck[job] = thread_id
@@ -409,7 +409,7 @@ class ThreadPool:
             self._count_allowed()
 
     def _count_allowed(self) -> int:
-        """Say anew how many threads there may be; return how many there would be without a most. Under the lock."""
+        """Recompute how many threads there may be; return how many without ``max_threads``. Under the lock."""
         wanted_count = self._size + len(self._stalled)
         for thread_id in self._stuck.values():
             if thread_id not in self._stalled:
@@ -455,7 +455,7 @@ class _Stall:
 
 
 def _count_transition() -> None:
-    """The calling thread begins or ends to work."""
+    """The calling thread begins or stops working."""
     worker = threading.current_thread()
     if isinstance(worker, _Worker):
         worker.transition_count += 1

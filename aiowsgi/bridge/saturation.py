@@ -1,23 +1,24 @@
-"""Requests run one after another while all that they do is compute, and there is no more to be had of the interpreter.
+"""Requests run one after another while all that they do is compute, and the interpreter has no more to give.
 
-Of threads that share an interpreter lock one computes at a time. More of them get no more done, and pay for changing
-places; and where they take locks of the application's own, far more than that. A thread that loses the interpreter
-while it holds such a lock makes the others wait for it; whoever gets it next owns it before it has the interpreter
-again, so that now the first one has to wait; and so on, a *convoy* that goes on as long as two threads want the lock.
+Of threads that share an interpreter lock, only one computes at a time. More of them get no more done, and pay for
+changing places; if they take locks of the application's own, far more than that. A thread that loses the
+interpreter while it holds such a lock makes the others wait for it; the one that gets the lock next owns it before it
+has the interpreter again, so that now the first has to wait; and so on: a *convoy*, which lasts for as long as two
+threads want the lock.
 Django's templates, which take one for each number that they format, cost 2.3 ms and 94 context switches with eight
 threads, as with two, and 1.05 ms and 1.3 with one; a Flask view 0.21 and 0.20; "hello" 25 µs and 22.
 
-So where the threads keep one core busy, the pool lets one thread work at a time. Threads that wait for something, such
-as a database, are no such case: what they leave unused shows in the processor's accounts, and all of them run as
-before. So they do where one thread gets a fifth less done than all did. A job that takes long counts no more, and
-another one runs beside it: nothing ever waits for its end. And a limit that nobody says anew is none, whatever has
-become of the loop.
+So if the threads keep one core busy, the pool lets one thread work at a time. If they wait for something, such as a
+database, it does not: the time that they leave unused shows in the processor's accounts, and all of them run as before.
+They also do so if one thread gets a fifth less done than all did. A job that takes long no longer counts, and another
+one runs beside it: nothing ever waits for its end. And a limit that is not renewed expires, whatever has become of the
+loop.
 
 Where the loop belongs to the server as well, it and the thread that works stay on one processor, while nobody else
 wants that (:mod:`aiowsgi.bridge.affinity`).
 
-What is looked at is how long threads computed *or were ready to*: on a machine with more processes than cores, none
-of them keeps a core busy by itself. Linux tells both; elsewhere, and without an interpreter lock, jobs run as they
+What is measured is how long threads computed *or were ready to*: on a machine with more processes than cores, none
+of them keeps a core busy by itself. Linux reports both; elsewhere, and without an interpreter lock, jobs run as they
 come.
 
 Thread: event loop.
@@ -47,26 +48,26 @@ _logger = logging.getLogger("aiowsgi.error")
 _HAS_LOCK = getattr(sys, "_is_gil_enabled", lambda: True)()
 _TOLD = Path("/proc/self/schedstat").exists()
 
-# How often it is looked. Arbitrary; reading the accounts of nine threads takes 0.1 ms, or 1 ms on a virtual machine.
+# Between two looks. Arbitrary; reading the accounts of nine threads takes 0.1 ms, or 1 ms on a virtual machine.
 _PERIOD_SECONDS = 0.25
-# The first time after one thread was made to do it all, if it should be wrong.
+# When they are first looked at after one thread was made to do it all, in case that was wrong.
 _TRIAL_SECONDS = 0.1
-# A job that is seen twice, so far apart, counts no more.
+# A job that is still running this long after it was first seen no longer counts.
 _LONG_JOB_SECONDS = 0.02
-# For how long the limit holds by itself. Arbitrary; some of these.
+# How long the limit holds unless it is renewed, as it is at each tick. Arbitrary; some ticks.
 _LIMIT_SECONDS = 0.5
-# Of a core. Threads that compute have one, less what the loop's waking takes.
+# Shares of a core. Threads that compute have a whole one, less what it takes to wake the loop.
 _SATURATED = 0.9
 _STILL_SATURATED = 0.75
-# Of what all threads got done. It does not fall at all where they only compute; the rest is for the machine's noise.
+# Share of what all threads got done. It does not fall where they only compute; the margin is for the machine's noise.
 _WORSE = 0.8
 # What computes on more than one core has let go of the interpreter: there threads do help.
 _ONE_CORE = 1.25
-# What others leave of a processor on which one of these threads was always ready. To share one is worth the rest.
+# The least that a thread which is always ready must get of the processor it shares. Sharing is worth losing the rest.
 _OURS = 0.75
-# After so long all threads are let go for a look, if something has changed that one thread cannot show.
+# After so long all threads are let go, to see whether something has changed that one thread cannot show.
 _TERM_SECONDS = 30.0
-# After a look that found nothing to win, and twice as long each further time.
+# The pause after a look that found nothing to gain; it doubles each further time.
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 10.0
 
@@ -85,11 +86,11 @@ class TurnPool(Protocol):
         ...
 
     def limit_running(self, count: int | None, seconds: float = 0.0) -> None:
-        """Let about so many threads work at once, beside those that are stalled, for some seconds; ``None`` for all."""
+        """Let about ``count`` threads work at once, besides stalled ones, for some seconds; ``None`` lets all work."""
         ...
 
     def transition_counts(self) -> Mapping[int, int]:
-        """Return how often each thread began or ended to work, by its native id."""
+        """Return how often each thread began or stopped working, by its native id."""
         ...
 
     def gather(self, seat: Seat | None) -> None:
@@ -98,7 +99,7 @@ class TurnPool(Protocol):
 
 
 class Account(NamedTuple):
-    """What the kernel says of a thread; seconds."""
+    """What the kernel says about a thread; seconds."""
 
     computed: float
     #: For how long it was ready, and had no processor.
@@ -114,7 +115,7 @@ class _Snapshot(NamedTuple):
 
 
 class _Work:
-    """What threads did between two moments, for each second. Those that began or ended in between are left out.
+    """What threads did between two moments, per second. Those that began or ended in between are left out.
 
     Args:
         before: the first moment.
@@ -124,17 +125,17 @@ class _Work:
     def __init__(self, before: _Snapshot, now: _Snapshot) -> None:
         seconds = max(now.time - before.time, 1e-6)
         pairs = [(before.accounts[each], now.accounts[each]) for each in before.accounts.keys() & now.accounts.keys()]
-        #: Of a core, how much they had, and how much they had to compute.
+        #: In cores: how much processor time they had, and how much they could have used.
         self.computed = sum(later.computed - earlier.computed for earlier, later in pairs) / seconds
         self.wanted = self.computed + sum(later.delayed - earlier.delayed for earlier, later in pairs) / seconds
         earlier_counts, later_counts = before.transition_counts, now.transition_counts
         both = earlier_counts.keys() & later_counts.keys()
-        #: How often they began or ended to work.
+        #: How often they began or stopped working.
         self.transition_rate = sum(later_counts[each] - earlier_counts[each] for each in both) / seconds
 
 
 def read_accounts(thread_ids: Iterable[int]) -> dict[int, Account]:
-    """Return the accounts of threads of this process, by their native ids, which are given."""
+    """Return the accounts of threads of this process, which are given and returned by their native ids."""
     accounts = {}
     for thread_id in thread_ids:
         try:
@@ -155,11 +156,11 @@ class Saturation:
 
     Args:
         loop: of the server.
-        pool: runs its applications. Shared by several servers, it does what the last of them says.
+        pool: runs its applications. If several servers share it, the last word counts.
         alone: nothing but the server runs in this process, and its loop's work is part of the requests'. A guest's loop
             may do anything besides.
         clock: of ``now``.
-        process_time: of the processor, for the whole process.
+        process_time: processor time of the whole process.
         accounts: :func:`read_accounts`.
         affinity: of the loop's thread; default :class:`Affinity`.
     """
@@ -205,27 +206,27 @@ class Saturation:
         self._accounts = accounts
         self._loop_thread = threading.get_native_id()
         self._affinity = affinity or Affinity()
-        # Whether the loop is held on one processor, when it may be, and the pause after it had to be let go.
+        # Whether the loop is held on one processor, when it next may be, and the pause if it then has to be let go.
         self._gathered = False
         self._hold_at = 0.0 if alone else math.inf
         self._apart_pause = _FIRST_PAUSE_SECONDS
-        # The process's time of the processor, and the clock's, when it was last looked.
+        # The process's processor time, and the clock's time, at the last look.
         self._seen = (0.0, 0.0)
         # What the threads had done when it was last measured.
         self._before: _Snapshot | None = None
         self._pause = _FIRST_PAUSE_SECONDS
-        # While one thread does it all: since when, what it has to get done in a second, what each had done at the last
-        # tick, and the next one.
+        # While one thread does it all: since when, and what it has to get done in a second; below, what each thread had
+        # done at the last tick, and the timer of the next one.
         self._since = 0.0
         self._least_transition_rate = 0.0
-        # When it was last looked, at each tick.
+        # As counted at the last tick.
         self._transition_counts: Mapping[int, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         #: When :meth:`look` is to be called, at the next request.
         self.next_look = 0.0 if pool.thread_limit > 1 and _HAS_LOCK and _TOLD else math.inf
 
     def __del__(self) -> None:
-        """Let them go at least now: an adapter in a program without a lifespan is never told of its end."""
+        """Let them go now at the latest: an adapter in a program without a lifespan is never told of its end."""
         self._let_go(math.inf)
 
     @property
@@ -243,14 +244,14 @@ class Saturation:
             else:
                 self._pause_looking(now)
             return
-        # One system call, where there is nothing to win.
+        # One system call, where there is nothing to gain.
         cpu, (cpu_before, before) = self._process_time(), self._seen
         self._seen = cpu, now
         if cpu - cpu_before >= _SATURATED * (now - before) or self._pool.waiting_count:
             self._before = self._measure(now)
 
     def close(self) -> None:
-        """Let all threads work, for good."""
+        """Let all threads work from now on."""
         self._let_go(math.inf)
 
     def _measure(self, now: float) -> _Snapshot:
@@ -289,7 +290,7 @@ class Saturation:
             self._disperse()
 
     def _tick(self, period: float) -> None:
-        """See that no job waits for the end of a long one, and now and then whether it is still right.
+        """Make sure that no job waits for a long one to end; check now and then whether one thread is still right.
 
         Fifty times a second, only while threads keep a core busy: nothing else tells that a job has become a long one.
         """
@@ -302,7 +303,7 @@ class Saturation:
         long_count = sum(is_at_work(count) and before.get(thread_id) == count for thread_id, count in counts.items())
         self._pool.limit_running(1 + long_count, _LIMIT_SECONDS)
         if self._gathered and not self._affinity.is_held:
-            self._keep_apart(now)  # somebody else has said where this process is to run
+            self._keep_apart(now)  # something else has set where this process is to run
         if self._before is None:
             self._before = self._measure(now)
         elif now - self._before.time >= period:
@@ -312,17 +313,17 @@ class Saturation:
         self._timer = self._loop.call_later(_LONG_JOB_SECONDS, self._tick, period)
 
     def _is_right(self, now: float) -> bool:
-        """Tell whether one thread is still enough; let the others go if it is not, or not certain any more."""
+        """Tell whether one thread is still enough; let the others work if it is not, or no longer certainly is."""
         work = self._work(now)
         if self._gathered and work.computed < _OURS and work.wanted >= 1.0:
-            self._keep_apart(now)  # one was ready all the time, and others had the processor
+            self._keep_apart(now)  # one of them was always ready, and others had the processor
             return True
         # On one processor these threads wait for one another there, and not for the interpreter.
         wanted = work.computed if self._gathered else work.wanted
         if wanted < _STILL_SATURATED or work.transition_rate < self._least_transition_rate:
             self._let_go(now)
             if self._pool.waiting_count:
-                self._pause_looking(now)  # it is not that there is less to do: jobs wait for something
+                self._pause_looking(now)  # not because there is less to do: jobs wait for something
             return False
         self._pause = _FIRST_PAUSE_SECONDS
         if now - self._since >= _TERM_SECONDS:
@@ -335,7 +336,7 @@ class Saturation:
         return True
 
     def _gather(self, now: float) -> None:
-        """Have the loop and the thread that works stay on one processor, if it is time."""
+        """Have the loop and the thread that works stay on one processor, if they may again."""
         if now >= self._hold_at:
             seat = self._affinity.hold()
             if seat is None:

@@ -17,10 +17,10 @@ class Tally:
     Fields shared between threads:
 
     - ``_added``: what is to be added; ``append`` is atomic on every build of CPython.
-    - ``_counts``: written under ``_lock``, under which alone something is taken from ``_added``; read also without it.
+    - ``_counts``: written under ``_lock``, without which nothing is taken from ``_added`` either; read also without it.
 
-    Nobody waits for the lock: the garbage collector, or a signal, may have the thread that holds it add or read once
-    more.
+    No thread waits for the lock: the garbage collector, or a signal, may make the thread that holds it add or read
+    again.
     """
 
     def __init__(self) -> None:
@@ -34,12 +34,12 @@ class Tally:
         self._sum_up()
 
     def __getitem__(self, name: str) -> int:
-        """Return one; while somebody adds, as it was a moment ago. May be called wherever :meth:`add` may."""
+        """Return one; while another thread adds, as it was a moment ago. May be called wherever :meth:`add` may."""
         self._sum_up()
         return self._counts[name]
 
     def _sum_up(self) -> None:
-        """Add what is to be added, unless somebody is at it already, who, or whoever comes next, adds it then."""
+        """Add what is to be added, unless another call is doing so: then that call, or the next one, adds it."""
         if self._lock.acquire(blocking=False):
             try:
                 while self._added:

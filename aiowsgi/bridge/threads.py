@@ -36,7 +36,7 @@ def thread_names_without_copies() -> list[str]:
 
 
 def in_main_thread() -> bool:
-    """Tell whether the calling thread is the one that signals are received in."""
+    """Return whether the calling thread is the one that receives signals."""
     return threading.current_thread() is threading.main_thread()
 
 
@@ -48,7 +48,7 @@ def call_aside(function: Callable[[], object]) -> None:
     thread = threading.Thread(target=function, name="aiowsgi-aside", daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # no thread to be had, which may be what somebody wants to know about
+    except RuntimeError:  # no thread can be started, which may be the very thing to be looked into
         function()
 
 

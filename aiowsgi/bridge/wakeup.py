@@ -3,8 +3,8 @@
 ``call_soon_threadsafe`` writes to a pipe and wakes the loop out of its poll: a system call for the caller and a turn
 for the loop. A wake-up is therefore scheduled only while none is pending, and the loop then takes all that has arrived.
 
-A loop that was woken waits for the interpreter beside every thread that computes, and has to win it anew after each
-read and write: between threads that go from one short job to the next it may stand still until there is none left. So
+A loop that was woken competes for the interpreter with every thread that computes, and has to win it again after each
+read and write: among threads that go from one short job to the next it may stand still until no job is left. So
 a thread gives way, before it begins a job, to a loop that has waited for too long: measured with 64 clients and 8
 threads that compute for 0.5 ms each, a task on the same loop is late by 6 to 10 ms at p99, and by 23 to 46 without.
 
@@ -33,7 +33,7 @@ _logger = logging.getLogger("aiowsgi.error")
 # A loop that has been waiting for so long is late. Without an interpreter lock threads do not hold it up.
 _HAS_LOCK = getattr(sys, "_is_gil_enabled", lambda: True)()
 _LATE_SECONDS = 0.005 if _HAS_LOCK else float("inf")
-# A thread gives way for so long at most: a loop that a callback blocks is not helped by threads that stand still.
+# A thread gives way for this long at most: threads that stand still do not help a loop that a callback blocks.
 _GIVE_WAY_SECONDS = 0.02
 
 
@@ -51,8 +51,8 @@ class Wakeup:
     Args:
         loop: the event loop.
         clock: for any thread.
-        on_late: called by the loop with the seconds for which it was held up, if they are enough to tell: by which it
-            came late, without those that it was itself at work. A turn that reads from a thousand sockets is long.
+        on_late: called by the loop with the seconds for which it was held up, if they are enough to matter: those by
+            which it was late, less those in which it was itself at work. A turn that reads a thousand sockets is long.
 
     Shared between threads, without a lock:
 
@@ -60,8 +60,8 @@ class Wakeup:
     - ``_pending``: whether a wake-up is on its way. The loop clears it *before* it empties the deque, and a notifier
       reads it *after* it has appended; both orders are fenced by the deque's own operations. So an object appended
       while the flag was still set is always found by the drain that the flag announced.
-    - ``awaited_since``: when the loop was first asked for what it has not done yet, 0.0 if there is nothing. A notifier
-      sets it *after* ``_pending``; the loop clears it and *then* looks at ``_pending``, so that one of both sees it.
+    - ``awaited_since``: when the loop was first asked for what it has not yet done, 0.0 if that is nothing. A notifier
+      sets it *after* ``_pending``; the loop clears it and *then* looks at ``_pending``, so that one of them sees it.
     """
 
     __slots__ = (
@@ -85,9 +85,9 @@ class Wakeup:
         self._loop = loop
         self._clock = clock
         self._on_late = on_late
-        # Of the loop's thread, when it last came here.
+        # The processor time of the loop's thread when it was last here.
         self._thread_time = 0.0
-        # Not the notifier's, which is its request's: what the loop does is for everybody.
+        # Not the notifier's context, which is its request's: what the loop does is for all requests.
         self._context = contextvars.Context()
         self._ready: deque[Ready] = deque()
         self._pending = False
@@ -114,13 +114,13 @@ class Wakeup:
                 # A RecursionError is a RuntimeError too.
                 if not (isinstance(error, RuntimeError) and self._loop.is_closed()):
                     raise
-                # The loop is closed: a thread outlived its server. Nobody is left to tell.
+                # The loop is closed: a thread outlived its server. Nobody is left to notify.
                 self._ready.clear()
 
     def give_way(self) -> None:
-        """Wait while the loop is late, for the end of its turn. Worker thread, before a job; seldom, and not for long.
+        """If the loop is late, wait for the end of its turn. Worker thread, before a job; seldom, and not for long.
 
-        Only if ``awaited_since`` is not 0.0: that is for the caller to look at, since it mostly is.
+        Call it only if ``awaited_since`` is not 0.0; mostly it is, which is why the caller checks it.
         """
         since = self.awaited_since
         if since and self._clock() - since > _LATE_SECONDS:
@@ -153,7 +153,7 @@ class Wakeup:
         else:
             self._forget_waiting()
         ready = self._ready
-        # Bounded by what is there now, so that threads that are quick cannot hold the loop.
+        # Bounded by what is there now, so that quick threads cannot hold the loop.
         for _ in range(len(ready)):
             item = ready.popleft()
             try:

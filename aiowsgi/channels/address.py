@@ -1,4 +1,4 @@
-"""Where a broker is, as a URL says it; and how it is spoken of, without its secrets.
+"""Where a broker is, as given by a URL; and how to refer to it without its secrets.
 
 ==========================================================  ======================================================
 ``redis://[[user]:password@]host[:port][/db]``              TCP
@@ -32,7 +32,7 @@ _SENTINEL_PORT = 26379
 
 @dataclass(frozen=True)
 class BrokerAddress:
-    """An address that was read.
+    """A parsed address.
 
     Args:
         url: as it was given, with its secrets.
@@ -55,7 +55,7 @@ class BrokerAddress:
 
     @property
     def tls(self) -> bool:
-        """Whether the connection is to be secured."""
+        """Whether to connect with TLS."""
         return self.url.startswith("rediss")
 
     @classmethod
@@ -63,7 +63,7 @@ class BrokerAddress:
         """Read a URL.
 
         Raises:
-            ValueError: it is none; the message has nothing of what might be a secret.
+            ValueError: it is not one; the message contains nothing that might be a secret.
         """
         if not isinstance(url, str):
             raise ValueError(f"must be a URL, not {type(url).__name__}")
@@ -94,7 +94,7 @@ class BrokerAddress:
         )
 
     def without_secrets(self, text: str) -> str:
-        """Return a text in which no secret of this address is."""
+        """Return the text with the secrets of this address masked."""
         for secret in self.secrets:
             text = text.replace(secret, "***")
         return text
@@ -113,7 +113,7 @@ def _read_path(parts: SplitResult, where: str, options: dict[str, str]) -> tuple
     for text in where.split(","):
         match = _HOST.fullmatch(text)
         if match is None:
-            # Not the text: what is left of a password with a slash in it looks like a host.
+            # The text is not shown: the start of a password with a slash in it looks like a host.
             raise ValueError("names no host and port; other characters in a password are to be percent-encoded")
         hosts.append((match["host"].strip("[]"), int(match["port"] or 0)))
     words = [unquote(word) for word in parts.path.split("/")[1:]]

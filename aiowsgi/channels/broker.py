@@ -1,9 +1,9 @@
 """A broker as this process uses it: one for each URL, whatever the number of channels.
 
-Threads send over a few connections of their own; each event loop with subscribers has one :class:`Link`. All of it
-belongs to the process that has opened it: one that was forked begins anew.
+Threads send over a few connections of their own; each event loop with subscribers has one :class:`Link`. All of this
+belongs to the process that has opened it: a forked process starts afresh.
 
-Thread: any, but for what says otherwise.
+Thread: any, except where stated otherwise.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Broker", "broker_of", "brokers"]
 
 # Seconds for an answer to a command of a subscription.
 _COMMAND_SECONDS = 3.0
-# Seconds for which a thread that would subscribe does not ask again, once it has asked in vain.
+# Seconds for which threads that subscribe do not ask again, once one has asked in vain.
 _DOUBT_SECONDS = 1.0
 
 _brokers: weakref.WeakValueDictionary[str, Broker] = weakref.WeakValueDictionary()
@@ -37,7 +37,7 @@ def broker_of(url: str) -> Broker:
     """Return the broker at a URL.
 
     Raises:
-        ValueError: it is no URL of one, or redis-py is not installed; the message has no secrets.
+        ValueError: it is not the URL of one, or redis-py is not installed; the message contains no secrets.
     """
     broker = _brokers.get(url)
     if broker is None:
@@ -46,12 +46,12 @@ def broker_of(url: str) -> Broker:
 
 
 def brokers() -> list[Broker]:
-    """Return those that channels of this process have."""
+    """Return the brokers of this process's channels."""
     return list(_brokers.values())
 
 
 class Broker:
-    """What this process sends to one broker, and the way of each of its loops to it.
+    """One broker: this process's senders to it, and the link of each of its event loops.
 
     Args:
         address: where it is.
@@ -65,11 +65,11 @@ class Broker:
         self.label = address.label
         self.connector: Connector = Connector(address, _COMMAND_SECONDS)
         self.tally = Tally()
-        # By process, and the seconds that they have.
+        # By process, and by their timeout.
         self._senders: dict[tuple[int, float], Sender] = {}
-        # When no channel is left that needs it.
+        # Once no channel is left that needs this broker.
         weakref.finalize(self, _close, self._senders)
-        # By process and loop; each is added and removed by its own.
+        # By process and loop; each is added and removed by its own loop.
         self._links: dict[tuple[int, int], Link] = {}
         self._doubted_until = 0.0
 
@@ -77,7 +77,7 @@ class Broker:
         return f"<Broker {self.label}>"
 
     def sender(self, timeout: float) -> Sender:
-        """Return what sends from threads of this process, within so many seconds."""
+        """Return what sends from threads of this process, within ``timeout`` seconds."""
         from aiowsgi.channels.driver import Sender
 
         key = (os.getpid(), timeout)
@@ -87,13 +87,13 @@ class Broker:
         return sender
 
     def link(self) -> Link:
-        """Return the running loop's way to it. Event loop."""
+        """Return the running loop's link to the broker. Event loop."""
         from aiowsgi.channels.link import Link
 
         loop = asyncio.get_running_loop()
         key = (os.getpid(), id(loop))
         link = self._links.get(key)
-        # Another loop may have got the address of one that was closed without ending its tasks.
+        # A new loop may have got the id() of one that was closed without ending its tasks.
         if link is None or link.loop is not loop:
             link = self._links[key] = Link(self, loop)
         return link
@@ -110,7 +110,7 @@ class Broker:
         return [link for (owner, _), link in list(self._links.items()) if owner == pid]
 
     def last_id(self, key: str, timeout: float) -> str | None:
-        """Ask for the id of the last event of a stream; ``None`` if that cannot be told now. Not in an event loop."""
+        """Ask for the id of a stream's last event; ``None`` if the broker cannot say now. Not in an event loop."""
         from aiowsgi.channels.driver import Away, Refused
 
         now = time.monotonic()
@@ -123,11 +123,11 @@ class Broker:
             return None
 
     def answers(self) -> None:
-        """A link has had an answer again: threads need doubt it no longer."""
+        """A link has had an answer again: threads need no longer doubt the broker."""
         self._doubted_until = 0.0
 
     def took(self, count: int, delay: float) -> None:
-        """Count events that a link has read, and how long the last of them has taken."""
+        """Count events that a link has read, and how long the last of them took to arrive."""
         bucket = bisect_left(DELAY_BUCKETS, delay)
         self.tally.add({"read": count, f"delay {bucket}": 1, "delay microseconds": round(delay * 1e6)})
 
@@ -159,10 +159,10 @@ class Broker:
         )
 
     async def check(self, timeout: float) -> Any:
-        """Make sure that it is there and takes user and password. Event loop.
+        """Make sure that the broker is there and accepts the user and password. Event loop.
 
         Raises:
-            Away: it does not.
+            Away: it is not, or does not.
         """
         wire = await self.connector.connect(timeout)
         try:

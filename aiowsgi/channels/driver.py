@@ -1,7 +1,8 @@
 """redis-py, as far as channels need it: connections, and the few commands that are sent over them.
 
-The only module that imports it. Commands are sent and answers read one by one over RESP2, below redis-py's clients:
-these repeat what may have been done already, and read some answers differently from one version to the next.
+This is the only module that imports redis-py. Commands are sent and answers read one by one over RESP2, below
+redis-py's clients: those repeat commands that may have been carried out already, and read some answers differently from
+one version to the next.
 
 Thread: event loop; :class:`Sender` any.
 
@@ -33,7 +34,7 @@ from aiowsgi.channels.event import Event, is_event_name
 
 __all__ = ["Away", "Connector", "Page", "Refused", "Sender", "StreamInfo", "Wire", "entry_words", "read_entry"]
 
-# Answers of a server that is starting, loading, or no master (any more): to be asked again, perhaps elsewhere.
+# Answers of a server that is starting, loading, or not a master (any more): to be asked again, perhaps elsewhere.
 _AWAY_CODES = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED", "BUSY")
 
 
@@ -42,7 +43,7 @@ class Away(Exception):
 
     Args:
         reason: for people, without secrets.
-        credentials: it is there, and takes neither the user nor the password.
+        credentials: it is there, but refuses the user and password.
         sent: the command may have been carried out.
     """
 
@@ -62,8 +63,8 @@ class StreamInfo:
 
     Args:
         last_id: of the last event that it ever got.
-        length: events that it has.
-        added: events that it ever got; ``None`` before Redis 7, which does not tell.
+        length: events that it holds.
+        added: events that it ever got; ``None`` if Redis does not say: it does from version 7 on.
     """
 
     last_id: str
@@ -72,7 +73,7 @@ class StreamInfo:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing has ever been trimmed of it, as far as that is known."""
+        """Whether nothing has ever been trimmed from it, as far as that is known."""
         return self.added == self.length
 
 
@@ -105,7 +106,7 @@ class Connector:
     def __init__(self, address: BrokerAddress, timeout: float) -> None:
         self.address = address
         self._timeout = timeout
-        # Nothing is opened by that; what the query says is looked at.
+        # This opens nothing, but checks what the query says.
         try:
             self._pool(timeout).make_connection()
             Sender(self, timeout)
@@ -180,7 +181,7 @@ class Connector:
         return wire
 
     def translated(self, error: Exception, *, sent: bool = False) -> Away | Refused:
-        """Return what an exception of redis-py's means; with its text, but for secrets."""
+        """Return what an exception of redis-py means, with its text but without secrets."""
         if isinstance(error, (Away, Refused)):
             return error
         while isinstance(error.__cause__, exceptions.RedisError):  # some connections wrap what Redis says
@@ -201,10 +202,10 @@ _UNIX = (redis.UnixDomainSocketConnection, redis_asyncio.UnixDomainSocketConnect
 
 
 class Sender:
-    """Sends commands from any thread, and waits for the answers, in some three parts of a deadline.
+    """Sends commands from any thread, and waits for the answers; each step has about a third of the timeout.
 
     Args:
-        connector: knows the way.
+        connector: makes the connections.
         timeout: seconds in all: for a free connection, for opening it, for the answer.
         count: of connections at most.
     """
@@ -217,13 +218,13 @@ class Sender:
         """Send one command; return its answer.
 
         Raises:
-            Away: there is none in time; ``sent`` tells whether it may have been carried out.
-            Refused: it is an error.
+            Away: there is none in time; ``sent`` tells whether the command may have been carried out.
+            Refused: the answer is an error.
         """
         connection = None
         sent = False
         try:
-            # One that Redis has closed meanwhile is opened anew.
+            # A connection that Redis has closed in the meantime is reopened.
             connection = self._pool.get_connection()
             sent = True
             connection.send_command(*words)
@@ -260,9 +261,9 @@ class Wire:
     """One connection, for one user at a time. Whatever goes wrong closes it.
 
     Args:
-        connector: has made it.
+        connector: that made it.
         connection: redis-py's.
-        pool: that it was made by.
+        pool: redis-py's, from which the connection comes.
     """
 
     def __init__(self, connector: Connector, connection: Any, pool: Any) -> None:
@@ -275,7 +276,7 @@ class Wire:
 
         Raises:
             Away: there is none.
-            Refused: it is an error.
+            Refused: the answer is an error.
         """
         await self.send(*words)
         return await self.receive()
@@ -316,15 +317,15 @@ class Wire:
     async def page_after(self, key: str, id: str, count: int, added: int | None = None) -> Page:
         """Read events after an id, and tell whether none is missing.
 
-        That is proved by the event itself, which is there still, or by its being the last that the stream got. Of a
-        stream from which nothing was ever trimmed the beginning, ``0-0``, is known as well; and one that has got as
-        many events since the id as it has now has them all. These two need Redis 7, which counts them.
+        The proof is that the event itself is still there, or that it is the last that the stream ever got. For a stream
+        from which nothing was ever trimmed, the beginning, ``0-0``, will do as well; and a stream that holds as many
+        events as it has got since the id holds all of these. The last two need Redis 7, which counts events.
 
         Args:
             key: of the stream.
             id: of an event.
             count: events at most.
-            added: events that the stream had ever got with that one, if that is known.
+            added: events that the stream had ever got, including that one, if known.
         """
         found, info = await self.ask_at_once(
             ("XRANGE", key, id, "+", "COUNT", count + 1),
@@ -358,9 +359,9 @@ class Wire:
 
     @property
     def is_fresh(self) -> bool:
-        """Tell whether it can be used again: Redis has not closed it meanwhile.
+        """Tell whether it can be used again: Redis has not closed it in the meantime.
 
-        The socket is asked as well: a loop that was busy while Redis went and came has not been told yet.
+        The socket is polled as well: a loop that was busy while Redis went away and came back does not know yet.
         """
         stream: asyncio.StreamReader | None = getattr(self.connection, "_reader", None)
         writer: asyncio.StreamWriter | None = getattr(self.connection, "_writer", None)
@@ -371,19 +372,19 @@ class Wire:
         poller = select.poll()
         try:
             poller.register(writer.get_extra_info("socket"), select.POLLIN)
-            return not poller.poll(0)  # nothing has been asked: what there is to read is its end
+            return not poller.poll(0)  # nothing has been asked: all there can be to read is the end
         except (OSError, ValueError):
             return False  # it was reset, and is closed already
 
     async def close(self) -> None:
         """Close it."""
-        # A socket that cannot be closed in order is closed all the same.
+        # A socket that cannot be closed cleanly is closed all the same.
         with contextlib.suppress(Exception):
             await self.connection.disconnect(nowait=True)
 
 
 async def _leave_sentinels(pool: Any) -> None:
-    """Close what a pool has opened to find the way."""
+    """Close the connections to Sentinels that a pool has opened to find the master."""
     manager = getattr(pool, "sentinel_manager", None)
     for sentinel in manager.sentinels if manager is not None else ():
         with contextlib.suppress(Exception):
@@ -391,7 +392,7 @@ async def _leave_sentinels(pool: Any) -> None:
 
 
 def _read_info(connector: Connector, info: Any) -> StreamInfo:
-    """Return what XINFO STREAM tells; of a key that is not there, that nothing was ever added."""
+    """Return what XINFO STREAM says; for a key that does not exist, that nothing was ever added."""
     if isinstance(info, Exception):
         if "no such key" in str(info):
             return StreamInfo("0-0", 0, 0)
@@ -401,7 +402,7 @@ def _read_info(connector: Connector, info: Any) -> StreamInfo:
 
 
 def read_entry(entry: Any) -> Event:
-    """Make an event of a stream's entry: whatever the one who has added it wrote."""
+    """Make an event of a stream's entry, whatever its sender has written."""
     id, words = entry
     fields = dict(zip(words[::2], words[1::2], strict=False)) if words else {}
     name: str | None = None

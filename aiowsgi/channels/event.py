@@ -12,7 +12,7 @@ from typing import Self
 
 __all__ = ["RESET", "Event", "is_event_name"]
 
-#: The name of the event that says: what you know is to be fetched anew.
+#: The name of the event that says: events are missing, fetch what you know again.
 RESET = "reset"
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
@@ -23,11 +23,11 @@ _NOT_IN_A_NAME = re.compile(r"[\r\n\0]")
 class Event(bytes):
     """What was sent: its data, with an id and perhaps a name.
 
-    It is ``bytes``, so that a subscription may be parked as it is where the data alone is wanted.
+    It is ``bytes``, so that a subscription may be parked as it is if only the data is wanted.
 
     Args:
         data: the event's content.
-        id: tells it from all other events of its channel.
+        id: distinguishes it from all other events of its channel.
         event: what kind of event it is, or ``None``.
     """
 
@@ -36,7 +36,7 @@ class Event(bytes):
     _frame: bytes | None
 
     def __new__(cls, data: bytes, id: str, event: str | None = None) -> Self:
-        """Make one; the channel does."""
+        """Make an event; only the channel does."""
         self = super().__new__(cls, data)
         self.id = id
         self.event = event
@@ -47,7 +47,7 @@ class Event(bytes):
         return f"<Event {self.id} {self.event or ''} {bytes(self[:60])!r}>"
 
     def frame(self) -> bytes:
-        """Return the event as ``text/event-stream`` has it; made once, for all who send it. Any thread."""
+        """Return the event as ``text/event-stream`` writes it; made once, for all responses. Any thread."""
         if self._frame is None:
             lines = [b"id: %b\n" % self.id.encode()]
             if self.event is not None:

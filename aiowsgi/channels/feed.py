@@ -20,7 +20,7 @@ BEGINNING = "0-0"
 
 
 def order(id: str) -> tuple[int, int]:
-    """Return what ids of a stream are ordered by."""
+    """Return the key by which a stream's ids are ordered."""
     milliseconds, _, number = id.partition("-")
     return int(milliseconds), int(number)
 
@@ -28,12 +28,12 @@ def order(id: str) -> tuple[int, int]:
 class Feed:
     """A window on a stream: as many of its last events as a subscriber may be behind, without a gap.
 
-    A gap in what was read, because Redis came back without its data, is an event named ``reset`` in its place.
+    A gap in what was read, because Redis came back without its data, is replaced by an event named ``reset``.
 
     Args:
         key: of the stream.
         capacity: events that are kept.
-        history: events that the stream has at least, where it has got so many.
+        history: events that the stream has at least, once it has got that many.
     """
 
     def __init__(self, key: str, capacity: int, history: int) -> None:
@@ -43,7 +43,7 @@ class Feed:
         self.log: Broadcast[Event] = Broadcast(capacity)
         #: The last event that was read; the next that is appended comes after it.
         self.tail = BEGINNING
-        #: Events that the stream had ever got with that one, if Redis tells.
+        #: Events that the stream had ever got, including that one, if Redis says.
         self.added: int | None = None
         #: Whether it has been read from Redis at all.
         self.primed = False
@@ -55,8 +55,8 @@ class Feed:
         #: Times that Redis could not be asked for it.
         self.failure_count = 0
         self.subscriber_count = 0
-        #: The number of the last reset that tells of a stream that began anew: it has all that it ever got, and not
-        #: what was read here.
+        #: The number of the last reset after which the stream had begun anew: it has all that it ever got, but not what
+        #: was read here.
         self.lost_at = -1
         # The number of the first event since the last gap.
         self._base_number = 1
@@ -82,7 +82,7 @@ class Feed:
             self.added += len(events)
 
     def reset(self, stream: StreamInfo) -> None:
-        """Tell all that there is a gap, and go on at the stream's end."""
+        """Tell all subscribers that there is a gap, and go on at the stream's end."""
         if stream.whole:
             self.lost_at = self.log.end
         self.log.append(lambda _: Event(b"", stream.last_id, RESET))
@@ -99,7 +99,7 @@ class Feed:
             known: the id is of this stream, and nothing after it has been trimmed at the time.
 
         Returns:
-            The number of the next event; ``None`` if the window does not tell.
+            The number of the next event; ``None`` if the window cannot say.
         """
         log = self.log
         low = max(self._base_number, log.end - self.capacity)
@@ -109,8 +109,8 @@ class Feed:
             return low
         high = log.end
         if low == high:
-            # Later than all that was read here: those in between are on their way, and will be passed over. Of an empty
-            # stream no id is, but that of one whose data Redis has lost.
+            # Later than all that was read here: those in between are on their way, and will be skipped. An empty stream
+            # has no ids: one that it seems to have is from before Redis lost its data.
             return high if known and self.tail != BEGINNING and order(id) >= order(self.tail) else None
         wanted = order(id)
         first = low

@@ -1,14 +1,14 @@
-"""One event loop's way to one broker: a connection that reads, and a few for commands.
+"""One event loop's link to one broker: a connection that reads, and a few for commands.
 
-It reads every stream with a subscriber here. The connection waits in one XREAD for whatever comes in any of its
-streams. XREAD leaves nothing behind in Redis: a reply that is lost on its way, with its connection, is read again after
-the last id that has arrived. So the reader may be interrupted at any time; a stream that is to be read as well has it
-woken by CLIENT UNBLOCK, or, where that is not allowed or comes too early, by giving the connection up.
+It reads every stream with a subscriber on this loop. The connection waits in one XREAD for whatever comes in any of
+these streams. XREAD leaves nothing behind in Redis: a reply that is lost with its connection is read again, from the
+last id that has arrived. So the reader may be interrupted at any time; to add a stream, it is woken by CLIENT UNBLOCK
+or, if that is not allowed or comes too early, by giving up the connection.
 
-After each connecting, every stream has to prove that nothing is missing since its last event
-(:meth:`~aiowsgi.channels.driver.Wire.page_after`); one that cannot, tells its subscribers.
+After each connect, every stream has to prove that nothing is missing since its last event
+(:meth:`~aiowsgi.channels.driver.Wire.page_after`); if it cannot, its subscribers are told.
 
-Thread: event loop, but for what says otherwise.
+Thread: event loop, except where stated otherwise.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = ["Link"]
 
 _logger = logging.getLogger("aiowsgi.error")
 
-# Seconds that a read waits for events: Redis is heard of at least so often.
+# Seconds that a read waits for events: Redis is heard from at least this often.
 _BLOCK_SECONDS = 3.0
-# Seconds in which any answer comes, beyond the time that was asked for.
+# Seconds in which any answer comes, beyond the wait that was asked for.
 _ANSWER_SECONDS = 3.0
 # Events of one stream in one reply.
 _READ_COUNT = 500
@@ -69,9 +69,9 @@ class Link:
         self.loop = loop
         self.state = "idle"
         self.reason = ""
-        # The last error that nobody has foreseen.
+        # The last unexpected error.
         self._fault = ""
-        #: When Redis last answered, and how long the last event that was read has taken; in seconds.
+        #: When Redis last answered, and how long the last event that was read took to arrive; in seconds.
         self.answered_at = loop.time()
         self.delay = 0.0
         self._feeds: dict[str, Feed] = {}
@@ -81,7 +81,7 @@ class Link:
         self._reader: Wire | None = None
         self._reader_id = 0
         self._pinned = False
-        # Of the read under way: whether Redis holds it, whether it lacks a stream, and what ends it.
+        # Of the read under way: its number, whether Redis holds it, whether it lacks a stream, and what ends it.
         self._turn = 0
         self._blocked = False
         self._stale = False
@@ -99,7 +99,7 @@ class Link:
     # For subscriptions.
 
     def follow(self, key: str, capacity: int, history: int) -> Feed:
-        """Have a stream read, until as many :meth:`leave` it as have asked for it."""
+        """Have a stream read until every caller has called :meth:`leave`."""
         feed = self._feeds.get(key)
         if feed is None:
             feed = self._feeds[key] = Feed(key, capacity, history)
@@ -109,7 +109,7 @@ class Link:
         return feed
 
     def leave(self, feed: Feed) -> None:
-        """Read it no more, for one who has asked."""
+        """End one caller's :meth:`follow`."""
         feed.subscriber_count -= 1
         if not feed.subscriber_count:
             del self._feeds[feed.key]
@@ -117,7 +117,7 @@ class Link:
                 self._interrupt()
 
     def pin(self) -> None:
-        """Stay connected from now on, whoever is subscribed; for who asks whether the broker is there."""
+        """Stay connected from now on, even without subscribers; for code that asks whether the broker is there."""
         self._pinned = True
         self._changed.set()
         self._deserted.clear()
@@ -162,10 +162,10 @@ class Link:
                 except Exception as error:
                     was_there = self.state == "reading"
                     if not isinstance(error, (Away, Refused)):
-                        # Nobody has foreseen it. It may be in what Redis answers, and come again with each answer.
+                        # Unexpected. The cause may be in what Redis answers, and recur with each answer.
                         was_there = was_there and self.loop.time() - begun_at > _LONGEST_PAUSE
                         error = self.unforeseen(error, again=was_there)
-                    # What was there for a while has gone just now: to look for it at once costs nothing.
+                    # A broker that was there for a while has only just gone: trying again soon costs nothing.
                     pause = _FIRST_PAUSE if was_there else min(2 * pause, _LONGEST_PAUSE)
                     self._went_away(error)
                     await _wait(self._deserted, pause * random.uniform(0.5, 1.0))
@@ -179,7 +179,7 @@ class Link:
             await self._commands.close()
 
     async def _wanted(self) -> bool:
-        """Wait a moment for somebody who is interested."""
+        """Wait a moment for a subscriber; return whether the link is still wanted."""
         while not (self._feeds or self._pinned):
             self.state = "idle"
             used_count = self._commands.used_count
@@ -190,12 +190,12 @@ class Link:
         return True
 
     async def _follow(self) -> None:
-        """Connect and read until that fails, or nobody is interested."""
+        """Connect and read until that fails, or the link is no longer wanted."""
         try:
             self._reader = reader = await self._broker.connector.connect(_BLOCK_SECONDS + _ANSWER_SECONDS)
             with contextlib.suppress(Refused):  # this user may not; the connection is given up instead
                 self._reader_id = await reader.ask("CLIENT", "ID")
-            # The same of the loop's end: it is asked for once.
+            # cancelling(): the loop's end cancels this task only once, and that may be swallowed.
             while (self._feeds or self._pinned) and not self._task.cancelling():
                 if await self._make_ready(reader):
                     await self._read(reader)
@@ -210,7 +210,7 @@ class Link:
                 await opened.close()
 
     async def _make_ready(self, reader: Wire) -> bool:
-        """Have each stream prove that nothing is missing, and tell whether there is any to be read."""
+        """Have each stream prove that nothing is missing; return whether any stream can be read."""
         again = True
         while again:
             again = False
@@ -236,7 +236,7 @@ class Link:
         feed.prime(await reader.last_events(feed.key, feed.capacity))
 
     async def _catch_up(self, reader: Wire, feed: Feed) -> None:
-        """Append what has come since the last event, or tell that something is missing."""
+        """Append what has come since the last event, or report that something is missing."""
         while True:
             page = await reader.page_after(feed.key, feed.tail, _READ_COUNT, feed.added)
             if not page.continuous:
@@ -260,7 +260,7 @@ class Link:
             self._broker.took(len(events), self.delay)
 
     async def _await_feed(self, reader: Wire) -> None:
-        """Nothing can be read: see to it that Redis is still there, and wait for a change."""
+        """No stream can be read: check that Redis is still there, and wait for a change."""
         self._changed.clear()
         await reader.ask("PING")
         self._answered()
@@ -285,7 +285,7 @@ class Link:
         except TimeoutError:
             raise Interrupted from None
         except Refused:
-            # One of the streams: each is asked alone which.
+            # One of the streams was refused: each is asked for alone to find out which.
             for feed in ready:
                 feed.ready = False
             return
@@ -303,7 +303,7 @@ class Link:
         if len(entries) < min(_READ_COUNT, feed.history):
             self._append(feed, [read_entry(entry) for entry in entries])
             return
-        # So many may be all that is left of more: only a page tells.
+        # This many may be all that is left of more: only a page shows that.
         try:
             await self._catch_up(reader, feed)
         except Refused:
@@ -318,7 +318,7 @@ class Link:
             self._broker.answers()
 
     def unforeseen(self, error: Exception, *, again: bool = False) -> Away:
-        """Log an error that nobody has foreseen, and return what it is taken for.
+        """Log an unexpected error, and return what it is treated as.
 
         Args:
             again: log it also if it was the last one that was logged.
@@ -364,14 +364,14 @@ class Link:
                     self._interrupt()
                 elif await self.ask("CLIENT", "UNBLOCK", self._reader_id):
                     return
-                # Else Redis does not hold it: the command is still on its way there, or the reply on its way here.
+                # Otherwise Redis is not holding it: the command is still on its way, or the reply already is.
         except (Away, Refused):
             self._interrupt()
         finally:
             self._unblocking = None
 
     def _interrupt(self) -> None:
-        """Give the reading connection up, if it waits."""
+        """Give up the reading connection, if it is waiting."""
         self._stale = False
         if self._patience is not None and not self._interrupted:
             self._interrupted = True

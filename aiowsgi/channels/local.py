@@ -33,7 +33,7 @@ class LocalHome:
     def __init__(self, settings: ChannelSettings) -> None:
         self.settings = settings
         self.log: Broadcast[Event] = Broadcast(settings.history + settings.limit)
-        # What tells this channel's ids from those of an earlier process, and of one that was forked from this.
+        # What distinguishes this channel's ids from those of an earlier process, or of one forked from this one.
         self._origins: dict[int, str] = {}
 
     def send(self, data: bytes, event: str | None) -> str:
@@ -46,16 +46,16 @@ class LocalHome:
         return self.log.append(lambda number: Event(data, f"{origin}-{number}", event)).id
 
     async def asend(self, data: bytes, event: str | None) -> str:
-        """Add an event, which never waits here."""
+        """Add an event; this never waits here."""
         return self.send(data, event)
 
     def close(self) -> None:
-        """Take no more."""
+        """Take no more events."""
         self.log.close()
 
     @property
     def closed(self) -> bool:
-        """Whether no more is taken."""
+        """Whether the channel takes no more events."""
         return self.log.closed
 
     def subscribe(self, last_event_id: str | None) -> LocalSubscription:
@@ -95,7 +95,7 @@ class LocalSubscription(Subscription):
     Args:
         home: whose events.
         number: of the first event to read.
-        first: comes before it.
+        first: an event that comes before that one.
     """
 
     __slots__ = ("_ended", "_first", "_home", "_live_at", "_log", "_number", "_reading", "_settings")
@@ -105,7 +105,7 @@ class LocalSubscription(Subscription):
         self._settings = home.settings
         self._log = home.log
         self._number = number
-        # Up to here it reads what was there before it came, and may be behind by the history as well.
+        # Up to here it reads what was there before it subscribed, and may be behind by the history as well.
         self._live_at = home.log.end
         self._first = first
         self._reading = False
@@ -177,5 +177,5 @@ class LocalSubscription(Subscription):
                 self._log.count(readers=-1)
 
     def __del__(self) -> None:
-        # One that nobody has closed, as after a ``break`` out of ``async for``; in whatever thread that is noticed.
+        # For one that was not closed, as after a ``break`` out of ``async for``; in whichever thread frees it.
         self._end()

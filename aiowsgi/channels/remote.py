@@ -1,13 +1,13 @@
 """The home of a channel in a broker: a Redis Stream that every worker of every machine reads and adds to.
 
 The stream of the channel ``orders`` is at the key ``aiowsgi:channel:orders``. An event is an entry with the field
-``data`` and, if it has a name, ``event``; its id is the entry's. Whoever adds one is a sender, in any language::
+``data`` and, if it has a name, ``event``; its id is the entry's. Any program may send by adding one, in any language::
 
     redis-cli XADD aiowsgi:channel:orders MAXLEN '~' 10000 '*' data 42 event paid
 
-An entry without ``data`` is an event without data; an ``event`` that is not UTF-8, or not one line, is none; other
-fields are nobody's business. Whoever adds has to trim as well, to no less than the channel's ``history``: what was
-trimmed between two looks of a worker is missed by it.
+An entry without ``data`` is an event without data; an ``event`` that is not UTF-8, or not one line, is ignored, and so
+are other fields. A sender has to trim as well, to no less than the channel's ``history``: a worker misses what is
+trimmed between two of its reads.
 
 Thread: any, but for :class:`RemoteSubscription`, which belongs to the event loop that reads it.
 
@@ -42,7 +42,7 @@ __all__ = ["KEY_PREFIX", "RemoteHome", "RemoteSubscription"]
 #: What comes before a channel's name in its stream's key.
 KEY_PREFIX = "aiowsgi:channel:"
 
-# Events that a subscription reads of its own at a time: it holds no more than these.
+# Events that a subscription fetches at a time when it reads by itself: it holds no more than these.
 _PAGE_COUNT = 100
 # Seconds until a subscription that could not be served asks again.
 _RETRY_SECONDS = 1.0
@@ -67,7 +67,7 @@ class RemoteHome:
         url: of the broker.
 
     Raises:
-        ValueError: of the URL; see :func:`broker_of`.
+        ValueError: as :func:`broker_of`.
     """
 
     def __init__(self, settings: ChannelSettings, url: str) -> None:
@@ -76,7 +76,7 @@ class RemoteHome:
         self.broker: Broker = broker_of(url)
         self.tally = Tally()
         self.closed = False
-        # Of what this process has sent: subscriptions read up to it when the channel is closed.
+        # The id of this process's last event: once the channel is closed, subscriptions read up to it.
         self._last_sent = BEGINNING
 
     def send(self, data: bytes, event: str | None) -> str:
@@ -143,7 +143,7 @@ class RemoteHome:
         if _in_event_loop():
             return RemoteSubscription(self, None, known=True)
         id = self.broker.last_id(self.key, min(_LAST_ID_SECONDS, self.settings.send_timeout))
-        # Where that cannot be told, there is no telling either what will have been missed.
+        # If the broker cannot say that, there is no telling what will have been missed, either.
         return RemoteSubscription(self, id, known=id is not None)
 
     def stats(self) -> ChannelStats:
@@ -155,16 +155,16 @@ class RemoteHome:
 
 
 class RemoteSubscription(Subscription):
-    """A place in a stream: a place in the loop's :class:`Feed`, as long as that tells, else an id in the stream.
+    """A place in a stream: a place in the loop's :class:`Feed`, while that goes back far enough, else an id.
 
-    One that is too slow for the feed, or comes back with an older id, reads the stream by itself, a page at a time,
-    until it has caught up. What it has still to read is in Redis and not here.
+    A subscription that is too slow for the feed, or comes back with an older id, reads the stream by itself, a page at
+    a time, until it has caught up. What it has yet to read is in Redis and not here.
 
     Args:
         home: whose events.
-        after: the event before the first to read. ``None``: ``known`` has it begin with what is sent once it
+        after: the id of the event before the first to read. ``None``: if ``known``, it begins with what is sent once it
             reads; else it begins with a reset.
-        known: ``after`` was told by Redis, and by no client.
+        known: ``after`` comes from Redis, not from a client.
     """
 
     __slots__ = (
@@ -191,15 +191,15 @@ class RemoteSubscription(Subscription):
         self._known = known
         self._link: Link | None = None
         self._feed: Feed | None = None
-        # The place in the feed; None while that does not tell.
+        # The place in the feed; None while it is not in the feed.
         self._number: int | None = None
-        # Events up to that are passed over: it has them.
+        # Events up to this one are skipped: it has them already.
         self._skip: tuple[int, int] | None = None
         # Where it fell out of the feed, being too slow.
         self._left_at: int | None = None
-        # Of the feed, when it began: whether "now" is later than it was asked for.
+        # Of the feed, when this began: shows whether "now" would be later than it was asked for.
         self._failure_count = 0
-        # The place in the feed at which the stream was the one that it reads.
+        # The place in the feed at which the stream was known to be the one that it reads.
         self._since = 0
         self._first: Event | None = None
         self._page: deque[Event] = deque()
@@ -228,7 +228,7 @@ class RemoteSubscription(Subscription):
         return None
 
     def _has_all(self, feed: Feed) -> bool:
-        """Tell whether it has what was sent before the channel was closed; or cannot have it now."""
+        """Tell whether it has all that was sent before the channel was closed, or cannot get it now."""
         assert self._link is not None
         if self._link.state == "away":
             return True
@@ -266,7 +266,7 @@ class RemoteSubscription(Subscription):
         return feed
 
     def _place(self, feed: Feed) -> bool:
-        """Go on in the feed, if that tells."""
+        """Go on in the feed, if its place is there; return whether it is."""
         if not feed.ready or self._page or self._first is not None:
             return False
         self._doubt_beginning(feed)
@@ -282,7 +282,7 @@ class RemoteSubscription(Subscription):
         return True
 
     def _doubt_beginning(self, feed: Feed) -> None:
-        """Begin anew, if the stream was empty and Redis has lost it since: one that is empty looks like another."""
+        """Begin anew, if the stream was empty and Redis has lost it since: all empty streams look the same."""
         if self._after == BEGINNING and feed.lost_at >= self._since:
             self._after, self._known = None, False
 
@@ -305,7 +305,7 @@ class RemoteSubscription(Subscription):
         return bool(done)
 
     async def _fetch(self, feed: Feed) -> None:
-        """Read what comes next from the stream itself; for one who is in no hurry to be told that it failed."""
+        """Read what comes next from the stream itself; if that fails, wait a while before the next attempt."""
         from aiowsgi.channels.driver import Away, Refused
 
         assert self._link is not None
@@ -337,12 +337,12 @@ class RemoteSubscription(Subscription):
 
     def _miss(self, feed: Feed, page: Page) -> None:
         """What comes next has been trimmed, or never was there."""
-        if self._known and self._after is not None:  # it was there, and is too slow
+        if self._known and self._after is not None:  # it was there, so this one is too slow
             if self._home.settings.policy == "disconnect":
                 self._home.count("disconnected")
                 self._end()
                 return
-            # How many they are, none tells of one that has never been in the feed.
+            # How many is not known of a subscription that has never been in the feed.
             lost = 1 if self._left_at is None else max(1, feed.log.end - self._left_at)
             self.dropped += lost
             self._home.count("dropped", lost)
@@ -381,7 +381,7 @@ class RemoteSubscription(Subscription):
             self._home.count("subscribers", -1)
 
     def __del__(self) -> None:
-        # One that nobody has closed, as after a ``break`` out of ``async for``; in whatever thread that is noticed.
+        # For one that was not closed, as after a ``break`` out of ``async for``; in whichever thread frees it.
         if not self._ended and self._link is not None and self._feed is not None:
             self._home.count("subscribers", -1)
             with contextlib.suppress(RuntimeError):  # the loop is closed

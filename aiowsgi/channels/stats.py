@@ -15,17 +15,17 @@ DELAY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2
 
 @dataclass(frozen=True, slots=True)
 class BrokerStats:
-    """How a channel's broker is reached from this process; over all event loops that read there.
+    """How this process reaches a channel's broker, over all event loops that read from it.
 
     Args:
-        state: ``"idle"``: nobody here reads from it; ``"reading"``; ``"away"``: it is being looked for.
-        silence: seconds since its last answer to a reader, where it is read; some 3 at most while all is well.
-        delay: seconds from the broker's taking the last event that was read here to its being read, by both clocks.
-        reason: why it is away; empty where it is not.
+        state: ``"idle"``: nobody here reads from it; ``"reading"``; ``"away"``: it is tried again and again.
+        silence: seconds since its last answer to a reader, if there is one; about 3 at most while all is well.
+        delay: seconds from when the broker got the last event read here, by its clock, to the reading, by this one's.
+        reason: why it is away; empty if it is not.
         read: events read here since the process began.
-        resets: times that a gap had to be told to subscribers here.
+        resets: times that subscribers here had to be told of a gap.
         send_failures: of this process.
-        connections: that this process has to it, but for those of threads that send.
+        connections: that this process has to it, except those of threads that send.
     """
 
     state: str
@@ -45,9 +45,9 @@ class ChannelStats:
     Args:
         sent: events since the channel was made; with a broker, those that this process has sent.
         subscribers: subscriptions that are being read.
-        dropped: events that slow subscribers have not been given, over all of them.
+        dropped: events that slow subscribers have missed, over all subscribers.
         disconnected: subscriptions that were ended because they were too slow.
-        broker: how its broker does; ``None`` without one.
+        broker: how its broker is doing; ``None`` without one.
     """
 
     sent: int

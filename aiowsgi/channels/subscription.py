@@ -41,7 +41,7 @@ class Subscription(AsyncIterator[Event]):
 
     @abstractmethod
     def wait(self, timeout: float | None = None) -> Awaitable[bool]:
-        """Wait until :meth:`take` may have something to say, at most ``timeout`` seconds; tell whether it may."""
+        """Wait until :meth:`take` may have something to return, at most ``timeout`` seconds; return whether it may."""
 
     @property
     @abstractmethod
@@ -51,8 +51,8 @@ class Subscription(AsyncIterator[Event]):
     @property
     @abstractmethod
     def place(self) -> str | None:
-        """The id to come back with if nothing is read; ``None`` where that is not known (yet)."""
+        """The id to come back with if nothing more is read; ``None`` if that is not known (yet)."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Read no more; by whoever reads."""
+        """Read no more; to be called by the reader."""

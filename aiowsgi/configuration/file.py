@@ -1,4 +1,4 @@
-"""The configuration file: TOML, found by its name, each of its values with the line that says it.
+"""The configuration file: TOML, found by its name, and the line that each of its values is on.
 
 Thread: any; reads the file system.
 
@@ -25,12 +25,12 @@ FILE_NAME = "aiowsgi.toml"
 PROJECT_FILE_NAME = "pyproject.toml"
 PROJECT_TABLE = "tool.aiowsgi"
 
-# More is no configuration: a device, a log, a mistake. Arbitrary.
+# A larger file is no configuration but a device, a log or a mistake. Arbitrary.
 MOST_SIZE = 1024 * 1024
 
 
 def find_file(folder: str | os.PathLike[str] = "") -> Path | None:
-    """The file that counts where none is named: ``aiowsgi.toml``, else a ``pyproject.toml`` with ``[tool.aiowsgi]``."""
+    """The file to use if none is named: ``aiowsgi.toml``, else a ``pyproject.toml`` with ``[tool.aiowsgi]``."""
     path = Path(folder, FILE_NAME)
     if os.path.isfile(path):  # not path.is_file(), which fails in a folder that this user may not enter
         return path
@@ -50,7 +50,7 @@ def read_file(path: Path, shown: str, options: Iterable[Option], problems: list[
         path: the file.
         shown: its name in problems and origins.
         options: all there are; each is known by its name, its aliases, and with hyphens for underscores.
-        problems: takes one sentence for each key that is none.
+        problems: gets one sentence for each key that is not an option.
 
     Raises:
         ConfigError: there is no such file, or it is not TOML.
@@ -112,7 +112,7 @@ def _origin(shown: str, text: str, heading: str, key: str) -> str:
 
 
 def _is_complete(text: str) -> bool:
-    """Whether what precedes a line ends outside of any value that goes on over lines."""
+    """Whether the text before a line is complete, so that the line does not continue a value."""
     try:
         tomllib.loads(text)
     except tomllib.TOMLDecodeError:

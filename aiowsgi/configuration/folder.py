@@ -16,12 +16,12 @@ __all__ = ["working_folder"]
 
 
 def working_folder() -> str:
-    """Return the working folder by the name that it was entered by, where that is known.
+    """Return the working folder under the name by which it was entered, if that is known.
 
-    ``PWD`` says it, as long as it names that folder: often a link to a release, which is to lead to the next one.
+    That is ``PWD``, as long as it leads to this folder: often a link to a release, which will lead to the next one.
 
     Raises:
-        StartupError: it has been removed, and has no name.
+        StartupError: it has been removed, and no longer has a name.
     """
     name = os.environ.get("PWD", "")
     with contextlib.suppress(OSError, ValueError):

@@ -1,8 +1,7 @@
-"""Names that other servers have for what has no counterpart here, and what to use instead.
+"""Names that other servers use for what has no counterpart here, and what to use instead.
 
-gunicorn 27, uvicorn 0.54, waitress 3.0 and hypercorn 0.18; of uWSGI's hundreds those that most of its ini files have. A
-name that means the same as an option of this server is an alias of that option instead; where a
-name is both, the option wins.
+gunicorn 27, uvicorn 0.54, waitress 3.0 and hypercorn 0.18; of uWSGI's hundreds, those in most of its ini files. A name
+that means the same as an option of this server is an alias of that option instead; if a name is both, the option wins.
 
 Thread: any.
 
@@ -63,7 +62,7 @@ _TUNING = "leave it out, the loop reads and writes what the kernel has"
 
 
 def _off(*names: str, advice: str, short: str = "") -> Foreign:
-    """What is a switch on the command line."""
+    """Names that are switches on the command line."""
     return Foreign(names, advice, short, takes_value=False)
 
 
@@ -102,7 +101,7 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign(("control_socket", "control_socket_mode"), _CONTROL),
     _off("no_control_socket", "control_socket_disable", advice=_CONTROL),
     # HTTP
-    _off("no_sendfile", "sendfile", advice="leave it out, files are sent in the cheapest way that there is"),
+    _off("no_sendfile", "sendfile", advice="leave it out, files are always sent in the cheapest way"),
     Foreign(("http_parser",), "use --http auto, h11 or httptools"),
     Foreign(("protocol",), "leave it out, HTTP only; nginx reaches it with proxy_pass instead of uwsgi_pass"),
     Foreign(("uwsgi_allow_from", "uwsgi_allow_ips"), "leave it out, HTTP only; nginx reaches it with proxy_pass"),
@@ -137,7 +136,7 @@ FOREIGN: tuple[Foreign, ...] = (
         ("channel_request_lookahead",), "leave it out, waitress.client_disconnected in the environ works without it"
     ),
     Foreign(("recv_bytes", "send_bytes"), _TUNING),
-    Foreign(("outbuf_overflow",), "leave it out, a response that is known whole lies where the application made it"),
+    Foreign(("outbuf_overflow",), "leave it out, a complete response stays where the application made it"),
     Foreign(("cleanup_interval", "asyncore_loop_timeout"), _NEEDLESS),
     _off("asyncore_use_poll", "log_socket_errors", "no_log_socket_errors", advice=_NEEDLESS),
     Foreign(("ident",), "use --server-header or --no-server-header"),
@@ -202,8 +201,8 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign(("https", "https_socket"), "use --bind, --ssl-certfile and --ssl-keyfile"),
     Foreign(("module", "wsgi", "wsgi_file", "callable"), "let it follow the options: aiowsgi ... module:callable"),
     Foreign(("processes",), "use --workers"),
-    _off("master", "lazy_apps", "lazy", advice="use --workers, be it 1; each imports the application"),
-    Foreign(("cheaper", "cheaper_initial"), "leave it out, the number of --workers stays but for TTIN and TTOU"),
+    _off("master", "lazy_apps", "lazy", advice="use --workers, even 1; each imports the application"),
+    Foreign(("cheaper", "cheaper_initial"), "leave it out, only TTIN and TTOU change the number of --workers"),
     Foreign(("max_worker_lifetime",), "use --max-worker-age"),
     Foreign(("reload_on_rss", "evil_reload_on_rss"), "use --max-worker-rss, such as 512M"),
     Foreign(("buffer_size",), "use --limit-request-head, --limit-request-line and --limit-request-field-size"),
@@ -229,7 +228,7 @@ FOREIGN: tuple[Foreign, ...] = (
     Foreign(("post_fork",), "use the hook worker_init: in each worker, before the application is imported"),
     Foreign(("post_worker_init",), "use the hook worker_ready: in each worker, once it listens"),
     Foreign(("child_exit", "worker_int", "worker_abort"), "use the hook worker_exit: in each worker, as it ends"),
-    Foreign(("on_reload", "pre_exec", "nworkers_changed"), "leave it out, there is no such hook; the log tells it"),
+    Foreign(("on_reload", "pre_exec", "nworkers_changed"), "leave it out, there is no such hook; the log says so"),
     Foreign(("pre_request", "post_request"), "wrap the application in a WSGI middleware"),
     Foreign(
         ("on_dirty_starting", "dirty_post_fork", "dirty_worker_init", "dirty_worker_exit"),
@@ -241,7 +240,7 @@ _ADVICE = {name: item.advice for item in FOREIGN for name in item.names}
 
 
 def advice_for(name: str) -> str | None:
-    """What to do instead of using a name of another server's, or ``None`` where nobody has it.
+    """What to do instead of using another server's name, or ``None`` if no server has it.
 
     Args:
         name: as in a configuration file, where the advice will be read: ``worker_class``.
@@ -251,5 +250,5 @@ def advice_for(name: str) -> str | None:
 
 
 def explain(name: str, known: Iterable[str]) -> str:
-    """Say of a key that is no option's what to use instead: by advice, or by likeness to those that are."""
+    """Say what to use instead of a key that is no option: by advice, or by likeness to the options."""
     return advice_for(name) or f"no such option{did_you_mean(name, known)}"

@@ -1,6 +1,6 @@
-"""gunicorn's settings as options of this server: the TOML, and what has to be said of the rest.
+"""gunicorn's settings as options of this server: the TOML, and comments about the rest.
 
-Where a default of gunicorn's decides how an application is run or what it believes, the TOML says it too.
+A default of gunicorn's that decides how an application is run, or whom it believes, is in the TOML too.
 
 Thread: any; pure functions.
 
@@ -45,7 +45,7 @@ worker_abort worker_class worker_connections worker_exit worker_int worker_tmp_d
 #: The names that gunicorn looks for in its file; every other name there is the file's own.
 SETTINGS = frozenset(_NAMES_OF_SETTINGS.split())
 
-# What gunicorn has as a function in its file stands in a module here.
+# A function in gunicorn's file belongs in a module here.
 _HOOKS = {
     "on_starting": "write module:callable; it is called with one argument, before anything listens",
     "worker_exit": "write module:callable; it is called with one argument, in each worker as it ends",
@@ -61,13 +61,13 @@ _GREENLETS_ADVICE = (
 )
 _ASGI_ADVICE = "an ASGI application needs an ASGI server"
 
-# What gunicorn does by default, where that decides how an application is run or what it believes.
+# What gunicorn does by default, if that decides how an application is run or whom it believes.
 _DEFAULTS: dict[str, tuple[Any, str]] = {
     "threads": (1, "gunicorn's default; aiowsgi's is 8, for an application that is safe in threads"),
     "forwarded_allow_ips": ("127.0.0.1,::1", "gunicorn's default: the proxies on this machine are believed"),
 }
 
-# Seconds of a request in a sync worker, if the file does not say ``timeout``.
+# Seconds that a request may take in a sync worker, if the file does not set ``timeout``.
 _SYNC_TIMEOUT = 30.0
 
 _WIDTH = 100
@@ -124,14 +124,14 @@ def _defaults(given: Mapping[str, object]) -> Iterator[str]:
     """Say what gunicorn does where its file says nothing."""
     for name, (value, remark) in _DEFAULTS.items():
         item = _NAMES.get(name)
-        # A greenlet is no thread; how many requests ran at once no setting has told.
+        # A greenlet is not a thread, and no setting says how many requests ran at once.
         if name in given or item is None or (name == "threads" and _is_one_of(given.get("worker_class"), _GREENLETS)):
             continue
         yield f"{item.name} = {toml_value(item, _value(item, name, value))}  # {remark}"
     if "timeout" not in given and _is_sync(given):
         item = _NAMES["request_timeout"]
         line = f"{item.name} = {toml_value(item, _SYNC_TIMEOUT)}"
-        yield f"# {line}  # gunicorn's default: a sync worker is killed whose request takes longer; aiowsgi limits none"
+        yield f"# {line}  # gunicorn's default: a sync worker whose request takes longer is killed; aiowsgi limits none"
 
 
 def _timeout_advice(given: Mapping[str, object]) -> Iterator[str]:
@@ -149,14 +149,14 @@ def _timeout_advice(given: Mapping[str, object]) -> Iterator[str]:
 
 
 def _is_sync(given: Mapping[str, object]) -> bool:
-    """Whether gunicorn takes its sync worker, which it does by default, and not if there are several threads."""
+    """Whether gunicorn uses its sync worker: the default, unless there are several threads."""
     worker_class = given.get("worker_class", "sync")
     name = worker_class if isinstance(worker_class, str) else getattr(worker_class, "__name__", "")
     return name.endswith(("SyncWorker", "#sync")) or (name == "sync" and str(given.get("threads", 1)) in ("0", "1"))
 
 
 def _convert(name: str, value: object) -> tuple[Option, Any]:
-    """Return the option that a setting is, and its value there."""
+    """Return the option that a setting corresponds to, and its value there."""
     if name == "worker_class":
         raise _NoCounterpartError(_worker_class_advice(value))
     if name in _OF_THE_COMMAND:
@@ -200,7 +200,7 @@ def _value(item: Option, name: str, value: Any) -> Any:
         return "auto" if value else "off"
     if name in ("forwarded_allow_ips", "proxy_allow_ips"):
         texts = value.split(",") if isinstance(value, str) else value
-        return [*(text.strip() for text in texts), "unix"]  # gunicorn trusts the peers of Unix sockets always
+        return [*(text.strip() for text in texts), "unix"]  # gunicorn always trusts the peers of Unix sockets
     if name == "loglevel":
         return value.lower()
     if name == "root_path":

@@ -1,4 +1,4 @@
-"""Names that nobody knows, and what may have been meant.
+"""Unknown names, and what may have been meant.
 
 Thread: any.
 """
@@ -17,8 +17,8 @@ def did_you_mean(name: str, candidates: Iterable[str], *, prefix: str = "", like
     Args:
         name: what was given.
         candidates: what there is.
-        prefix: what stands before each of the names, and makes none of them alike.
-        likeness: from 0 to 1, of what is proposed; that of :mod:`difflib` by default.
+        prefix: comes before each of the names, and does not count as likeness.
+        likeness: the least of a name that is proposed, from 0 to 1; that of :mod:`difflib` by default.
     """
     matches = difflib.get_close_matches(name, candidates, n=1, cutoff=likeness)
     return f"; did you mean {prefix + matches[0]!r}?" if matches else ""

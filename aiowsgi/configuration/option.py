@@ -1,4 +1,4 @@
-"""One option: everything that the command line, the file, the environment, validation and the README say of it.
+"""One option: everything that the command line, the file, the environment, validation and the README say about it.
 
 Thread: any; an :class:`Option` is immutable.
 """
@@ -41,7 +41,7 @@ class Option:
         most: the greatest value allowed.
         flags: short flags.
         aliases: names that other servers give to the same thing, as keys: ``reload_extra_file``.
-        common_variable: a variable of the platform's that says it where nothing else does: ``WEB_CONCURRENCY``.
+        common_variable: a variable of the platform that sets it if nothing else does: ``WEB_CONCURRENCY``.
         secret: the value is never shown.
         optional: ``None`` is a value.
     """

@@ -1,8 +1,7 @@
-"""The names in environ that are the server's own, which a deployer cannot give to variables.
+"""The names in environ that are the server's own, which a deployer cannot use for variables.
 
-Most would be overwritten in silence. Those that only some requests have would stay and tell what is not so: ``HTTPS``
-on a connection without TLS, or the client's certificate where nobody has asked for one. A test compares them to
-environs.
+Most would be silently overwritten. Those that only some requests have would remain and say what is not true: ``HTTPS``
+on a connection without TLS, or a client's certificate although none was asked for. A test compares them with environs.
 
 Thread: any.
 
@@ -36,7 +35,7 @@ OWN_VARIABLES = frozenset(
 #: Of the request's fields, of the client's certificate, and of interfaces; ``asgi.`` under the adapter.
 OWN_PREFIXES = ("CONTENT_", "HTTP_", "SSL_CLIENT_", "aiowsgi.", "asgi.", "waitress.", "wsgi.")
 
-# What says that the client speaks TLS; a deployer may know it of the machine before the server.
+# These say that the client speaks TLS; a deployer may know that from the machine in front of the server.
 _SCHEME_VARIABLES = frozenset({"HTTPS", "wsgi.url_scheme"})
 
 
@@ -46,7 +45,7 @@ def is_own_variable(name: str) -> bool:
 
 
 def remedy_for(name: str) -> str:
-    """Say what to do instead, if such a name is to have a value of the deployer's."""
+    """Say what a deployer can do instead of giving such a name a value."""
     if name in _SCHEME_VARIABLES:
         return (
             "a proxy that ends TLS says so in X-Forwarded-Proto, if forwarded_allow_ips names it, or in the header of "

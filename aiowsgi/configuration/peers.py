@@ -13,10 +13,10 @@ __all__ = ["Peers", "parse_address"]
 
 
 def parse_address(text: str) -> IPv4Address | IPv6Address:
-    """Read an address; one of IPv4 that is written as one of IPv6 is the former.
+    """Read an address; an IPv4-mapped IPv6 address becomes the IPv4 address.
 
     Raises:
-        ValueError: it is none, or has a zone, which means nothing to anybody else.
+        ValueError: it is not an address, or has a zone, which means nothing on other machines.
     """
     address = ip_address(text)
     if isinstance(address, IPv6Address):
@@ -27,7 +27,7 @@ def parse_address(text: str) -> IPv4Address | IPv6Address:
 
 
 class Peers:
-    """Who is meant by some texts.
+    """The set of peers that some texts name.
 
     Args:
         texts: each an address, a network in CIDR form, ``unix``, ``*``, or ``none``, which adds nobody.
@@ -67,7 +67,7 @@ class Peers:
         return bool(self.anybody or self._unix or self._addresses or self._networks)
 
     def __contains__(self, host: str) -> bool:
-        """Whether a peer is meant; the host of a Unix socket's is empty."""
+        """Whether a peer is in the set; that of a Unix socket has an empty host."""
         return self.anybody or (self.is_named(host) if host else self._unix)
 
     def _is_named(self, host: str) -> bool:

@@ -1,4 +1,4 @@
-"""The settings of a process, read from everywhere that they may come from, and again when they are to be re-read.
+"""The settings of a process, read from everywhere that they may come from, and read again on request.
 
 Thread: any; reads the file system and the variables that it is given.
 """
@@ -27,11 +27,11 @@ APP_IS_MISSING = "APP is missing: name the application to serve, as in module:ap
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A configuration, and who said what of it.
+    """A configuration, and where each setting came from.
 
     Args:
         config: all options.
-        origins: option name to ``--threads``, ``AIOWSGI_THREADS``, ``aiowsgi.toml:3`` or ``PORT``; none is a default.
+        origins: option name to ``--threads``, ``AIOWSGI_THREADS``, ``aiowsgi.toml:3`` or ``PORT``; not for defaults.
         path: the configuration file, if there was one.
     """
 
@@ -68,7 +68,7 @@ def toml_value(item: Option, value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    # A basic string of TOML has JSON's escapes, of those that JSON writes; DEL alone JSON leaves as it is.
+    # TOML's basic strings know every escape that JSON writes; but JSON does not escape DEL.
     # A path that is not UTF-8 has surrogates, which TOML has no way to write.
     text = text.encode("utf-8", "replace").decode()
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -113,14 +113,14 @@ class Sources:
         return Settings(config, {name: given.origin for name, given in chosen.items()}, path)
 
     def read_again(self, start: Settings) -> Settings:
-        """Read them all as they are by now.
+        """Read them all as they are now.
 
         Args:
             start: what was read at the start.
 
         Raises:
-            ConfigError: as :meth:`read`; also where the file that was read at the start is gone: defaults, or another
-                file, are hardly what is meant then.
+            ConfigError: as :meth:`read`; also if the file that was read at the start is gone: then defaults, or another
+                file, are hardly what is wanted.
         """
         if start.path is not None and not os.path.exists(start.path):
             shown = os.path.relpath(start.path, self.folder) if start.path.is_relative_to(self.folder) else start.path

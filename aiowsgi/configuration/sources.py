@@ -1,7 +1,7 @@
 """Where settings come from, which of them wins, and how one is named in a problem.
 
-The platform's variables (``PORT``, ``WEB_CONCURRENCY``) say what nobody else says; then come the file, the
-``AIOWSGI_*`` variables and the flags, each before the one in front of it.
+The platform's variables (``PORT``, ``WEB_CONCURRENCY``) set what nothing else sets; then come the file, the
+``AIOWSGI_*`` variables and the flags, each of which wins over those before it.
 
 Thread: any; pure functions.
 """
@@ -21,20 +21,20 @@ __all__ = ["Given", "common_variables", "merge", "misspelled_variables", "settle
 
 C = TypeVar("C")
 
-# Of a variable to the option that it is taken for; with less it is somebody else's. Images have AIOWSGI_VERSION, which
-# is not meant as SSL_MIN_VERSION (0.64); THRAEDS and THREADS are at 0.86.
+# Least likeness of a variable to the option that it is taken for; with less it is somebody else's. Images have
+# AIOWSGI_VERSION, which does not mean SSL_MIN_VERSION (0.64); THRAEDS and THREADS are at 0.86.
 _LIKENESS = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """One value that somebody gave for an option.
+    """One value that was given for an option.
 
     Args:
         name: the option's.
         value: text, or what a TOML file holds.
         origin: ``--queue-size``, ``AIOWSGI_QUEUE_SIZE``, ``aiowsgi.toml:3``; what a person looks for to change it.
-        key: how it is spelled there, where ``origin`` does not say it.
+        key: how it is spelled there, if ``origin`` does not show that.
     """
 
     name: str
@@ -44,21 +44,21 @@ class Given:
 
     @property
     def spelled(self) -> str:
-        """What stands before ``=value`` in a problem."""
+        """What comes before ``=value`` in a problem."""
         return f"{self.origin}: {self.key}" if self.key else self.origin
 
 
 def variables(options: Iterable[Option], environ: Mapping[str, str]) -> list[Given]:
-    """What the ``AIOWSGI_*`` variables say; one that is set to nothing says nothing."""
+    """What the ``AIOWSGI_*`` variables say; an empty one says nothing."""
     given = [Given(item.name, environ[item.variable], item.variable) for item in options if environ.get(item.variable)]
-    # Kubernetes sets AIOWSGI_PORT=tcp://10.0.0.1:80 in every container beside a service that is called aiowsgi.
+    # Kubernetes sets AIOWSGI_PORT=tcp://10.0.0.1:80 in every container that can use a service called aiowsgi.
     return [item for item in given if not (item.name == "port" and str(item.value).startswith(("tcp://", "udp://")))]
 
 
 def misspelled_variables(options: Iterable[Option], environ: Mapping[str, str]) -> list[str]:
-    """Sentences about the variables that look like options of this server and are none; they are not read."""
+    """Sentences about the variables that look like options of this server but are not, and so are ignored."""
     known = ["CONFIG", *(item.variable.removeprefix("AIOWSGI_") for item in options)]
-    # As Kubernetes sets them beside a service that is called aiowsgi: AIOWSGI_SERVICE_PORT, AIOWSGI_PORT_80_TCP.
+    # Not those that Kubernetes sets for a service called aiowsgi: AIOWSGI_SERVICE_PORT, AIOWSGI_PORT_80_TCP.
     names = sorted(
         name.removeprefix("AIOWSGI_")
         for name in environ
@@ -74,9 +74,9 @@ def misspelled_variables(options: Iterable[Option], environ: Mapping[str, str]) 
 def common_variables(
     options: Iterable[Option], environ: Mapping[str, str], chosen: Mapping[str, Given]
 ) -> dict[str, Given]:
-    """What the platform's variables say, as far as nobody else says it.
+    """What the platform's variables say, as far as nothing else says it.
 
-    ``PORT`` alone is every IPv4 address, as platforms mean it and gunicorn reads it.
+    ``PORT`` alone means every IPv4 address, as platforms intend and gunicorn reads it.
     """
     given = {}
     for item in options:
@@ -94,8 +94,8 @@ def common_variables(
 def merge(layers: Iterable[Sequence[Given]], problems: list[str]) -> dict[str, Given]:
     """Let each layer win over those before it.
 
-    An address replaces the addresses of the layers before it, whatever option says them; a host and a port from
-    different layers are one address.
+    An address replaces the addresses of the layers before it, whichever option gives them; a host and a port from
+    different layers make one address.
 
     Args:
         layers: the last one wins.

@@ -24,7 +24,7 @@ class ContentReader(Protocol):
 
     @property
     def unread(self) -> bytes:
-        """What has arrived and is left for another call: there is much to do for it, and others wait."""
+        """What has arrived but is left for another call: it takes long to read, and other connections wait."""
         ...
 
     def receive_data(self, data: bytes, blocks: list[bytes]) -> bytes | None:
@@ -156,10 +156,10 @@ class ChunkedReader:
         """Take whole chunks without extensions from the beginning of a read.
 
         Returns:
-            Where something else begins, or what is for another call; and how many chunks there were.
+            The position where something else begins, or what is left for another call; and how many chunks were taken.
 
-        By the same rules as below, for what nearly all chunks are. A client that sends chunks of a byte would hold the
-        loop five times as long without.
+        The rules are those below, for the form that nearly all chunks have. Without this, a client that sends chunks of
+        a byte would hold the loop five times as long.
         """
         position = count = 0
         if self._expect is not _Expect.CHUNK_SIZE or self._line:

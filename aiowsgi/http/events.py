@@ -1,4 +1,4 @@
-"""What a connection tells of the bytes that it received.
+"""What a connection reports about the bytes that it received.
 
 Thread: event loop. A request is a :class:`~aiowsgi.semantics.RequestHead`, then its content as plain ``bytes`` (an
 object around each block would buy nothing), then :data:`END_OF_CONTENT`. A :class:`Refusal` ends everything: the
@@ -31,11 +31,11 @@ class Refusal(Exception):
 
     Args:
         status_code: of the answer.
-        detail: the rule that was broken, in words that hold nothing of what the client sent.
+        detail: the rule that was broken, in words that repeat nothing the client sent.
 
     Attributes:
         answers_head: the request was a HEAD, whose answer has no content.
-        request_line: what the client sent as such, for the log; hostile, bounded, and perhaps not all of it.
+        request_line: what the client sent as its request line, for the log: untrusted, bounded, perhaps incomplete.
     """
 
     answers_head = False

@@ -1,14 +1,14 @@
-"""What proxies say of the request that they pass on: ``X-Forwarded-For`` and its family, or ``Forwarded``.
+"""What proxies say about a request that they pass on: ``X-Forwarded-For`` and its family, or ``Forwarded``.
 
-A peer that is trusted says who its client is; where that client is a trusted proxy itself, what it has said before
-counts, and so on. The first hop from the right that is not trusted is the client. What stands left of it is the
-client's own word: it is not read, and so not judged either. What is read has to be right, or the request is refused.
+A trusted peer says who its client is; if that client is itself a trusted proxy, what it said is believed too, and so
+on. The first hop from the right that is not trusted is the client. What stands to the left of it is only the client's
+claim, and is neither read nor checked. What is read has to be valid, or the request is refused.
 
 ``*`` trusts every peer, but no hop beyond it: otherwise the left-most value would win, which every client can choose.
-A list field with one value speaks of the client; one with several has a value for each hop, as ``X-Forwarded-For`` has.
+A list field with one value is about the client; one with several has a value for each hop, as ``X-Forwarded-For`` has.
 
-Nothing here costs anything where nobody is trusted: a connection's :class:`~aiowsgi.semantics.ConnectionInfo` has no
-``forwarding`` then.
+Where no peer is trusted and nothing is stripped, all this costs nothing: a connection's
+:class:`~aiowsgi.semantics.ConnectionInfo` then has no ``forwarding``.
 
 Thread: worker; holds no state but a bounded cache.
 
@@ -47,14 +47,14 @@ _PORTS = {"http": "80", "https": "443"}
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 # RFC 7239 §6 with a port in decimal; for X-Forwarded-For also an address of IPv6 without brackets.
 _NODE = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<v4>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?|(?P<bare>[0-9A-Fa-f:.]+)")
-# RFC 7239 §6.2 and §6.3: a hop that does not say who it is.
+# RFC 7239 §6.2 and §6.3: a hop that does not give its address.
 _NAMELESS = re.compile(r"(?:unknown|_[A-Za-z0-9._-]+)(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?", re.IGNORECASE)
 # RFC 3986 §3.3: segments that are not empty, so that no prefix can begin another authority: "//elsewhere".
 _PREFIX = re.compile(r"(?:/(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+)+/?")
-# Once it is decoded: a segment that is empty or made of dots, or a control character.
+# In a decoded prefix: a segment that is empty or made of dots, or a control character.
 _NOT_IN_PREFIX = re.compile(r"//|/\.{1,2}(?:/|$)|[\x00-\x1f\x7f]")
-# RFC 7239 §4, from right to left: a value, "=", a name, and what stands before; spaces around the semicolon are common.
-# A mark of quotation belongs to a quoted string where the backslashes before it are odd in number, and else ends it.
+# RFC 7239 §4, from right to left: a value, "=", a name, and what precedes it; spaces around the semicolon are common.
+# A quotation mark after an odd number of backslashes is part of a quoted string; any other one ends it.
 # RFC 9110 §5.6.1.2: a recipient MUST ignore empty elements.
 _RIGHT_PAIR = re.compile(
     rf'[ \t]*+(?:([{TOKEN_CHARACTERS}]++)|"((?:\\\\)*+(?:[^"\\]\\*+|"\\(?:\\\\)*+)*+)")'
@@ -68,8 +68,8 @@ class Forwarding:
 
     Args:
         config: the options ``forwarded_...``.
-        scheme_values: gunicorn's ``secure_scheme_headers``, as environ spells the names: the value of each that says
-            https; in the place of ``X-Forwarded-Proto``.
+        scheme_values: gunicorn's ``secure_scheme_headers``, with the names as environ spells them: for each the value
+            that means https. They replace ``X-Forwarded-Proto``.
     """
 
     def __init__(self, config: Config, scheme_values: Mapping[str, str] | None = None) -> None:
@@ -83,7 +83,7 @@ class Forwarding:
         """Return what is to be done with the environs of a connection.
 
         Args:
-            host: of the peer; empty for a Unix socket's; ``None`` where nobody says who it is, who is not trusted.
+            host: the peer's; empty for a Unix socket; ``None`` for an unknown peer, which is not trusted.
 
         Returns:
             a function that changes an environ, or raises :class:`Refusal`; ``None`` where there is nothing to do.
@@ -175,7 +175,7 @@ def _list(value: str) -> list[str]:
 
 
 def _parse_node(text: str) -> tuple[str, str]:
-    """Read a hop: its address, empty for one that it does not tell, and its port, likewise."""
+    """Read a hop: its address and its port, each empty if it does not give one."""
     match = _NODE.fullmatch(text)
     if match is None:
         if _NAMELESS.fullmatch(text):
@@ -192,11 +192,11 @@ def _parse_node(text: str) -> tuple[str, str]:
 
 
 def _elements_from_the_right(value: str) -> Iterator[tuple[_Claims, int]]:
-    """Read the elements of a Forwarded field, the last one first, each with where it begins.
+    """Read the elements of a Forwarded field, the last one first, each with the position where it begins.
 
     Nothing that a client has sent can swallow or forge what its proxy has added: where a well-formed element begins
-    depends on nothing left of it. A quoted string that is read from its end begins at the next mark that no backslash
-    escapes, and none can escape that one, as it follows a "=".
+    depends on nothing to its left. Read from its end, a quoted string begins at the next quotation mark that no
+    backslash escapes; none can escape the real first one, because that follows a "=".
     """
     reverse = value.rstrip(" \t,")[::-1]
     position = 0
@@ -239,7 +239,7 @@ def _apply_scheme(scheme: str, environ: Environ) -> None:
     if scheme not in _PORTS:
         raise Refusal(400, "a forwarded scheme is neither http nor https")
     if environ["SERVER_PORT"] == _PORTS[environ["wsgi.url_scheme"]]:
-        environ["SERVER_PORT"] = _PORTS[scheme]  # nobody said another
+        environ["SERVER_PORT"] = _PORTS[scheme]  # one scheme's default becomes the other's
     environ["wsgi.url_scheme"] = scheme
     if scheme == "https":
         environ["HTTPS"] = "on"
@@ -262,11 +262,11 @@ def _apply_host(host: str, port: str | None, environ: Environ) -> None:
 
 
 def _apply_prefix(prefix: str, environ: Environ) -> None:
-    """Mount the application where the proxy says, whether or not it has taken the prefix from the path."""
+    """Mount the application where the proxy says, whether or not the proxy has removed the prefix from the path."""
     if prefix not in ("", "/") and not _PREFIX.fullmatch(prefix):
         raise Refusal(400, "a forwarded prefix is malformed")
     script_name = unquote_to_bytes(prefix.rstrip("/")).decode("latin-1")
-    if _NOT_IN_PREFIX.search(script_name):  # what was encoded, for the application that does not see that it was
+    if _NOT_IN_PREFIX.search(script_name):  # it was percent-encoded, which the application cannot see
         raise Refusal(400, "a forwarded prefix is malformed")
     path = environ["PATH_INFO"]
     environ["SCRIPT_NAME"] = script_name
@@ -274,10 +274,10 @@ def _apply_prefix(prefix: str, environ: Environ) -> None:
 
 
 def _strip_all(environ: Environ) -> None:
-    """Take away all that a proxy might have said, and did not."""
+    """Remove all fields that a trusted proxy might have set: none has."""
     for key in [key for key in environ if key.startswith("HTTP_X_FORWARDED") or key in _OTHERS]:
         del environ[key]
 
 
-# What frameworks and proxies read besides.
+# Other fields that frameworks and proxies read.
 _OTHERS = frozenset({"HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_X_REAL_PORT", "HTTP_X_CLIENT_IP", "HTTP_X_SCHEME"})

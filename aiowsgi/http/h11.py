@@ -1,7 +1,7 @@
 """Request heads read by h11, the parser that every installation has.
 
-An ``h11.Connection`` is made for each head and dropped with it. Keeping one for the connection's life would hold 2 KB
-on every idle connection and would have to be told of each response, which our own code serialises.
+An ``h11.Connection`` is made for each head and dropped with it. Keeping one for the connection's life would take 2 KB
+for every idle connection, and it would have to be given each response, which our own code serialises.
 
 Thread: event loop.
 
@@ -28,7 +28,7 @@ class H11HeadParser:
 
     def parse_plain(self, head: bytes, line_count: int) -> Mapping[bytes, bytes]:
         """See :meth:`HeadParser.parse_plain`."""
-        # h11 accepts most of them, and a bare LF as a line end.
+        # h11 accepts most control characters, and a bare LF as a line end.
         controls = head.translate(None, NOT_CONTROL)
         if controls != b"\r\n" * (len(controls) // 2):
             raise HeadSyntaxError("control character or bare line end")

@@ -1,12 +1,12 @@
 """Request heads read by llhttp, Node.js's parser, through the ``httptools`` extra.
 
-One llhttp parser reads head after head as long as each is a message by itself; a head that announces content or an
-upgrade leaves it in the middle of something, one that ends the connection leaves it closed, and a new one takes its
-place.
+One llhttp parser reads head after head as long as each is a complete message. A head that announces content or an
+upgrade leaves the parser in the middle of a message, and one that ends the connection leaves it closed; a new parser
+then takes its place.
 
 llhttp refuses heads that RFC 9110 and the policy allow: methods outside its list (section 9.1 leaves it open), RTSP's
-methods with an HTTP version, a tab after ``chunked``. What it refuses is given to h11, whose word counts, so that both
-parsers serve the same requests. What it accepts too much of, the policy has refused before.
+methods with an HTTP version, a tab after ``chunked``. What it refuses is given to h11, which decides, so that both
+parsers serve the same requests. What it should refuse and does not, the policy has already refused.
 
 Thread: event loop.
 
@@ -36,21 +36,21 @@ class LlhttpHeadParser:
     def __init__(self) -> None:
         self._other = H11HeadParser()
         self._fields: dict[bytes, bytes] = {}
-        # Holds something from the beginning of a head until llhttp has come to the end of its message.
+        # Not empty from the beginning of a head until llhttp has come to the end of its message.
         self._outstanding: list[None] = []
-        # llhttp calls these for every field and at the end of the message. Methods of the containers themselves, and no
-        # frame of Python for each: 0.2 µs less for a browser's ten fields.
+        # llhttp calls these for every field and at the end of the message. As methods of the containers themselves they
+        # need no Python frame: 0.2 µs less for a browser's ten fields.
         self.on_header = self._fields.setdefault
         self.on_message_complete = self._outstanding.clear
         self._parser = httptools.HttpRequestParser(self)
 
     def parse_plain(self, head: bytes, line_count: int) -> Mapping[bytes, bytes]:
         """See :meth:`HeadParser.parse_plain`."""
-        # A message that ended its connection, though not ours, has left the parser closed.
+        # An earlier message, on another connection, may have ended that and so left the parser closed.
         if not self._feed(head) and not self._feed(head):
             raise HeadSyntaxError("refused by llhttp")
         if len(self._fields) != line_count:
-            # Perhaps one message and a part of the next, in the middle of which llhttp is now.
+            # Perhaps a message and a part of the next: llhttp is then in the middle of that.
             self._parser = httptools.HttpRequestParser(self)
             raise HeadSyntaxError("not a field for each line")
         return self._fields
@@ -64,7 +64,7 @@ class LlhttpHeadParser:
         return self._fields.items()
 
     def _feed(self, head: bytes) -> bool:
-        """Have llhttp read a head; tell whether it has accepted it."""
+        """Have llhttp read a head; return whether it has accepted it."""
         self._fields.clear()
         self._outstanding.append(None)
         try:
@@ -82,7 +82,7 @@ class LlhttpHeadParser:
 
 
 class _FieldLines(list[FieldLine]):
-    """All field lines, those with the same name too."""
+    """All field lines, including those that repeat a name."""
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a field line; llhttp calls this."""

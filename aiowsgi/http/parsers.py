@@ -4,10 +4,10 @@ A parser is given one whole head that has passed the raw checks of :mod:`aiowsgi
 lines. It keeps nothing from one head to the next, so that one object serves every connection of a loop and an idle
 connection holds no parser state at all.
 
-What it does not do: content. h11 accepts a megabyte of chunk extension and whitespace after a chunk size, llhttp other
-things; the framing of content is security's first line, and one strict reader (:mod:`aiowsgi.http.content`) for both
-parsers makes "the same bytes are left unread" true by construction. It also hands content over as it came, where h11
-copies it into a ``bytearray``.
+It does not read content. h11 accepts a megabyte of chunk extension and whitespace after a chunk size, llhttp other
+things; the framing of content is the first line of defence, and one strict reader (:mod:`aiowsgi.http.content`) for
+both parsers makes "the same bytes are left unread" true by construction. That reader also hands content over as it
+came, where h11 copies it into a ``bytearray``.
 
 Thread: event loop.
 """
@@ -50,7 +50,7 @@ class HeadParser(Protocol):
             control character but HTAB, and every line ends with CRLF.
 
         Raises:
-            HeadSyntaxError: this is for :meth:`parse`, after the rules.
+            HeadSyntaxError: the head is to be read by :meth:`parse`, after the rules have been applied.
         """
         ...
 

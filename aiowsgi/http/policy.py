@@ -5,9 +5,9 @@ raw bytes of a complete head, *before* a parser may fold or repair anything (h11
 for one); the rules on the meaning of fields are applied to the parser's fields afterwards. Both parsers then accept and
 refuse the same requests.
 
-A usual head keeps all rules on raw bytes, which one match of a pattern, a count of its lines and the parser's own
-strictness tell together, where the rules one by one take two to three times as long. A head of which that cannot be
-said is looked at rule by rule, most often to be refused; a test holds the short way to the rules.
+A usual head keeps all rules on raw bytes. One pattern match, a count of its lines and the parser's own strictness
+together establish that; the rules one by one would take two to three times as long. A head for which they do not is
+checked rule by rule, most often to be refused; a test holds the short way to the rules.
 
 Thread: event loop; holds no state but bounded caches.
 
@@ -28,18 +28,18 @@ from aiowsgi.semantics import TOKEN, TOKEN_CHARACTERS, RequestHead, variable_nam
 
 __all__ = ["RequestPolicy", "is_host", "name_fields"]
 
-# RFC 9112 §3: a server SHOULD answer 501 to a method longer than any that it implements. Registered ones end at 17.
+# RFC 9112 §3: a server SHOULD answer 501 to a method longer than any that it implements. Registered: up to 17 bytes.
 _METHOD_SIZE = 32
 # RFC 9112 §3.2: a target is visible ASCII; "#" never belongs to one.
 _REQUEST_LINE = re.compile(rf"([{TOKEN_CHARACTERS}]+) ([\x21\x22\x24-\x7e]+) HTTP/([0-9])\.([0-9])\r\n".encode("ascii"))
 # The form of a usual head, in which no value ends with whitespace. It searches for one byte at a time, which takes half
-# the instructions of sets of bytes, and leaves to others what is between: names must be tokens, parse_plain() accepts
-# no control character in a value, and with as many fields as line ends nothing is folded, nor part of another message.
-# Possessive: nothing in it could match in two ways, and what does not match costs no more than what does.
+# the instructions of sets of bytes, and leaves what is in between to other checks: names must be tokens, parse_plain()
+# accepts no control character in a value, and if there are as many fields as line ends, nothing is folded or part of
+# another message. Possessive: nothing in it could match in two ways, so a mismatch costs no more than a match.
 _PLAIN_HEAD = re.compile(
     rb"([A-Z]{1,32}+) (/[\x21\x22\x24-\x7e]*+) HTTP/1\.([01])\r\n(?:[^\r][^:]*+:[^\r]*+(?<![ \t])\r\n)*+\r\n"
 )
-# The whitespace around the value is left to strip(): a pattern that leaves it out takes quadratic time.
+# The whitespace around the value is left to strip(): a pattern that excluded it would take quadratic time.
 _FRAMING_LINE = re.compile(rb"\r\n(content-length|transfer-encoding):([^\r]*)")
 # 19 digits hold any 63-bit length; more is over every limit anyway.
 _CONTENT_LENGTH = re.compile(rb"[0-9]+")
@@ -48,8 +48,8 @@ _CONTENT_LENGTH_DIGITS = 19
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?")
 # RFC 3986 §3.2.3 names no bound, but TCP has one, and urllib.parse raises where a program asks for a port beyond it.
 _HIGHEST_PORT = 64 * 1024 - 1
-# Names, and hosts, that are remembered. Arbitrary: enough for what all browsers send; few enough for clients that make
-# each as long as limit_request_field_size lets them.
+# How many names, and hosts, are remembered. Arbitrary: enough for what all browsers send; few enough even if clients
+# make each as long as limit_request_field_size allows.
 _KNOWN_COUNT = 256
 _ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
 
@@ -65,7 +65,7 @@ def _variable_name(field_name: bytes) -> str:
     A name with an underscore would take the place of its twin with a dash: ``X_User`` of ``X-User``.
 
     Raises:
-        Refusal: it is not a token. Both parsers see to that; names are few, so that asking again costs nothing.
+        Refusal: it is not a token. Both parsers check this too; names are few, so checking again costs nothing.
     """
     known = _VARIABLE_NAMES.get(field_name)
     if known is not None:
@@ -74,7 +74,7 @@ def _variable_name(field_name: bytes) -> str:
     if not TOKEN.fullmatch(name):
         raise Refusal(400, "malformed field name")
     if len(_VARIABLE_NAMES) >= _KNOWN_COUNT:
-        # Somebody invents names. Which are usual is soon known again.
+        # A client invents names. The usual ones are soon known again.
         _VARIABLE_NAMES.clear()
     known = _VARIABLE_NAMES[field_name] = "" if "_" in name else variable_name(name)
     return known
@@ -82,13 +82,13 @@ def _variable_name(field_name: bytes) -> str:
 
 @lru_cache(maxsize=_KNOWN_COUNT)
 def is_host(value: str) -> bool:
-    """Tell whether a value is a host with or without a port: RFC 9110 section 7.2."""
+    """Return whether a value is a host with or without a port: RFC 9110 section 7.2."""
     match = _HOST.fullmatch(value)
     if match is None or int(match[2] or 0) > _HIGHEST_PORT:
         return False
     if match[1] is not None:
         try:
-            IPv6Address(match[1])  # urllib.parse raises where a program takes apart a URL with what is none
+            IPv6Address(match[1])  # else urllib.parse raises where a program takes apart a URL with this host
         except ValueError:
             return False
     return True
@@ -120,7 +120,7 @@ def name_fields(field_lines: Iterable[FieldLine]) -> dict[str, str]:
 
 
 def _join_repeated(variables: dict[str, str], repeated: list[tuple[str, str]]) -> None:
-    """Add to ``variables`` what came for a name after its first value."""
+    """Join the further values of repeated names to the first ones, which ``variables`` has."""
     values_of: dict[str, list[str]] = {}
     for name, value in repeated:
         values_of.setdefault(name, [variables[name]]).append(value)
@@ -142,7 +142,7 @@ class RequestPolicy:
         self._field_limit = config.limit_request_field_size
         self._head_limit = config.limit_request_head
         self._body_limit = config.limit_request_body
-        # A head up to this size has nothing in it that is too long.
+        # A head up to this size cannot have anything in it that is too long.
         self._unmeasured_size = min(self._line_limit, self._field_limit, self._head_limit)
 
     @property
@@ -181,7 +181,7 @@ class RequestPolicy:
             return
         if size > self._head_limit or size - buffer.rfind(b"\r\n") - 2 > self._field_limit:
             raise Refusal(431, "request header fields too large")
-        if scanned_size < line_size + 2:  # else an earlier call has
+        if scanned_size < line_size + 2:  # else an earlier call has checked it
             self._check_request_line(bytes(buffer[: line_size + 2]))
 
     def read_plain_head(self, head: bytes, parser: HeadParser) -> RequestHead | None:
@@ -192,7 +192,7 @@ class RequestPolicy:
             parser: reads its fields.
 
         Returns:
-            What :meth:`read_head` would return; or ``None``, and it has to be asked.
+            What :meth:`read_head` would return; or ``None``: then :meth:`read_head` has to be asked.
 
         Raises:
             Refusal: as :meth:`read_head` would.
@@ -235,7 +235,7 @@ class RequestPolicy:
         return self.read_plain_head(head, parser) or self.read_head_by_rules(head, parser)
 
     def read_head_by_rules(self, head: bytes, parser: HeadParser) -> RequestHead:
-        """Read a head as :meth:`read_head` does, looking at every rule by itself."""
+        """Read a head as :meth:`read_head` does, but apply the rules one by one."""
         self.check_head(head)
         method, target, http_version = self._check_request_line(head)
         try:
@@ -360,7 +360,7 @@ class RequestPolicy:
 
 
 def _check_expectation(value: str) -> None:
-    """RFC 9110 section 10.1.1 knows one expectation."""
+    """Refuse any expectation but the only one that RFC 9110 section 10.1.1 defines."""
     if any(part.strip(" \t") != "100-continue" for part in value.lower().split(",")):
         raise Refusal(417, "unknown expectation")
 

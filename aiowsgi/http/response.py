@@ -1,7 +1,7 @@
 """Responses on the wire: the head, chunks, and the gateway's own answers.
 
-Serialised here for both parsers: that alone halves what h11 costs for a request. The functions are pure and run in the
-worker, so that the loop has only to write what they return.
+Serialised here whichever parser is used: that alone halves what a request costs with h11. The functions are pure and
+run in the worker, so that the loop has only to write what they return.
 
 Thread: any.
 
@@ -40,8 +40,8 @@ _NEWER_PHRASES = {413: "Content Too Large", 414: "URI Too Long"}
 # Below this size a chunk is cheaper joined with its framing than sent as three pieces. Arbitrary within a factor of 4.
 _JOIN_SIZE = 16 * 1024
 
-# The second that has been written down, the first time after it, and the text. Replaced whole, so that a thread never
-# sees one's text with another's time.
+# The second that was formatted last, the time at which it ends, and its text. Replaced as a whole, so that no thread
+# sees one second's text with another's times.
 _date: tuple[float, float, str] = (0, 0, "")
 
 
@@ -69,7 +69,7 @@ def frame_response(
         persistent: the gateway would keep the connection.
 
     Returns:
-        What is sent as ``Content-Length``, or ``None`` where there is to be none; whether content is sent in chunks;
+        What is sent as ``Content-Length``, or ``None`` if none is sent; whether content is sent in chunks;
         whether the connection may serve another request afterwards.
 
     Source: RFC 9112 section 6.3; RFC 9110 section 8.6.
@@ -81,7 +81,7 @@ def frame_response(
         elif head.status_code == 204:
             content_length = None
         elif content_length is None and whole_size and head.status_code != 304:
-            # HEAD: what a GET would have been told, where the application handed the content over all the same.
+            # HEAD: what a GET would have been told, if the application handed over the content nevertheless.
             content_length = whole_size
         return content_length, False, persistent
     if content_length is None:
@@ -160,7 +160,7 @@ def refusal_response(refusal: Refusal, method: str | None, server: str, *, retry
 def plain_response(
     status: str, content: bytes, request: RequestHead, *, persistent: bool, content_type: str, server: str
 ) -> bytes:
-    """Return an answer of the gateway's own that is no refusal, and that nobody keeps.
+    """Return an answer of the gateway's own that is not a refusal, and that must not be cached.
 
     Args:
         status: ``"200 OK"``.

@@ -1,4 +1,4 @@
-"""What :class:`~aiowsgi.process.roster.Roster` decides: the workers that it speaks of, and what becomes of them.
+"""The vocabulary of :class:`~aiowsgi.process.roster.Roster`: the workers that it decides about, and its decisions.
 
 Thread: the supervisor's.
 """
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class Phase(enum.Enum):
-    """What a worker is at; :mod:`aiowsgi.process.roster` draws the way."""
+    """The phase that a worker is in; :mod:`aiowsgi.process.roster` draws the transitions."""
 
     STARTING = enum.auto()
     SERVING = enum.auto()
@@ -37,7 +37,7 @@ class Phase(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One process. ``number`` counts all that there ever were; ``deadline`` is for its phase."""
+    """One process. ``number`` counts every worker there has been; ``deadline`` is that of the current phase."""
 
     number: int
     slot: int
@@ -46,7 +46,7 @@ class Worker:
     deadline: float
     phase: Phase = Phase.STARTING
     ready_at: float = 0.0
-    #: What it said of why it cannot start.
+    #: The reason it gave for being unable to start.
     failure: str = ""
     #: Signals sent since it fell silent, the strongest last.
     signals: list[int] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class AskToDrain:
-    """Tell a worker to leave, with so many seconds for its requests; before, it may serve on for ``drain_delay``."""
+    """Tell a worker to leave, with ``seconds`` for its requests; ``serve_on`` adds ``drain_delay`` before that."""
 
     worker: Worker
     seconds: float
@@ -82,7 +82,7 @@ class SendSignal:
 
 @dataclass(frozen=True, slots=True)
 class Lend:
-    """Give a worker the sockets of a slot that nobody serves."""
+    """Give a worker the sockets of a slot that no worker serves."""
 
     worker: Worker
     slot: int
@@ -100,12 +100,12 @@ class StopListening:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Every slot is served, and no reload is under way: after the start, a reload or a change of number."""
+    """Every slot is served, and no reload is under way: after the start, a reload or a change in the worker count."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeepConfiguration:
-    """A reload has failed before any worker served with the new configuration: the old one holds."""
+    """A reload has failed before any worker served with the new configuration: the old one stays in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """All workers are gone; ``failure`` says why if it was not asked for."""
+    """All workers are gone; ``failure`` says why, if nothing asked for the end."""
 
     exit_code: int
     failure: str

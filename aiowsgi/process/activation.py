@@ -15,7 +15,7 @@ _FIRST_DESCRIPTOR = 3
 
 
 def take_passed_descriptors() -> tuple[int, ...]:
-    """Return the descriptors that were passed to this very process; once, since the variables are taken away."""
+    """Return the descriptors that were passed to this very process; only once, since the variables are removed."""
     pid = os.environ.pop("LISTEN_PID", "")
     count = os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)

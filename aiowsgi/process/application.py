@@ -1,6 +1,6 @@
 """From the name of an application to the application: import, attribute, factory, a look at the outcome.
 
-Whatever can be told before the first request is told here, in one sentence that names the culprit.
+Whatever can be found wrong before the first request is reported here, in one sentence that names the culprit.
 
 Thread: the main thread.
 
@@ -33,7 +33,7 @@ __all__ = ["load_application"]
 APPLICATION_NAMES = ("application", "app")
 FACTORY_NAMES = ("create_app", "make_app")
 
-# More arguments than any signature names: what takes so many takes any number.
+# More arguments than any signature names: a callable that takes this many takes any number.
 MANY = 1000
 
 _MISSING: Any = object()
@@ -52,8 +52,8 @@ def load_application(text: str, *, factory: bool = False) -> WSGIApplication:
             ``create_app`` or ``make_app`` in it.
 
     Raises:
-        ApplicationImportError: naming what is missing or wrong; where the application's own code raised, that
-            exception is the cause, its traceback beginning in the application.
+        ApplicationImportError: naming what is missing or wrong; if the application's own code raised, its
+            exception is the cause, with a traceback that begins in the application.
     """
     reference = parse_reference(text, factory=factory)
     make_importable(working_folder())
@@ -163,7 +163,7 @@ def _does_not_fit(name: str, factory: Any, call: Call, error: TypeError) -> str:
 def _check(name: str, target: Any) -> None:
     """Refuse what cannot be a WSGI application.
 
-    A signature is believed only where it is the code's own: a decorator often shows that of its inside.
+    Only the callable's own signature is believed: a decorator often shows that of the function it wraps.
     """
     if not callable(target):
         hint = "; name the application in it" if isinstance(target, ModuleType) else ""
@@ -201,7 +201,7 @@ def _parameters(target: Any) -> list[str]:
 
 
 def _takes(target: Any, count: int) -> bool:
-    """Whether a function or class takes so many positional arguments; true where that cannot be known."""
+    """Whether a function or class takes ``count`` positional arguments; true if that cannot be known."""
     if not (inspect.isfunction(target) or inspect.ismethod(target) or inspect.isclass(target)):
         return True
     try:
@@ -214,7 +214,7 @@ def _takes(target: Any, count: int) -> bool:
 
 
 def _needs_nothing(target: Any) -> bool:
-    """Whether a function or class has defaults for all that it takes, as factories have and applications have not."""
+    """Whether a function or class has defaults for all its parameters, as factories do and applications do not."""
     if not _takes(target, 0) or _takes(target, MANY):
         return False
     return not {"environ", "env", "start_response"} & set(_parameters(target))

@@ -1,4 +1,4 @@
-"""The flags of the command line: those of the options, their aliases, and other servers' that are answered with advice.
+"""The command line's flags: those of the options, their aliases, and other servers' flags, answered with advice.
 
 Every value is taken as text, so that the problems of flags, file and variables are reported together.
 
@@ -29,7 +29,7 @@ METAVARS = {
     Kind.MODE: "MODE",
     Kind.SHARE: "SHARE",
 }
-# What says more than its kind.
+# Those that say more than the option's kind.
 OWN_METAVARS = {
     "app": "APP",
     "bind": "ADDRESS",
@@ -44,7 +44,7 @@ OWN_METAVARS = {
     "uds": "PATH",
 }
 
-# Parameters of click's are named as options are; those of aliases and of other servers have a prefix.
+# click's parameters have the options' names; those for aliases and for other servers' flags have a prefix.
 ALIAS = "alias__"
 ELSEWHERE = "elsewhere__"
 
@@ -69,10 +69,10 @@ def flag_parameters() -> list[click.Option]:
 
 
 def given_flags(parameters: Mapping[str, Any]) -> tuple[list[Given], list[str]]:
-    """Tell what the flags say, and what is wrong with those of other servers.
+    """Return what the flags say, and a problem for each flag of another server.
 
     Args:
-        parameters: what click has read; ``None`` and ``()`` were not given.
+        parameters: what click has read; ``None`` and ``()`` mean that the flag was not given.
     """
     given, problems = [], []
     for name, value in parameters.items():
@@ -91,7 +91,7 @@ def given_flags(parameters: Mapping[str, Any]) -> tuple[list[Given], list[str]]:
 
 
 def _parts(name: str, value: Any) -> Any:
-    """Read a flag's lists as variables are read, and as help writes them: with commas."""
+    """Split the texts of a list flag at commas, as variables are split and as the help writes them."""
     if name not in _LISTS:
         return value
     return tuple(part.strip() for text in value for part in text.split(",") if part.strip())

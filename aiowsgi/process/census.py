@@ -1,4 +1,4 @@
-"""Asking all workers the same, for their figures or reports, and gathering what they tell.
+"""Asking all workers the same question, for their figures or reports, and gathering the answers.
 
 Thread: the supervisor's.
 """
@@ -13,20 +13,20 @@ from aiowsgi.process.messages import Message
 
 __all__ = ["Census", "Censuses", "Told"]
 
-# For workers to tell; one whose loop is stuck does not.
+# How long workers have to answer; one whose loop is stuck does not.
 _SECONDS = 2.0
 
-#: By the worker's number.
+#: Answers, by the worker's number.
 Told = dict[int, Any]
 
 
 class Census:
-    """Gathers what several workers tell, until all have told or time is up.
+    """Gathers the answers of several workers, until all have answered or time is up.
 
     Args:
         numbers: of the workers that were asked.
         deadline: when to do without the rest.
-        done: called with what was told by worker, once.
+        done: called once, with the answers.
     """
 
     def __init__(self, numbers: Iterable[int], deadline: float, done: Callable[[Told], object]) -> None:
@@ -37,13 +37,13 @@ class Census:
         self.closed = False
 
     def add(self, number: int, told: Any) -> None:
-        """A worker has told."""
+        """A worker has answered."""
         if number in self._missing:
             self._told[number] = told
         self.leave_out(number)
 
     def leave_out(self, number: int) -> None:
-        """A worker has told, or will not."""
+        """A worker has answered, or never will."""
         self._missing.discard(number)
         self.tick(self.deadline if not self._missing else float("-inf"))
 
@@ -55,19 +55,19 @@ class Census:
 
 
 class Censuses:
-    """All that are under way; a worker's answer says which it is for, as ``census``."""
+    """All censuses under way; a worker's answer says which one it is for, as ``census``."""
 
     def __init__(self) -> None:
         self._open: dict[int, Census] = {}
         self._count = 0
 
     def begin(self, numbers: Iterable[int], now: float, done: Callable[[Told], object]) -> int:
-        """Expect answers; return the census's number, for the question.
+        """Expect answers; return the census's number, to be sent with the question.
 
         Args:
             numbers: of the workers that are asked.
             now: the time.
-            done: called with what they have told, once; of nobody at the next :meth:`tick`.
+            done: called once, with what they have told; if nobody is asked, at the next :meth:`tick`.
         """
         self._count += 1
         number = self._count
@@ -80,7 +80,7 @@ class Censuses:
         return number
 
     def add(self, number: int, message: Message, told: Any) -> None:
-        """A worker has told something, perhaps too late."""
+        """A worker has answered, perhaps too late."""
         census = self._open.get(message.get("census", 0))
         if census is not None:
             census.add(number, told)

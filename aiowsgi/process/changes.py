@@ -1,4 +1,4 @@
-"""Files that are watched, and word of those that have changed, by watchfiles where it is installed, else by times.
+"""Watching files, and reporting those that have changed: with watchfiles if it is installed, else by file times.
 
 Thread: event loop; watchfiles waits in a thread of anyio's.
 
@@ -26,9 +26,9 @@ __all__ = ["Watched", "watch", "watcher_name", "what_to_watch"]
 
 Changed = Callable[[Sequence[str]], object]
 
-# Between two looks at the files' times. Arbitrary: soon enough for who saves and switches to the browser.
+# Between two looks at the files' times. Arbitrary: soon enough for someone who saves and switches to the browser.
 STAT_SECONDS = 0.5
-# Folders that change without the code changing, beside those whose names begin with a dot.
+# Folders that change without the code changing, besides those whose names begin with a dot.
 IGNORED_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages"})
 
 
@@ -40,9 +40,9 @@ class Watched:
     """What is watched; all paths are absolute and real.
 
     Args:
-        folders: those whose files count if a pattern takes them, with all that is below.
-        extra_folders: those whose files count whatever they are called.
-        files: that count by themselves.
+        folders: whose files, and those in the folders below, count if a pattern matches them.
+        extra_folders: whose files, and those below, count whatever their names.
+        files: single files that count.
         include: patterns of names, or of the ends of paths.
         exclude: patterns of what does not count in ``folders``.
     """
@@ -81,7 +81,7 @@ def what_to_watch(config: Config, files: Iterable[Path] = ()) -> Watched:
     """Read the options; the folders are ``reload_dir``, or the current one and those of ``pythonpath``.
 
     Raises:
-        StartupError: something that is to be watched is not there.
+        StartupError: something that is to be watched does not exist.
     """
     folders = [_real(folder) for folder in config.reload_dir]
     for folder in folders:
@@ -112,7 +112,7 @@ def _expanded(text: str) -> list[str]:
 
 
 def watcher_name() -> str:
-    """What :func:`watch` watches with, for people."""
+    """What :func:`watch` uses, for people."""
     return "watchfiles" if _has_watchfiles() else "file times; install the extra 'reload' for less work and delay"
 
 
@@ -125,14 +125,14 @@ async def watch(watched: Watched, changed: Changed) -> None:
     if _has_watchfiles():
         try:
             await _watch_events(watched, changed)
-        except* (OSError, RuntimeError) as group:  # the system's limit of watches, for one
+        except* (OSError, RuntimeError) as group:  # such as the system's limit on watches
             _logger.warning("watchfiles cannot watch, file times are looked at instead: %s", group.exceptions[0])
     await _watch_times(watched, changed)
 
 
 async def _watch_events(watched: Watched, changed: Changed) -> None:
     folders = {*watched.folders, *watched.extra_folders}
-    # A file that an editor replaces is seen in its folder only.
+    # When an editor replaces a file, only a watch on its folder shows that.
     beside = {os.path.dirname(file) for file in watched.files}
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
@@ -141,7 +141,7 @@ async def _watch_events(watched: Watched, changed: Changed) -> None:
         try:
             await anyio.sleep_forever()
         finally:
-            stop.set()  # watchfiles looks at nothing else while it waits, be it cancelled
+            stop.set()  # nothing else ends watchfiles' wait, not even cancellation
 
 
 async def _watch_folders(
@@ -150,7 +150,7 @@ async def _watch_folders(
     present = sorted(filter(os.path.isdir, folders))
     if not present:
         return
-    # Not by an import statement: those who do not have it check their types without it.
+    # Not an import statement: types can then be checked where it is not installed.
     watchfiles: Any = importlib.import_module("watchfiles")
 
     def counts(change: object, path: str) -> bool:
@@ -174,12 +174,12 @@ async def _watch_times(watched: Watched, changed: Changed) -> None:
 
 
 def _times(watched: Watched) -> dict[str, tuple[int, int, int]]:
-    """What tells one state of the files from another."""
+    """What distinguishes one state of the files from another."""
     times = {}
     for path in {*watched.files, *_files(watched)}:
         try:
             stat = os.stat(path)
-        except OSError:  # removed meanwhile, or not there yet
+        except OSError:  # removed in the meantime, or not there yet
             continue
         times[path] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
     return times

@@ -1,8 +1,8 @@
 """The command line: ``aiowsgi [OPTIONS] APP``, and the commands of :mod:`aiowsgi.process.commands`.
 
 Its options are those of :class:`~aiowsgi.config.Config`, taken as text, so that every problem of flags, file and
-variables is reported at once. Whatever keeps the server from starting is told in a message, without a
-traceback of ours, and the exit code is then 3.
+variables is reported at once. Whatever keeps the server from starting is reported in a message, without a
+traceback of the server's own code, and the exit code is then 3.
 
 Thread: the main thread.
 """
@@ -47,9 +47,9 @@ APP is one of
 
 NOTES = """\b
 Sizes are bytes, or as in 512K, 10M, 1G; durations are seconds, or as in 500ms, 2m, 1h.
-Options may stand in aiowsgi.toml (queue_size = 50), else under [tool.aiowsgi] in pyproject.toml,
-and in a variable (AIOWSGI_QUEUE_SIZE=50), which wins over the file; a flag wins over both.
-SIGTERM and SIGINT let running requests finish; a second one ends at once.
+Options can be set in aiowsgi.toml (queue_size = 50), else under [tool.aiowsgi] in pyproject.toml,
+or in a variable (AIOWSGI_QUEUE_SIZE=50), which wins over the file; a flag wins over both.
+SIGTERM lets running requests finish, SIGINT for a second; a second signal ends the server immediately.
 """
 
 GROUPS = {item.name: item.group for item in OPTIONS}
@@ -99,7 +99,7 @@ def _fail(*messages: str) -> NoReturn:
 
 
 def _serve(app_argument: str | None, config: str | None, check_config: bool, print_config: bool, **flags: Any) -> bool:
-    """What the command does with its parsed arguments; tell whether it has served."""
+    """Carry out the command with its parsed arguments; return whether it has served."""
     given, problems = given_flags(flags)
     if app_argument:
         given.append(Given("app", app_argument, "APP"))
@@ -173,9 +173,9 @@ command = _GroupedCommand(
         click.Option(
             ["--check-config"],
             is_flag=True,
-            help="Check the configuration, import the application, and exit: 0 where both are good, else 3.",
+            help="Check the configuration, import the application, and exit: 0 if both are good, else 3.",
         ),
-        click.Option(["--print-config"], is_flag=True, help="Show every option, who has set it, and exit."),
+        click.Option(["--print-config"], is_flag=True, help="Show every option and where it was set, and exit."),
         click.Option(
             ["--version"],
             is_flag=True,
@@ -188,7 +188,7 @@ command = _GroupedCommand(
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
-        # gunicorn has one flag with an underscore in it; others are typed so by mistake.
+        # One of gunicorn's flags has an underscore in it; others are typed with one by mistake.
         "token_normalize_func": lambda flag: flag.replace("_", "-"),
     },
 )

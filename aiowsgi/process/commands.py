@@ -1,6 +1,6 @@
-"""The words that may stand in the place of an application: ``aiowsgi migrate gunicorn.conf.py``.
+"""The commands, given in place of an application: ``aiowsgi migrate gunicorn.conf.py``.
 
-A word of this table is a command where it is the first argument, and nothing else. A module of that name is served as
+As the first argument, a word of this table is always the command. A module of the same name is served as
 ``migrate:application``, as ``./migrate.py``, or behind a flag: ``aiowsgi --app migrate``.
 
 Thread: the main thread.
@@ -15,14 +15,14 @@ import click
 
 __all__ = ["COMMANDS", "load_command", "module_hint"]
 
-#: Name to the place of its :class:`click.Command`, which is imported only when it is called, and its line in the help.
+#: Name to where its :class:`click.Command` is, which is imported only when called, and its line in the help.
 COMMANDS = {
     "migrate": ("aiowsgi.process.migrate:command", "Translate gunicorn's configuration file."),
-    "top": ("aiowsgi.process.top:command", "Show what a server does, anew every second."),
+    "top": ("aiowsgi.process.top:command", "Show what a server is doing, refreshed every second."),
     "stats": ("aiowsgi.process.control:stats", "Print a server's figures."),
-    "stacks": ("aiowsgi.process.control:stacks", "Print what every thread of a server does."),
+    "stacks": ("aiowsgi.process.control:stacks", "Print what every thread of a server is doing."),
     "reload": ("aiowsgi.process.control:reload", "Have a server's workers replaced one by one."),
-    "drain": ("aiowsgi.process.control:drain", "Let a server's requests end, and the server with them."),
+    "drain": ("aiowsgi.process.control:drain", "Let a server's requests finish, then end it."),
     "ping": ("aiowsgi.process.ping:command", "Ask a server whether it is well: a container's health check."),
 }
 

@@ -1,6 +1,6 @@
-"""The commands that look into a server that runs: ``aiowsgi stats`` and ``stacks``; or tell it: ``reload``, ``drain``.
+"""The commands that look into a running server, ``aiowsgi stats`` and ``stacks``, or control it: ``reload``, ``drain``.
 
-They speak with its control socket (``--control unix:PATH``), be it one process or a supervisor with its workers.
+They talk to its control socket (``--control unix:PATH``), whether it is one process or a supervisor with workers.
 
 Thread: the main thread.
 """
@@ -28,7 +28,7 @@ __all__ = ["ControlError", "drain", "query", "reload", "stacks", "stats"]
 
 VARIABLE = "AIOWSGI_CONTROL"
 
-# A port with or without its host, or a URL; a path may have a colon in it, but hardly so.
+# A port with or without a host, or a URL; a path may contain a colon, but hardly in this form.
 _OTHER_ADDRESS = re.compile(r"[a-z]+://|[^/]*:[0-9]+$")
 
 _NOT_RELOADED = 1
@@ -49,7 +49,7 @@ def query(address: str, path: str, *, order: bool = False, timeout: float = 10.0
     Args:
         address: ``unix:PATH``, or a path.
         path: what is asked for.
-        order: it is something to be done.
+        order: the path is an order, not a question.
         timeout: seconds for each step.
 
     Raises:
@@ -85,7 +85,7 @@ def _socket_path(address: str) -> str:
 
 
 def figures_of(told: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the figures of what a worker has told, without what is no figure."""
+    """Return the figures in a worker's answer, without its other fields."""
     return {group: values for group, values in told.items() if isinstance(values, dict)}
 
 
@@ -99,7 +99,7 @@ def _command(name: str, help: str) -> Callable[[Callable[..., None]], click.Comm
 
 
 @_command("stats", "Print the figures of a server: connections, requests, threads, waiting times.")
-@click.option("--json", "as_json", is_flag=True, help="All of them, of each worker, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="All figures of each worker, as JSON.")
 def stats(address: str, as_json: bool) -> None:
     """Do what the help says."""
     answers = query(address, "/stats")
@@ -117,7 +117,7 @@ def _by_number(item: tuple[str, Any]) -> int:
     return int(item[0])
 
 
-@_command("stacks", "Print what every thread of a server does, and the request that it serves.")
+@_command("stacks", "Print what every thread of a server is doing, and the request that it serves.")
 def stacks(address: str) -> None:
     """Do what the help says."""
     for number, told in sorted(query(address, "/stacks")["workers"].items(), key=_by_number):
@@ -135,7 +135,7 @@ def reload(address: str, no_wait: bool, timeout: float) -> None:
     """Do what the help says."""
     answers = query(address, "/reload", order=True)
     click.echo(answers["done"])
-    # One process alone has done it by now.
+    # A process without a supervisor has already done it.
     if no_wait or "under_way" not in answers:
         return
     outcome = _outcome_of_reload(address, timeout)
@@ -147,7 +147,7 @@ def reload(address: str, no_wait: bool, timeout: float) -> None:
 
 
 def _outcome_of_reload(address: str, timeout: float) -> Answers:
-    """Wait for the end of a reload, in the course of which every worker that can be asked leaves."""
+    """Wait for the end of a reload, during which every worker that could be asked leaves."""
     end = time.monotonic() + timeout
     while (rest := end - time.monotonic()) > 0:
         try:
@@ -165,7 +165,7 @@ def _outcome_of_reload(address: str, timeout: float) -> Answers:
     return {"reload": "under way", "text": f"it has not ended within {timeout:g} s"}
 
 
-@_command("drain", "Let a server's requests end, and the server with them, as SIGTERM does.")
+@_command("drain", "Let a server's requests finish, then end it, as SIGTERM does.")
 def drain(address: str) -> None:
     """Do what the help says."""
     click.echo(query(address, "/drain", order=True)["done"])

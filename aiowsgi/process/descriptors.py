@@ -1,4 +1,4 @@
-"""The file descriptors of a process: the three that every one has, and how many there may be.
+"""The file descriptors of a process: the three that every process has, and how many it may have.
 
 Thread: the main thread, before serving.
 
@@ -18,13 +18,13 @@ _LAST_STANDARD = 2
 def open_standard_descriptors() -> None:
     """Open ``/dev/null`` in the place of each standard descriptor that is closed.
 
-    The next file or socket would get its number: the event loop's own pipes, which lines of the log were then written
-    into, and which uvloop does not close.
+    Otherwise the next file or socket would get its number: for instance the event loop's own pipes, into which lines of
+    the log would be written, and which uvloop does not close.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
-        os.set_inheritable(descriptor, True)  # as the others are: workers and the application's children have it
+        os.set_inheritable(descriptor, True)  # like the others: for workers and the application's children
     os.close(descriptor)
-    # Python has None for what was closed when it started; whoever writes there need not know.
+    # Python sets a stream to None if its descriptor was closed at startup; code that writes to it need not care.
     if sys.stdin is None:
         sys.stdin = os.fdopen(0, closefd=False)
     if sys.stdout is None:

@@ -1,11 +1,11 @@
-"""What ends a server, and what follows from it: the first signal, a second one, and orders that are no signal.
+"""What ends a server, and how: the first signal, a second one, and orders that are not signals.
 
-An order is ``aiowsgi drain``, or a terminal that is closed. A deployment gives it and then sends SIGTERM, as systemd
-does after ``ExecStop=`` and Kubernetes after ``preStop``; several people may give it. So it begins a drain or finds one
-under way, and so does the first signal; only a second signal ends all at once.
+An order is ``aiowsgi drain``, or the closing of the terminal. A deployment may give an order and then send SIGTERM, as
+systemd does after ``ExecStop=`` and Kubernetes after ``preStop``; several people may give one. So an order, like the
+first signal, begins a drain or joins one under way; only a second signal ends everything immediately.
 
 One signal may arrive twice: timeout(1) sends it to its child and then to the group that the child is in, and a terminal
-or a script of a container does the like. So the same signal within half a second of the first is that one.
+or a container's script does the like. So the same signal within half a second of the first counts as the first.
 
 Thread: the main thread.
 """
@@ -20,10 +20,10 @@ from collections.abc import Callable
 
 __all__ = ["END_SIGNALS", "QUICK_SECONDS", "Ending", "Step"]
 
-#: What SIGINT and SIGQUIT leave to requests. Arbitrary: what is nearly done is done.
+#: What SIGINT and SIGQUIT leave to requests. Arbitrary: enough for those that are nearly done.
 QUICK_SECONDS = 1.0
 
-# Arbitrary: programs that send one signal twice take microseconds, and people who mean two of them longer than this.
+# Arbitrary: programs that send a signal twice take microseconds; people who mean two signals take longer than this.
 _ECHO_SECONDS = 0.5
 
 END_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGQUIT") if hasattr(signal, name))
@@ -32,17 +32,17 @@ END_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIG
 class Step(enum.Enum):
     """What is to be done."""
 
-    DRAIN = enum.auto()  # requests may end
-    HASTEN = enum.auto()  # they may for QUICK_SECONDS, whether a drain is under way or not
+    DRAIN = enum.auto()  # let requests finish
+    HASTEN = enum.auto()  # let them, for QUICK_SECONDS, whether or not a drain is under way
     GO_ON = enum.auto()  # with what is under way
-    FORCE = enum.auto()  # ends all at once
+    FORCE = enum.auto()  # end everything immediately
 
 
 class _State(enum.Enum):
     """How far the end of a server has come."""
 
     SERVING = enum.auto()
-    ORDERED = enum.auto()  # to end, by no signal so far
+    ORDERED = enum.auto()  # to end, though not by a signal yet
     SIGNALLED = enum.auto()
 
 
@@ -68,23 +68,23 @@ _STEPS = {
 
 
 class Ending:
-    """What is to be done at each thing that asks for the end of a server.
+    """Decides what to do each time something asks for the end of a server.
 
     Args:
-        logger: is told what has asked for it.
-        clock: seconds, which only grow.
+        logger: records what has asked.
+        clock: monotonic, in seconds.
     """
 
     def __init__(self, logger: logging.Logger, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
         self._clock = clock
         self._first_signal = 0
-        # Until when it may arrive again.
+        # Until when that signal may arrive again without counting.
         self._echo_end = 0.0
         self._state = _State.SERVING
 
     def ordered(self, name: str) -> Step:
-        """Take an order, which may be the first thing or come after any other."""
+        """Take an order, whether it comes first or after other orders and signals."""
         self._logger.info("%s: running requests may finish", name)
         return self._take(_Event.ORDER)
 

@@ -1,8 +1,8 @@
 """The folder that a process works in, and those that it imports from.
 
-Folders are kept by their names, and entered again for every worker: a link such as ``current`` leads to another release
-by then, and the one before may be gone. ``PWD`` is kept in step, as a shell's ``cd`` does, for whoever asks for the
-name: :func:`~aiowsgi.configuration.folder.working_folder`.
+Folders are remembered by name, and entered again for every worker: by then a link such as ``current`` may lead to
+another release, and the previous one may be gone. ``PWD`` is kept in step, as a shell's ``cd`` does, for code that asks
+for the name: :func:`~aiowsgi.configuration.folder.working_folder`.
 
 Thread: the main thread, before the application is imported; later the supervisor's.
 """
@@ -22,7 +22,7 @@ __all__ = ["Folders"]
 
 
 class Folders:
-    """Those of a process, from where it was started.
+    """The folders of a process, seen from where it was started.
 
     Raises:
         StartupError: the working folder is gone.
@@ -31,24 +31,24 @@ class Folders:
     def __init__(self) -> None:
         self._start = working_folder()
         self._entered: os.stat_result | None = None
-        with contextlib.suppress(PermissionError):  # sudo leaves a process where its user could not go
+        with contextlib.suppress(PermissionError):  # sudo may leave a process in a folder that its user cannot enter
             self._entered = os.stat(os.curdir)
         self._added: list[str] = []
-        # ``python -m`` has put it there without the link in its name.
+        # ``python -m`` has put the folder there with the links in its name resolved.
         resolved = os.getcwd()
         sys.path[:] = [self._start if entry == resolved else entry for entry in sys.path]
 
     def enter(self, config: Config) -> None:
-        """Change to ``chdir``, or to the start's folder, and make those of ``pythonpath`` importable, the first first.
+        """Change to ``chdir``, or back to the first folder, and make those of ``pythonpath`` importable, in that order.
 
-        Done again it changes nothing, unless a name stands for another folder than before: it stays where hooks and an
-        application that was preloaded have changed to.
+        A further call changes nothing, unless a name now leads to another folder: the process stays where hooks or a
+        preloaded application have changed to.
 
         Raises:
             StartupError: the folder cannot be changed to.
         """
         try:
-            # Joined and no more: what .. means where there are links is for the system to say.
+            # Joined, but not normalized: what .. means after a link is for the system to say.
             folder = os.path.join(self._start, config.chdir or "")
             if self._entered is None or not os.path.samestat(os.stat(folder), self._entered):
                 os.chdir(folder)
@@ -69,7 +69,7 @@ class Folders:
         before = set(sys.path)
         if config.pythonpath:
             folder = working_folder()
-            make_importable(folder)  # which comes after them
+            make_importable(folder)  # after those of pythonpath
             # gunicorn separates them with commas, Python with colons.
             texts = ",".join(config.pythonpath).replace(os.pathsep, ",")
             for part in reversed([part for part in texts.split(",") if part]):
@@ -78,6 +78,6 @@ class Folders:
 
 
 def _joined(folder: str, name: str) -> str:
-    """The name of a folder within another; without the links in it where that has to go up from one."""
+    """The name of a folder within another; if it contains ``..``, with the links in it resolved."""
     path = os.path.join(folder, name)
     return os.path.realpath(path) if os.pardir in path.split(os.sep) else os.path.normpath(path)

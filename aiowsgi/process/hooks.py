@@ -1,8 +1,8 @@
-"""The hooks of the configuration: functions of the deployer's, called as processes come and go.
+"""The configured hooks: the deployer's functions, called as processes come and go.
 
-``on_starting`` and ``on_exit`` belong to the process that was started, the others to each worker; where one process
-does all, it calls all. What has begun is ended: ``on_exit`` follows every ``on_starting``, and ``worker_exit`` every
-``worker_init``, that did not fail, unless the process is killed.
+``on_starting`` and ``on_exit`` belong to the process that was started, the others to each worker; a single process
+calls all of them. They come in pairs: unless the process is killed, ``on_exit`` follows every ``on_starting``, and
+``worker_exit`` every ``worker_init``, that did not fail.
 
 Thread: the main thread; ``worker_ready`` and ``worker_exit`` while its event loop waits for them.
 """
@@ -30,7 +30,7 @@ SERVER_HOOKS = ("on_starting", "on_exit")
 #: Of each worker.
 WORKER_HOOKS = ("worker_init", "worker_ready", "worker_exit")
 
-# Nothing could start without what these prepare.
+# The server cannot start without what these prepare.
 _FATAL = frozenset({"on_starting", "worker_init"})
 
 _logger = logging.getLogger("aiowsgi.error")
@@ -44,8 +44,8 @@ class HookInfo:
         hook: its name: ``worker_init``.
         config: every setting.
         pid: of this process.
-        worker: the worker's number, from 1; ``None`` in the process that was started, where that does not serve.
-        urls: where it listens; empty before that.
+        worker: the worker's number, from 1; ``None`` in the process that was started, whether or not it serves.
+        urls: where it listens, for ``worker_ready``; empty for the others.
     """
 
     hook: str
@@ -56,11 +56,11 @@ class HookInfo:
 
 
 class Hooks:
-    """Those of one process.
+    """The hooks of one process.
 
     Args:
-        config: names them.
-        names: those that this process calls; they are imported now.
+        config: names the functions.
+        names: the hooks that this process calls; they are imported now.
         worker: the worker's number.
 
     Raises:
@@ -81,7 +81,7 @@ class Hooks:
         """Call a hook, if there is one.
 
         Raises:
-            HookError: ``on_starting`` or ``worker_init`` raised; of the others it is logged.
+            HookError: ``on_starting`` or ``worker_init`` raised; what the others raise is logged.
         """
         function = self._functions.get(name)
         if function is None:
@@ -99,7 +99,7 @@ class Hooks:
 
     @contextlib.contextmanager
     def around(self, begin: str, end: str) -> Iterator[None]:
-        """Call one hook, and the other in the end if the first did not fail.
+        """Call one hook before a block, and the other after it if the first did not fail.
 
         Raises:
             HookError: as :meth:`call`.

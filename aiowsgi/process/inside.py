@@ -1,9 +1,10 @@
-"""What a supervisor lets others see of its workers: their metrics, added up, and whatever the control socket is asked.
+"""What a supervisor lets others see of its workers: their summed metrics, and answers at the control socket.
 
-The supervisor listens, and hands the sockets to every worker: whichever accepts a connection answers it, and asks the
-supervisor for what all of them say. So there is one HTTP server in this package, and none here.
+The supervisor listens, and hands the sockets to every worker: whichever accepts a connection asks the supervisor for
+all workers' answers, and replies. So there is only one HTTP server in this package, and it is not here.
 
-Counters never go back: what a worker has counted stays when it is gone, as it was last told; each tells it at its end.
+Counters never go back: when a worker is gone, its counts stay as it last reported them; each reports once more as it
+ends.
 
 Thread: the supervisor's.
 """
@@ -25,7 +26,7 @@ __all__ = ["Inside"]
 
 
 class Inside:
-    """The sockets for those who look inside, and the sum of what workers have told.
+    """The sockets for those who look inside, and the sum of what workers have reported.
 
     Args:
         config: ``metrics_bind`` and ``control`` say where to listen.
@@ -35,7 +36,7 @@ class Inside:
     """
 
     def __init__(self, config: Config) -> None:
-        #: What listens, by what is told there.
+        #: Listening sockets, by what is served there: ``metrics`` or ``control``.
         self.sockets: dict[str, list[socket.socket]] = {}
         self._ended = Snapshot()
         self._told: dict[int, Snapshot] = {}
@@ -65,7 +66,7 @@ class Inside:
         self.sockets.clear()
 
     def worker_started(self, number: int, slot: int) -> None:
-        """A worker takes a slot, perhaps another one's."""
+        """A worker takes a slot, perhaps one that had another worker."""
         self._telling.add(number)
         if slot in self._slots:
             self._restart_count += 1
@@ -92,7 +93,7 @@ class Inside:
             self._ended = summed([self._ended, told.without_gauges()])
 
     def metrics(self) -> dict[str, Any]:
-        """Return what all workers have told, those that are gone included, as one."""
+        """Return the sum of what all workers have reported, including those that are gone."""
         total = summed([self._ended, *self._told.values()])
         total.counters["worker_restarts"] = self._restart_count
         return total.as_fields()

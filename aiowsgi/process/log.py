@@ -1,6 +1,7 @@
-"""The log of a process that serves: records of the ``aiowsgi`` loggers go to standard error, a line or an object each.
+"""The log of a process that serves: each record of the ``aiowsgi`` loggers goes to standard error, as text or JSON.
 
-A thread of its own writes them: whoever logs, the event loop most of all, never waits for a pipe that nobody reads.
+A dedicated thread writes them: a thread that logs, above all the event loop's, never waits for a pipe that nobody
+reads.
 
 Thread: the main thread, before serving; :class:`WriterHandler` any.
 
@@ -39,7 +40,7 @@ __all__ = [
 
 LOGGERS = ("aiowsgi", "aiowsgi.error", "aiowsgi.access", "aiowsgi.supervisor")
 
-# What standard error has to take the last lines.
+# Time that standard error has to take the last lines.
 _FLUSH_SECONDS = 1.0
 
 
@@ -68,10 +69,10 @@ class WriterHandler(logging.Handler):
 
 
 def configure_logs(config: Config) -> Config:
-    """Say where the logs of a process go that does nothing else; once the application is imported.
+    """Set up the logs of a process that only serves; to be called once the application is imported.
 
     Returns:
-        The configuration, in which the access log has a file, if it is on and nobody else has said where it goes.
+        The configuration, with a file for the access log if that is on and nothing else says where it goes.
 
     Raises:
         ConfigError: as :func:`load_log_config`.
@@ -92,7 +93,7 @@ def configure_logging(level: str, log_format: str = "text", *, keep_root: bool =
     Args:
         level: the least severe level that is logged, as ``Config.log_level`` spells it.
         log_format: ``"text"`` or ``"json"``.
-        keep_root: the root logger's handlers say where records go, and its configuration which; see
+        keep_root: the root logger's handlers decide where records go, and its configuration which of them; see
             :func:`load_log_config`.
     """
     for name in LOGGERS:
@@ -124,13 +125,13 @@ def flush_logs() -> None:
 
 
 def load_log_config(config: Config) -> bool:
-    """Configure logging from the file that ``--log-config`` names; tell whether there is one.
+    """Configure logging from the file that ``--log-config`` names; return whether it names one.
 
     TOML and JSON hold a dictionary of :func:`logging.config.dictConfig`, in which ``version`` may be left out and
     ``disable_existing_loggers`` is false unless it says otherwise. Any other file is read as ini.
 
     Raises:
-        ConfigError: the file cannot be read, or what it says not be done.
+        ConfigError: the file cannot be read, or what it says cannot be done.
     """
     if config.log_config is None:
         return False
@@ -151,8 +152,8 @@ def load_log_config(config: Config) -> bool:
 
 @contextlib.contextmanager
 def log_files_untouched() -> Iterator[None]:
-    """Have the handlers of :mod:`logging` look whether they could open their files, and make, empty or write none."""
-    # The one method that all of them open files with, also those that a configuration derives from them.
+    """Have :mod:`logging`'s handlers check that they could open their files, without creating or changing any."""
+    # The one method with which all of them open files, including classes that a configuration derives from them.
     original = logging.FileHandler._open
     logging.FileHandler._open = _open_nothing  # type: ignore[method-assign,assignment]  # a method for a moment
     try:

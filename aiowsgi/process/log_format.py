@@ -1,7 +1,7 @@
 """How records of this package look: a line for people, or an object of JSON.
 
-Messages hold what clients sent, and what applications say of it. Neither can begin a record of its own: control
-characters are escaped, and all lines but a record's first are indented.
+Messages contain what clients sent, and what applications say about it. Neither can fake a record: control characters
+are escaped, and all lines but a record's first are indented.
 
 Thread: any.
 
@@ -20,7 +20,7 @@ __all__ = ["JSONFormatter", "LineFormatter"]
 FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S %z"
 
-# Control characters of ASCII and Latin-1, what Unicode counts as a line end, and the marks that turn text around.
+# Control characters of ASCII and Latin-1, Unicode's line ends, its marks that change text direction, and surrogates.
 _HARMFUL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _INDENT = "    "
 
@@ -39,7 +39,7 @@ class LineFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own
         """See :class:`logging.Formatter`."""
         first, *others = super().formatMessage(record).split("\n")
-        # A line that begins with a space is in its place.
+        # A line that begins with a space is indented already.
         others = [line if line.startswith(" ") else _INDENT + line for line in others]
         return "\n".join(_HARMFUL.sub(_escaped, line) for line in (first, *others))
 
@@ -57,7 +57,7 @@ def _indented(text: str) -> str:
 
 
 class JSONFormatter(logging.Formatter):
-    """One object of ASCII for a record, with the names of OpenTelemetry; ``extra`` fields as they are."""
+    """One ASCII JSON object for each record, with OpenTelemetry's names; ``extra`` fields keep theirs."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See :class:`logging.Formatter`."""

@@ -5,7 +5,7 @@ A worker says: ``ready``, ``heartbeat``, ``recycle`` (with a reason), ``leaving`
 says: ``start`` (its first line, with all that the worker has to know), ``drain``, ``listen`` and ``tell`` (with
 sockets), ``dump``, ``statistics``, ``report`` and ``answer``.
 
-The end of the stream is a message too: a worker whose supervisor is gone leaves, whatever became of it.
+The end of the stream is a message too: a worker whose supervisor is gone leaves, however the supervisor ended.
 
 Thread: that of the event loop or of the supervisor, and its signal handlers.
 
@@ -26,19 +26,19 @@ __all__ = ["Message", "MessagePipe", "message_pipes"]
 Message = dict[str, Any]
 
 _READ_SIZE = 64 * 1024
-# No message is longer; who sends more has lost its mind, and is not listened to.
+# No message is longer; a process that sends more has lost its mind, and is not listened to.
 _MOST_UNREAD_SIZE = 4 * 1024 * 1024
-# What waits for a reader that does not read. Beyond it messages are dropped: a heartbeat that is late says nothing.
+# Messages that wait for a reader that does not read. Further ones are dropped: a late heartbeat says nothing.
 _MOST_UNSENT_COUNT = 100
 _MOST_DESCRIPTORS = 64
 
 
 class MessagePipe:
-    """One end.
+    """One end of the pair.
 
     Args:
         sock: connected, of the family AF_UNIX.
-        unread: what has been read from it already.
+        unread: data that was read from it before, with messages still to be taken.
     """
 
     def __init__(self, sock: socket.socket, unread: bytes = b"") -> None:
@@ -105,7 +105,7 @@ class MessagePipe:
                 return
 
     def receive(self) -> list[Message]:
-        """Return the messages that have arrived; :attr:`ended` tells whether more can come."""
+        """Return the messages that have arrived; no more can come once :attr:`ended` is true."""
         return self._read() or []
 
     def _read(self) -> list[Message] | None:
@@ -139,7 +139,7 @@ class MessagePipe:
         return messages
 
     def take_descriptors(self, count: int) -> list[int]:
-        """Return so many of the descriptors that came, oldest first; as many as there are."""
+        """Return up to ``count`` of the descriptors that came, oldest first."""
         return [self._descriptors.popleft() for _ in range(min(count, len(self._descriptors)))]
 
     def close(self) -> None:

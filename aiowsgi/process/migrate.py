@@ -61,7 +61,7 @@ def settings_of(location: str) -> Mapping[str, object]:
 def _executed(path: Path) -> Mapping[str, object]:
     if not os.path.isfile(path):  # not path.is_file(), which fails where a folder cannot be read
         raise ApplicationImportError(f"no file {str(path)!r}; name gunicorn's configuration file")
-    if path.suffix == ".ini":  # a program it is not
+    if path.suffix == ".ini":  # not a program
         raise ApplicationImportError(f"{str(path)!r} is no configuration file of gunicorn's; uWSGI's are not read")
     loader = SourceFileLoader(MODULE_NAME, str(path))
     spec = importlib.util.spec_from_loader(MODULE_NAME, loader)

@@ -74,9 +74,9 @@ def import_file(path: Path) -> ModuleType:
 
 
 def application_error(error: BaseException) -> BaseException | None:
-    """The error with its traceback cut to begin in the application, or ``None`` where it was raised outside.
+    """The error with its traceback cut to begin in the application, or ``None`` if it was raised outside it.
 
-    What is cut is this package and the import machinery. A syntax error names its line without a traceback.
+    Frames of this package and of the import machinery are cut. A syntax error names its line without a traceback.
     """
     frames = error.__traceback__
     while frames is not None and _is_machinery(frames):
@@ -134,7 +134,7 @@ def _no_file(path: Path) -> str:
 
 
 def _is_unreadable(folder: str) -> bool:
-    """Whether a folder is there, and closed to the user that this process is: its files then seem not to exist."""
+    """Whether a folder exists, but this process's user may not read it: its files then seem not to exist."""
     try:
         os.stat(folder)
     except PermissionError:
@@ -180,7 +180,7 @@ def _import_standalone(path: Path) -> ModuleType:
 
 
 def _module_name(path: Path) -> str:
-    """A name under which the file may stand in ``sys.modules``: free, or already this file's.
+    """A name under which the file may be in ``sys.modules``: free, or already this file's.
 
     ``project.wsgi`` becomes ``project_wsgi``, because what it imports is usually called ``project``.
     """

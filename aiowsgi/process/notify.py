@@ -1,4 +1,4 @@
-"""Tells systemd what the service does, where systemd has asked to be told.
+"""Tells systemd the state of the service, if systemd has asked for it.
 
 Thread: the main thread.
 
@@ -15,14 +15,14 @@ import time
 __all__ = ["Notifier"]
 
 
-# Seconds. Who speaks stands still for so long, at most, while the service manager does.
+# Seconds. A sender waits for at most this long while the service manager does not read.
 _PATIENCE = 1.0
 
 
 class Notifier:
-    """Sends states to the socket that ``NOTIFY_SOCKET`` names; to nobody without one.
+    """Sends states to the socket that ``NOTIFY_SOCKET`` names; without one, sends nothing.
 
-    The variables are taken out of the environment, so that no child speaks in the service's name.
+    The variables are removed from the environment, so that no child speaks in the service's name.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Notifier:
         self._send("STOPPING=1", "STATUS=stopping")
 
     def status(self, text: str) -> None:
-        """Say something for people."""
+        """Set the status text, for people."""
         self._send(f"STATUS={text}", must_arrive=False)
 
     def watchdog(self) -> None:
@@ -62,6 +62,6 @@ class Notifier:
             return
         # Whether anybody listens is systemd's business: a service that serves does not fail over it.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            # A manager that is behind has up to ten messages waiting; what it must not miss is worth a moment.
+            # A manager that is behind has up to ten messages waiting; one that it must not miss is worth a short wait.
             sock.settimeout(_PATIENCE if must_arrive else 0.0)
             sock.sendto("\n".join(lines).encode(), self._address)

@@ -1,10 +1,10 @@
 """The file that holds the number of the process.
 
-Who holds the file's lock runs. A number alone says nothing: it may be another process's by now, and in a container it
-nearly always is.
+The process that holds the file's lock is running. A number alone says nothing: it may be another process's by now, and
+in a container it nearly always is.
 
-Whoever may write in the file's folder could have put a link in its place, and have root overwrite what that leads to:
-no link is followed, and no file written that has another name as well.
+Anyone who may write in the file's folder could put a link in its place and have root overwrite the link's target: so no
+link is followed, and no file is written that has another name as well.
 
 Thread: the main thread.
 
@@ -21,7 +21,7 @@ from aiowsgi.errors import StartupError
 
 try:
     import fcntl
-except ImportError:  # a platform without; then the file is written and nothing is refused
+except ImportError:  # a platform without it; then the file is written, and nothing is refused
     fcntl = None  # type: ignore[assignment]  # a module where it exists
 
 __all__ = ["PidFile"]
@@ -33,10 +33,10 @@ class PidFile:
     """A file with this process's number, until it is closed.
 
     Args:
-        path: of the file; ``None`` is no file.
+        path: of the file; ``None`` for no file.
 
     Raises:
-        StartupError: the file is that of a process that runs, is a link, or cannot be written.
+        StartupError: the file belongs to a running process, is a link, or cannot be written.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -53,7 +53,7 @@ class PidFile:
                 self.close()
                 raise StartupError(f"pid={path}: cannot be written: {error.strerror}") from error
             if hasattr(os, "register_at_fork"):
-                # The lock is that of the open file: a copy of this process would hold it on when this one is gone.
+                # The lock belongs to the open file: a fork of this process would still hold it when this one is gone.
                 os.register_at_fork(after_in_child=self.close)
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class PidFile:
         fd, self._fd = self._fd, -1
         if fd < 0:
             return
-        # A worker that was forked has the object too, and must leave what is not its own.
+        # A forked worker has this object too, and must leave the supervisor's file alone.
         if os.getpid() == self._pid:
             with contextlib.suppress(OSError):
                 if _status_if_same(fd, self._path) is not None:
@@ -93,11 +93,11 @@ def _open(path: str) -> int:
         os.close(fd)
         if there is not None:
             raise StartupError(f"pid={path}: cannot be written: it is no regular file, or has another name as well")
-        # Its owner has just removed it.
+        # Its owner has just removed it: try again.
 
 
 def _status_if_same(fd: int, path: str) -> os.stat_result | None:
-    """The status of the file at a path, or ``None`` where that is not the open one."""
+    """The status of the file at a path, or ``None`` if that is not the open file."""
     try:
         there = os.lstat(path)
     except FileNotFoundError:

@@ -1,6 +1,6 @@
 """``aiowsgi ping``: asks a server whether it is well, as a container's health check does.
 
-An image needs no curl for it, and a Unix socket is asked as well as a port.
+So an image needs no curl, and a Unix socket can be asked as well as a port.
 
 Thread: the main thread.
 
@@ -65,7 +65,7 @@ def ping(address: str, path: str, timeout: float) -> tuple[bool, str]:
 
 
 def reason(error: Exception) -> str:
-    """Say for people why there is no answer; the number of an error says nothing to them."""
+    """Say in words why there is no answer; an error number means nothing to people."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
@@ -81,7 +81,7 @@ def _connection(address: str, path: str, timeout: float) -> tuple[http.client.HT
         target += "?" + parts.query
     if parts.scheme == "http":
         return http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout), target
-    # It asks its own server, most often by an address that no certificate names; nothing that is said is secret.
+    # This asks one's own server, mostly at an address that no certificate names; and nothing secret is exchanged.
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

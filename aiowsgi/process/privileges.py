@@ -1,6 +1,6 @@
 """The user, the group and the umask that an application runs with.
 
-Whoever binds port 80 may be root; what runs the application need not be.
+Binding port 80 may take root; running the application need not.
 
 Thread: the main thread, before the application is imported.
 
@@ -56,7 +56,7 @@ def find_group(text: str) -> int:
 
 
 def own_user() -> str:
-    """Return the name of the user that this process is, or the number where it has none."""
+    """Return the name of the user that this process runs as, or the number if it has no name."""
     try:
         import pwd
 
@@ -75,7 +75,7 @@ def _wanted(config: Config) -> tuple[int, int, str]:
 
 
 def check_privileges(config: Config) -> None:
-    """Look whether the user and the group that the configuration names exist.
+    """Check that the user and the group that the configuration names exist.
 
     Raises:
         StartupError: they do not.
@@ -89,7 +89,7 @@ def set_umask(config: Config) -> int | None:
 
 
 def drop_privileges(config: Config) -> None:
-    """Become the user and the group that the configuration names, for good, and set the umask.
+    """Become the user and the group that the configuration names, irrevocably, and set the umask.
 
     Raises:
         StartupError: they do not exist, or this process may not become them.
@@ -104,7 +104,7 @@ def drop_privileges(config: Config) -> None:
                 os.initgroups(name, gid)
             else:
                 os.setgroups([gid])
-        # The group first: without its user's rights a process cannot change it any more.
+        # The group first: once it has given up its user, the process may no longer change it.
         if gid != os.getegid():
             os.setgid(gid)
         if uid != os.geteuid():
@@ -114,7 +114,7 @@ def drop_privileges(config: Config) -> None:
         named = [f"{name}={text}" for name, text in options.items() if text is not None]
         root = "; that takes root" if os.geteuid() != 0 else ""
         text = f"{', '.join(named)}: cannot become {'them' if named[1:] else 'it'}: {error.strerror}{root}"
-        raise StartupError(text) from None  # or a worker would tell it with its trace
+        raise StartupError(text) from None  # or a worker would report it with its traceback
 
 
 def give_files(config: Config, paths: Iterable[str]) -> None:

@@ -72,7 +72,7 @@ def parse_reference(text: str, *, factory: bool = False) -> Reference:
 
 
 def _is_file(location: str) -> bool:
-    # "project.wsgi" is the module that Django writes as often as it is a file made for mod_wsgi.
+    # "project.wsgi" may be the module that Django generates, or a file made for mod_wsgi.
     return os.sep in location or location.endswith(".py") or (location.endswith(".wsgi") and os.path.isfile(location))
 
 
@@ -81,7 +81,7 @@ def _parse_expression(text: str, expression: str) -> tuple[tuple[str, ...], Call
     try:
         node = ast.parse(expression, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        # Without its cause, whose trace would be one of this package's own code.
+        # Without its cause, whose traceback would show only this package's own code.
         raise ApplicationImportError(_not_understood(text, expression)) from None
     call = node if isinstance(node, ast.Call) else None
     attributes = _names(call.func if call else node)

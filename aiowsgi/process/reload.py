@@ -1,8 +1,8 @@
-"""``--reload``: a process that owns the sockets, watches files, and runs one worker, a new one when code changes.
+"""``--reload``: a process that owns the sockets, watches files, and runs one worker, replaced when code changes.
 
-The old worker is gone before the new one starts, so that the two never hold a file or a port of the application's at
-once; connections made meanwhile wait in the sockets' backlog. A worker that cannot start, because of a syntax error for
-example, says why, and nothing more happens before the next change.
+The old worker is gone before the new one starts, so that they never hold one of the application's files or ports at the
+same time; connections made in between wait in the sockets' backlog. A worker that cannot start, for example because of
+a syntax error, says why, and nothing more happens until the next change.
 
 The first signal that ends it gives the worker :data:`STOP_SECONDS`, and a second one none
 (:mod:`aiowsgi.process.ending`). SIGHUP counts as a change, unless the terminal has been closed, which ends it.
@@ -41,9 +41,9 @@ from aiowsgi.version import __version__
 
 __all__ = ["Reloader"]
 
-# What running requests have when code has changed. Arbitrary: what is nearly done is done, a stream is cut.
+# Time that running requests have when code has changed. Arbitrary: those nearly done finish, a stream is cut.
 STOP_SECONDS = 1.0
-# Beyond that a worker is killed.
+# This much later, a worker is killed.
 STOP_MARGIN_SECONDS = 1.0
 
 # Names of changed files in one line of the log.
@@ -53,18 +53,18 @@ _logger = logging.getLogger("aiowsgi.supervisor")
 
 
 class Reloader:
-    """Runs one worker after another, each from the code as it is by then.
+    """Runs one worker after another, each from the code as it is at that time.
 
     Args:
         application: its name.
         factory: the name is a factory's.
         config: every setting.
-        reread: returns the settings anew; they may stand in a file.
+        reread: reads the settings again, since they may come from a file.
         folders: are entered again for every worker.
-        files: to be watched beside the code: the configuration file.
+        files: to be watched besides the code: the configuration file.
 
     Raises:
-        StartupError: it cannot listen, or something that is to be watched is not there.
+        StartupError: it cannot listen, or something that is to be watched does not exist.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Reloader:
     async def _serve(self) -> None:
         while not self._stopping:
             failure = await self._serve_with_one_worker()
-            # A change that came while it failed may be what mends it.
+            # A change that came in while it failed may be the fix.
             if failure and not self._changes and not self._stopping:
                 _logger.error("%s; waiting for the next change, connections wait too", failure)
                 await self._until(self._is_over)
@@ -162,7 +162,7 @@ class Reloader:
             _logger.info("%s changed: reloading", _names(self._changes))
 
     async def _serve_with_one_worker(self) -> str:
-        """Return once something has changed, or why there is no worker any more."""
+        """Serve until something changes, and return ``""``; or return why there is no worker any more."""
         _forget_bytecode(self._changes)
         self._changes.clear()
         try:
@@ -212,7 +212,7 @@ class Reloader:
 
 
 class _Worker:
-    """The worker's process, as far as it is known of here."""
+    """What is known here of the worker's process."""
 
     def __init__(self, process: WorkerProcess, said: Callable[[_Worker, dict[str, Any]], object]) -> None:
         self._process = process
@@ -238,14 +238,14 @@ class _Worker:
         self._said(self, message)
 
     def ask_to_leave(self) -> None:
-        """Let its requests end, and leave what is in the backlog to the next."""
+        """Let its requests finish, and leave the backlog to the next worker."""
         if self._ready:
             self._process.pipe.send("drain", seconds=STOP_SECONDS, leave_backlog=True, serve_on=False)
-        else:  # it may be in an import, and listens to nothing else
+        else:  # it may be importing, and listens to nothing else
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it immediately."""
         if not self.has_ended:
             self._process.send_signal(signal.SIGKILL)
 
@@ -267,7 +267,7 @@ class _Worker:
 
 
 def _forget_bytecode(paths: set[str]) -> None:
-    """Have changed files compiled anew: Python takes one of the same size, saved in the same second, for the same."""
+    """Have changed files compiled again: Python thinks one of the same size, saved in the same second, unchanged."""
     for path in paths:
         if path.endswith(".py"):
             with contextlib.suppress(OSError, NotImplementedError):

@@ -1,4 +1,4 @@
-"""Which workers there are, and which there ought to be: the supervisor's decisions, without doing anything.
+"""Which workers there are, and which there ought to be: the supervisor's decisions, without carrying them out.
 
 Events go in, each with the time: a worker said something or ended, a signal came, time passed. Actions come out
 (:meth:`Roster.take_actions`, :mod:`aiowsgi.process.actions`), for :mod:`aiowsgi.process.supervisor` to carry out.
@@ -46,15 +46,15 @@ __all__ = ["NEVER", "Roster", "Slot"]
 NEVER = math.inf
 START_FAILURE = 3
 
-# What a drained worker has beyond its graceful timeout: to close what is left, and for its atexit functions.
+# Time that a drained worker has beyond its graceful timeout, to close what is left and run its atexit functions.
 LEAVING_MARGIN_SECONDS = 5.0
-# For writing stacks: first by the worker's own signal handler, then by faulthandler, at the price of its life.
+# For writing stacks: first by the worker's own signal handler, then by faulthandler, at the cost of the worker.
 DUMP_SECONDS = 1.0
-# A start may take so many times the timeout: it is the import of an application, and blocks the loop by nature.
+# A start may take this many times the timeout: importing an application blocks the loop by nature.
 START_FACTOR = 10
-# One that takes longer is told of, since nothing else is heard of an import that hangs. Arbitrary.
+# A start that takes longer is logged, since an import that hangs is silent otherwise. Arbitrary.
 SLOW_START_SECONDS = 10.0
-# A worker that served for so long did not crash because of its start; the back-off begins anew.
+# A worker that served for this long did not crash because of its start; the back-off starts over.
 STABLE_SECONDS = 30.0
 FIRST_BACKOFF_SECONDS = 0.5
 MOST_BACKOFF_SECONDS = 30.0
@@ -66,7 +66,7 @@ DUMP = getattr(signal, "SIGUSR1", 10)
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A place for one worker that serves, and beside it for one that starts in its place."""
+    """A place for one worker that serves, and for another that starts in order to replace it."""
 
     number: int
     serving: Worker | None = None
@@ -96,7 +96,7 @@ class Roster:
         self.proven = False
         self.stopping = False
         self.slots: list[Slot] = []
-        #: All that have been spawned and whose end has not been seen, by number.
+        #: By number, all workers that have been spawned and have not been seen to end.
         self.workers: dict[int, Worker] = {}
         self._actions: list[Action] = []
         self._worker_count = 0
@@ -147,12 +147,12 @@ class Roster:
         self._settle(now)
 
     def stop(self, seconds: float, now: float, *, drain_delay: float = 0.0) -> None:
-        """Let all workers leave; told again, sooner if that is sooner.
+        """Let all workers leave; a further call can only make that sooner.
 
         Args:
-            seconds: what their requests have for ending.
+            seconds: that their requests have to finish.
             now: the time.
-            drain_delay: seconds that they serve on for before.
+            drain_delay: seconds for which they first serve on.
         """
         told_before, self.stopping = self.stopping, True
         if not told_before:
@@ -168,7 +168,7 @@ class Roster:
         self._settle(now)
 
     def kill(self) -> None:
-        """End all workers at once."""
+        """Kill all workers."""
         for worker in self.workers.values():
             worker.phase, worker.deadline = Phase.KILLED, NEVER
             self._actions.append(SendSignal(worker, KILL))
@@ -185,7 +185,7 @@ class Roster:
             if worker.phase is Phase.SILENT:
                 self._kill(worker)
         elif worker.phase is Phase.SILENT:
-            if worker.ready_at:  # its loop turns again: what it has may end
+            if worker.ready_at:  # its loop turns again: let its requests finish
                 self._dismiss(worker, now)
         elif kind == "ready" and worker.phase is Phase.STARTING:
             self._ready(worker, now)
@@ -248,7 +248,7 @@ class Roster:
         """When :meth:`tick` is to be called at the latest."""
         due = [self._delay_end, *(worker.deadline for worker in self.workers.values())]
         if not self.stopping:
-            # What is past waits for something else: its turn.
+            # A slot whose time has passed waits for something else: its turn.
             due.extend(slot.retry_at for slot in self.slots if slot.starting is None and slot.retry_at > self._now)
         return min(due)
 
@@ -260,7 +260,7 @@ class Roster:
     # The rule.
 
     def _settle(self, now: float) -> None:
-        """Spawn what is missing; tell when nothing is."""
+        """Spawn missing workers; report once none is missing."""
         self._now = now
         if self.stopping:
             if not self.workers and not self._finished:
@@ -338,7 +338,7 @@ class Roster:
         self._back_off(slot, now)
 
     def _back_off(self, slot: Slot, now: float, at_least: int = 0) -> None:
-        """Say when the slot is filled again: at once the first time, then later and later."""
+        """Decide when the slot is filled again: immediately the first time, then later and later."""
         exponent = max(slot.failure_count, at_least) - 1
         slot.failure_count += 1
         if exponent < 0:
@@ -352,7 +352,7 @@ class Roster:
             self._lend(slot.number)
 
     def _lend(self, number: int) -> None:
-        """Have another worker accept from the sockets of a slot that nobody serves."""
+        """Have another worker accept from the sockets of a slot that no worker serves."""
         for slot in self.slots:
             if slot.serving is not None and slot.number != number:
                 self._actions.append(Lend(slot.serving, number))
@@ -384,7 +384,7 @@ class Roster:
         slot.wanted_gone = reason or "recycling"
 
     def _vacate(self, worker: Worker) -> Slot | None:
-        """Take a worker out of its slot; return that, or ``None`` if it was in none."""
+        """Take a worker out of its slot; return the slot, or ``None`` if it was in none."""
         for slot in self.slots:
             if slot.serving is worker:
                 slot.serving = None
@@ -409,7 +409,7 @@ class Roster:
             return
         seconds = self.graceful_timeout if seconds is None else seconds
         if worker.phase is Phase.STARTING:
-            self._actions.append(SendSignal(worker, signal.SIGTERM))  # it may be in an import, and hear nothing else
+            self._actions.append(SendSignal(worker, signal.SIGTERM))  # it may be importing, and hear nothing else
         self._actions.append(AskToDrain(worker, seconds, leave_backlog, serve_on=drain_delay > 0))
         self._expect_end(worker, drain_delay + seconds, now)
 
@@ -467,6 +467,6 @@ class Roster:
         self._actions.append(Log(level, text))
 
     def summary(self) -> dict[str, Any]:
-        """Count the workers by what they are at, for people."""
+        """Count the workers in each phase, for people."""
         phases = [worker.phase for worker in self.workers.values()]
         return {phase.name.lower(): phases.count(phase) for phase in Phase if phases.count(phase)}

@@ -1,9 +1,9 @@
-"""Running a server as a process of its own, alone or as a supervisor with workers: what precedes it, and the end.
+"""Running a server as a process of its own, alone or as a supervisor with workers: what precedes serving, and the end.
 
-Alone, the first SIGTERM lets the requests that run end, and SIGINT and SIGQUIT do so for a second; a second signal ends
-the process at once; what is ordered at the control socket counts as none (:mod:`aiowsgi.process.ending`). SIGUSR1 logs
-every thread's stack, SIGUSR2 a line of figures; SIGHUP has the certificate of TLS, where there is one, read again; for
-all else it needs a supervisor, as SIGTTIN and SIGTTOU do.
+Alone, the first SIGTERM lets running requests end, SIGINT and SIGQUIT leave them a second for that; a second signal
+ends the process immediately; an order at the control socket does not count as a signal (:mod:`aiowsgi.process.ending`).
+SIGUSR1 logs every thread's stack, SIGUSR2 a line of figures; on SIGHUP the TLS certificate, if there is one, is read
+again; for anything else SIGHUP needs a supervisor, as SIGTTIN and SIGTTOU do.
 
 Thread: the main thread, which becomes the event loop's; signals are received only there.
 """
@@ -58,7 +58,7 @@ __all__ = ["check", "choose_loop", "exit_at_next_signal", "run"]
 
 _SUPERVISOR_SIGNALS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGTTIN", "SIGTTOU") if hasattr(signal, name))
 
-# For what is left at a second signal: sockets to close, a socket file to remove. Arbitrary; milliseconds do.
+# For what is left to do at a second signal: close sockets, remove a socket file. Arbitrary; milliseconds are enough.
 FORCED_END_TIMEOUT = 0.25
 
 logger = logging.getLogger("aiowsgi.error")
@@ -73,28 +73,28 @@ def run(
     config_file: Path | None = None,
     **options: Any,
 ) -> None:
-    """Serve an application until SIGTERM or SIGINT; the requests that run then are finished.
+    """Serve an application until SIGTERM or SIGINT; after SIGTERM, running requests may finish.
 
-    Where an option asks for a supervisor, ``workers`` above all, this process watches over others that serve. They
-    import an application that is given by its name, and are forked with any other.
+    Where an option asks for a supervisor, ``workers`` above all, this process watches over others that serve. If the
+    application is given by its name, they import it; otherwise they are forked with it.
 
-    At a second signal the process ends at once, with 128 plus the signal's number as its exit code.
+    At a second signal the process ends immediately, with 128 plus the signal's number as its exit code.
 
-    Outside the main thread no signal is received, and no supervisor can be had: what ends the server is ``aiowsgi
-    drain``, where there is a ``control`` socket, or the end of the process.
+    Outside the main thread no signal is received, and there can be no supervisor: the server is ended by ``aiowsgi
+    drain``, if there is a ``control`` socket, or by the end of the process.
 
     Args:
         application: a WSGI application, or its name as on the command line.
         factory: the name is a factory's, to be called without arguments.
         config: the settings, instead of ``options``.
-        reread: returns the settings anew, at SIGHUP.
-        config_file: is watched where ``reload`` is on.
+        reread: reads the settings again, at SIGHUP.
+        config_file: watched if ``reload`` is on.
         options: fields of :class:`~aiowsgi.config.Config`.
 
     Raises:
         ConfigError: options break their rules.
-        ApplicationImportError: the named application cannot be had.
-        HookError: a hook cannot be had, or ``on_starting`` or ``worker_init`` has failed.
+        ApplicationImportError: the named application cannot be loaded.
+        HookError: a hook cannot be loaded, or ``on_starting`` or ``worker_init`` has failed.
         StartupError: it cannot listen, the loop or parser is not installed, or an option needs the main thread; nothing
             is left listening.
     """
@@ -122,7 +122,7 @@ def run(
         with _stacks_before_serving():
             if config.reload:
                 _reload(application, factory, config, read_again, folders, config_file)
-            # As the first process of a container it has others' children to wait for, which a server cannot.
+            # The first process of a container has to wait for others' children too, which a server cannot do.
             elif option or (os.getpid() == 1 and in_main_thread()):
                 forced_by = _supervise(application, factory, config, read_again, folders, notifier)
                 if forced_by:
@@ -136,16 +136,16 @@ def run(
 
 
 def check(config: Config) -> None:
-    """Do all that precedes listening, and no more; what it leaves behind is the application's alone.
+    """Do all that precedes listening, and no more; only what the application itself does may leave a trace.
 
     Args:
         config: its ``app`` names the application.
 
     Raises:
-        ApplicationImportError: the application cannot be had.
+        ApplicationImportError: the application cannot be loaded.
         ConfigError: logging cannot be configured.
-        HookError: a hook cannot be had.
-        StartupError: a folder, a user, a certificate, a log's file, the loop or the parser is not there.
+        HookError: a hook cannot be loaded.
+        StartupError: a folder, a user, a certificate, a log's file, the loop or the parser is missing.
     """
     Folders().enter(config)
     Hooks(config)
@@ -201,7 +201,7 @@ def _log_stacks(engine: Engine | None, frame: FrameType | None) -> None:
 
 
 def _with_passed_sockets(config: Config, descriptors: Sequence[int]) -> Config:
-    """Listen on what systemd passes, if it does: the unit then says where, and not the configuration."""
+    """Listen on the sockets that systemd passes, if any: then the unit says where, not the configuration."""
     if not descriptors:
         return config
     bind = tuple(f"fd://{descriptor}" for descriptor in descriptors)
@@ -218,7 +218,7 @@ def _supervise(
 ) -> int:
     name = application if isinstance(application, str) else None
     loaded = None if isinstance(application, str) else application
-    choose_loop(config.loop)  # so that it is said here what is not installed
+    choose_loop(config.loop)  # so that a loop that is not installed is reported here
     with Hooks(config, SERVER_HOOKS).around("on_starting", "on_exit"):
         if name is not None and config.preload:
             loaded = load_application(name, factory=factory)
@@ -266,7 +266,7 @@ def _serve_alone(
 
 
 class _Alone:
-    """A server that is all of its process."""
+    """A server that has its process to itself."""
 
     def __init__(
         self,
@@ -288,7 +288,7 @@ class _Alone:
         self._hooks = hooks
         self._terminal = Terminal()
         self._ending = Ending(logger)
-        # Those that are wanted and have not been taken.
+        # Steps that are asked for and have not been taken yet.
         self._steps: asyncio.Queue[Step] = asyncio.Queue()
 
     async def serve(self) -> None:
@@ -297,7 +297,7 @@ class _Alone:
             signals: AsyncIterator[signal.Signals] | None = None
             # Not the main thread: RuntimeError from asyncio, ValueError from uvloop.
             with contextlib.suppress(RuntimeError, ValueError):
-                # Before listening, so that whoever finds the port open may send a signal.
+                # Before listening: as soon as the port is open, a signal may come.
                 signals = stack.enter_context(anyio.open_signal_receiver(*END_SIGNALS))
                 stack.enter_context(self._reports())
             try:
@@ -339,7 +339,8 @@ class _Alone:
             loop.add_signal_handler(signal.SIGUSR2, self._log_statistics)
             added.append(signal.SIGUSR2)
         for signum in _SUPERVISOR_SIGNALS:
-            # One that is ignored was so before: nohup(1) does that. Then it is only heard where it has something to do.
+            # A signal that is ignored now was ignored before: nohup(1) does that. Then it is only handled if there is
+            # something for it to do.
             if signal.getsignal(signum) is signal.SIG_IGN:
                 if signum != signal.SIGHUP or not has_tls(self._server.config):
                     continue
@@ -363,7 +364,7 @@ class _Alone:
         elif signum == signal.SIGHUP and has_tls(self._server.config):
             self._reload_tls()
         else:
-            logger.warning("%s: needs a supervisor, which --workers starts, be it with 1", signal.Signals(signum).name)
+            logger.warning("%s: needs a supervisor, which --workers starts, even with 1", signal.Signals(signum).name)
 
     def _ordered(self, what: str) -> dict[str, Any]:
         """Do what is asked for at the control socket."""
@@ -371,7 +372,7 @@ class _Alone:
             self._end(self._ending.ordered("drain"))
             return {"done": "draining"}
         if what == "reloaded" or not has_tls(self._server.config):
-            return {"error": "to reload needs a supervisor, which --workers starts, be it with 1"}
+            return {"error": "a reload needs a supervisor, which --workers starts, even with 1"}
         if not self._reload_tls():
             return {"error": "the certificate could not be read again; the log says why"}
         return {"done": "the certificate was read again; the application needs a supervisor, which --workers starts"}
@@ -397,7 +398,7 @@ class _Alone:
             self._end(step)
 
     def _end(self, step: Step) -> None:
-        """Begin the end, or have it come sooner; before the server has started, that waits for its start."""
+        """Begin the end, or bring it forward; before the server has started, this takes effect once it has."""
         if step is not Step.GO_ON:
             self._notifier.stopping()
             self._steps.put_nowait(step)

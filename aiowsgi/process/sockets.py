@@ -1,7 +1,8 @@
 """The listening sockets of all workers; they belong to the supervisor, and outlive the workers.
 
-One set that all share, or with ``reuse_port`` one for each slot: the kernel then spreads connections over them, and
-what waits in a slot's socket is there for the slot's next worker. A slot that nobody serves has its sockets lent.
+There is one set that all share, or with ``reuse_port`` one for each slot: the kernel then spreads connections over
+them, and those that wait in a slot's socket are there for the slot's next worker. While no worker serves a slot, its
+sockets are lent to another.
 
 Thread: the supervisor's.
 
@@ -54,7 +55,7 @@ class ListeningSockets:
         warn_of_backlog(config.backlog)
 
     def for_slot(self, slot: int) -> list[socket.socket]:
-        """Return what a slot's worker listens on; made where it is missing."""
+        """Return the sockets that a slot's worker listens on, making them if they are missing."""
         if not self._config.reuse_port:
             return self._by_slot[0]
         while len(self._by_slot) <= slot:
@@ -62,17 +63,17 @@ class ListeningSockets:
         return self._by_slot[slot]
 
     def _clone(self, sock: socket.socket) -> socket.socket:
-        """Return another socket at the same address, or the same where there cannot be two."""
+        """Return another socket at the same address, or the same socket if there cannot be two."""
         if sock.family == socket.AF_UNIX or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
             return sock
         try:
             return clone_socket(sock, self._config.backlog)
         except OSError as error:
-            _logger.warning("workers share a socket, since it cannot be had twice: %s", error)
+            _logger.warning("workers share a socket, since a second one cannot be opened: %s", error)
             return sock
 
     def left_by(self, count: int) -> list[tuple[int, list[socket.socket]]]:
-        """Return the slots beyond the first ``count`` and their own sockets, which somebody has to serve."""
+        """Return the slots beyond the first ``count`` and their own sockets, which some worker has to serve."""
         shared = set(self._by_slot[0])
         return [
             (slot, [sock for sock in self._by_slot[slot] if sock not in shared])
@@ -96,7 +97,7 @@ class ListeningSockets:
 
 
 def warn_of_backlog(backlog: int) -> None:
-    """Say so if the kernel holds fewer connections than it is asked to."""
+    """Warn if the kernel holds fewer connections than it is asked to."""
     try:
         most = int(_SOMAXCONN.read_text())
     except (OSError, ValueError):  # not Linux

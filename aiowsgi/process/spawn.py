@@ -1,9 +1,9 @@
 """Starting a worker's process: a new interpreter, or a copy of this one.
 
-A new one holds nothing of the supervisor's, so that a reload reads all code anew. A copy shares the memory of the
-application that was imported once (``--preload``).
+A new interpreter holds nothing of the supervisor's, so that a reload reads all code again. A copy shares the memory of
+the application, which was imported once (``--preload``).
 
-Signals that operators send are held back while a process starts, so that none finds it without its handlers.
+Signals that operators send are held back while a process starts, so that none arrives before its handlers are there.
 
 Thread: the supervisor's.
 """
@@ -43,7 +43,7 @@ class WorkerProcess:
         self.slots: set[int] = set()
 
     def send_signal(self, signum: int) -> None:
-        """Send a signal; the process has not been waited for, so that the number is still its own."""
+        """Send a signal; the process has not been waited for, so its number is still its own."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signum)
 
@@ -51,11 +51,11 @@ class WorkerProcess:
         """The process has been waited for."""
         self.pipe.close()
         if self._popen is not None:
-            self._popen.returncode = exit_code  # or it would warn of a process that nobody waits for
+            self._popen.returncode = exit_code  # or Popen would warn of a process that nobody has waited for
 
 
 def describe_exit(exit_code: int) -> str:
-    """Say how a process has ended; signals of real time have no names."""
+    """Say how a process has ended; most real-time signals have no names."""
     if exit_code >= 0:
         return f"exited with code {exit_code}"
     try:
@@ -66,10 +66,10 @@ def describe_exit(exit_code: int) -> str:
 
 
 def check_platform(*, fork: bool) -> None:
-    """Look whether workers can be had here.
+    """Check that this platform can run workers.
 
     Raises:
-        StartupError: they cannot.
+        StartupError: it cannot.
     """
     if os.name != "posix":
         raise StartupError(
@@ -78,7 +78,7 @@ def check_platform(*, fork: bool) -> None:
     if fork and not hasattr(os, "fork"):
         raise StartupError("preload: this platform cannot fork")
     if not fork and not sys.executable:
-        raise StartupError("workers: the Python program is not known, so that no other can be started")
+        raise StartupError("workers: the path of the Python interpreter is not known, so no worker can be started")
 
 
 @contextlib.contextmanager
@@ -94,13 +94,13 @@ def spawn_worker(order: Order) -> WorkerProcess:
     """Start a worker in a new interpreter.
 
     Raises:
-        OSError: no process is to be had.
+        OSError: the process could not be started.
     """
     pipe, other = message_pipes()
     # As multiprocessing does: -O, -W, -X and the like are meant for all processes.
     interpreter_flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # not typed
     if "-P" not in interpreter_flags:
-        interpreter_flags.append("-P")  # the program's own folder is none to import from
+        interpreter_flags.append("-P")  # its script's folder is not one to import from
     command = [sys.executable, *interpreter_flags, str(_PROGRAM), str(other.fileno())]
     try:
         with other, _signals_held_back():
@@ -127,7 +127,7 @@ def fork_worker(
         leave_behind: called in the copy, to close what is the supervisor's.
 
     Raises:
-        OSError: no process is to be had.
+        OSError: the process could not be started.
     """
     pipe, other = message_pipes()
     _flush_streams()
@@ -151,7 +151,7 @@ def _be_worker(
     sockets: Sequence[socket.socket],
     endings: Sequence[Callable[[], object]],
 ) -> None:
-    """The copy's part; it ends here, and nothing of the supervisor's stack is run in it."""
+    """Be the copy, which ends here: nothing further up the supervisor's stack runs in it."""
     exit_code = 1
     try:
         signal.set_wakeup_fd(-1)
@@ -173,5 +173,5 @@ def _be_worker(
 
 def _flush_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # as it is in a program that was started with its descriptor closed
+        if stream is not None:  # None in a program that was started with the descriptor closed
             stream.flush()

@@ -1,4 +1,4 @@
-"""The program of a worker that was spawned: ``python .../spawned.py FD``, where FD is its end of the message pipe.
+"""The program of a spawned worker: ``python .../spawned.py FD``, where FD is its end of the message pipe.
 
 It is run by its path and not as a module, so that the current folder does not come before the package's own modules.
 
@@ -20,7 +20,7 @@ def _read_first_line(fd: int) -> tuple[bytes, bytes]:
     while b"\n" not in data:
         more = os.read(fd, 64 * 1024)
         if not more:
-            sys.exit(0)  # the supervisor is gone before it had anything to say
+            sys.exit(0)  # the supervisor has gone without sending anything
         data += more
     line, _, rest = data.partition(b"\n")
     return line, rest

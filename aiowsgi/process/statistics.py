@@ -1,4 +1,4 @@
-"""The figures of one process or of several, their sum, and the line that tells them.
+"""The figures of one process or of several, their sum, and the line that shows them.
 
 Figures are those of :class:`~aiowsgi.server.stats.ServerStats` as nested dictionaries, so that they go through a pipe.
 
@@ -24,7 +24,7 @@ def figures_of(stats: ServerStats) -> Figures:
 
 
 def sum_of(all_figures: Iterable[Mapping[str, Any]]) -> Figures:
-    """Add figures up. Quantiles cannot be added: of those the largest is taken."""
+    """Add figures up. Quantiles cannot be added: the largest is taken."""
     total: Figures = {}
     for figures in all_figures:
         for group, values in figures.items():
@@ -38,7 +38,7 @@ def sum_of(all_figures: Iterable[Mapping[str, Any]]) -> Figures:
 
 
 def statistics_line(figures: Mapping[str, Mapping[str, float]]) -> str:
-    """Say figures in one line."""
+    """Write figures in one line."""
     parts = []
     for group, values in figures.items():
         if group == "queue_wait":

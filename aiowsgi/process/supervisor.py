@@ -1,11 +1,12 @@
 """The process that watches over workers: it binds, starts them, replaces them, and passes signals on.
 
-One thread and one wait, for signals, for what workers say and for the next deadline. What is to be done is decided by
-:class:`~aiowsgi.process.roster.Roster`, and done here. No application code runs in it, unless ``--preload`` says so.
+It has one thread and one wait: for signals, for what workers say and for the next deadline. What is to be done is
+decided by :class:`~aiowsgi.process.roster.Roster`, and done here. No application code runs in this process, except with
+``--preload``.
 
-SIGTERM drains; SIGINT and SIGQUIT leave requests a second; a second one of any of them ends all at once; what is
-ordered at the control socket counts as none (:mod:`aiowsgi.process.ending`). SIGHUP reloads; SIGTTIN and SIGTTOU change
-the number of workers; SIGUSR1 has workers dump their stacks; SIGUSR2 logs figures.
+SIGTERM drains; SIGINT and SIGQUIT leave requests a second; a second signal of these three ends everything immediately;
+an order at the control socket does not count as a signal (:mod:`aiowsgi.process.ending`). SIGHUP reloads; SIGTTIN and
+SIGTTOU change the number of workers; SIGUSR1 has workers dump their stacks; SIGUSR2 logs figures.
 
 Thread: the main thread, which is the only one.
 
@@ -84,7 +85,7 @@ class Supervisor:
         factory: the name is a factory's.
         config: every setting.
         loaded: the application itself, to be forked; ``None`` to spawn workers that import it.
-        reread: returns the configuration anew.
+        reread: reads the configuration again.
         folders: are entered again for every worker.
         notifier: tells systemd.
     """
@@ -118,17 +119,17 @@ class Supervisor:
         self._sockets: ListeningSockets | None = None
         self._inside: Inside | None = None
         self._censuses = Censuses()
-        self._watchdog_at = NEVER  # until it is ready: nobody counts before
+        self._watchdog_at = NEVER  # until it is ready: systemd does not watch it before
         self._started = False
         self._details: Message = {}
-        #: Of the requests that ran when the end began.
+        #: What became of the requests that ran when the end began.
         self._completed_count = 0
         self._abandoned_count = 0
-        #: What workers that have left had done: figures that only grow, since the supervisor began.
+        #: What workers that have left had done since the supervisor began: only figures that never fall.
         self._past_figures: Figures = {"requests": {"done": 0}}
-        #: How the last reload has ended; nothing while one is under way.
+        #: How the last reload has ended; empty while one is under way.
         self._reload_outcome: dict[str, Any] = {"reload": "none"}
-        #: Who waits for that: the worker that was asked, and its answer.
+        #: Who waits for that: the number of the worker that was asked, and the function that answers.
         self._reload_waiters: list[tuple[int, Callable[[dict[str, Any]], object]]] = []
         self._finish: Finish | None = None
         self._forced_by = 0
@@ -137,7 +138,7 @@ class Supervisor:
         """Serve until a signal ends it.
 
         Returns:
-            The signal that ended everything at once, or 0.
+            The signal that ended everything immediately, or 0.
 
         Raises:
             StartupError: it cannot listen, or no worker can start.
@@ -180,7 +181,7 @@ class Supervisor:
                 self._listen_to(key.data)
         self._reap()
         now = time.monotonic()
-        # After what has been said: a worker is not silent because the supervisor was not running.
+        # Once messages have been read: a worker is not silent just because the supervisor was not running.
         self._roster.tick(now)
         self._censuses.tick(now)
         if now >= self._watchdog_at:
@@ -255,10 +256,10 @@ class Supervisor:
             if self._roster.workers[number].ready_at:
                 process.pipe.send("dump")
             else:
-                process.send_signal(signal.SIGUSR1)  # it imports its application, and reads nothing meanwhile
+                process.send_signal(signal.SIGUSR1)  # it is importing its application, and does not read the pipe
 
     def _end(self, step: Step) -> None:
-        """Begin the end, or have it come sooner."""
+        """Begin the end, or bring it forward."""
         if step is Step.GO_ON:
             return
         self._notifier.stopping()
@@ -305,7 +306,7 @@ class Supervisor:
             )
         if self._loaded is not None or config.app is None:  # none is read where a program has named it
             config = dataclasses.replace(config, app=old.app, factory=old.factory)
-        # The number that signals have set stays, unless the configuration has another.
+        # A number of workers that signals have set stays, unless the configuration's has changed.
         count = config.workers or 1 if config.workers != old.workers else None
         self._use(config)
         if self._loaded is not None:
@@ -349,7 +350,7 @@ class Supervisor:
             self._left(number, message)
 
     def _left(self, number: int, message: Message) -> None:
-        """Take note of what became of a worker's last requests: at the end they are told together."""
+        """Take note of what became of a worker's last requests: when all ends, one line reports them together."""
         abandoned = message.get("abandoned", 0)
         if self._roster.stopping:
             self._completed_count += message.get("completed", 0)
@@ -374,7 +375,7 @@ class Supervisor:
             self._reap_strangers()
 
     def _reap_strangers(self) -> None:
-        """The first process of a container inherits all whose parents have ended."""
+        """The first process of a container inherits all processes whose parents have ended."""
         with contextlib.suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -412,7 +413,7 @@ class Supervisor:
             case AskToDrain(worker, seconds, leave_backlog, serve_on):
                 process = self._processes.get(worker.number)
                 if process is not None:
-                    # It would wait for its own end; another may be asked.
+                    # Else this worker would wait for its own end; another may be asked.
                     self._answer_waiters({"reload": "under way"}, of=worker.number)
                     process.pipe.send("drain", seconds=seconds, leave_backlog=leave_backlog, serve_on=serve_on)
             case SendSignal(worker, signum):
@@ -469,10 +470,10 @@ class Supervisor:
         self._started_inside.close()
 
     def _sockets_for(self, worker: Worker) -> tuple[list[socket.socket], set[int]]:
-        """Return what a new worker listens on from its start, and the slots that it is for.
+        """Return the sockets that a new worker listens on from its start, and the slots that they belong to.
 
-        With ``reuse_port`` a slot that is new has no sockets before its worker is ready: they would attract
-        connections. A slot that is gone leaves its sockets to another.
+        With ``reuse_port`` a new slot has no sockets before its worker is ready: they would attract connections. A slot
+        that is gone leaves its sockets to another.
         """
         assert self._sockets is not None  # run() has opened them
         if not self._config.reuse_port:
@@ -549,7 +550,7 @@ class Supervisor:
         return self._inside
 
     def _asked(self, number: int, process: WorkerProcess, message: Message) -> None:
-        """A worker asks, for somebody who watches or controls."""
+        """A worker asks, on behalf of a client of the metrics or the control socket."""
         what = message.get("what")
 
         def answer(answers: dict[str, Any]) -> None:
@@ -591,26 +592,26 @@ class Supervisor:
 
     def _log_figures(self, told: Told) -> None:
         count = len(told)
-        # Of a worker that was killed nothing is known.
+        # What a killed worker had done is not known.
         total = sum_of([*told.values(), self._past_figures])
         logger.info("%d worker%s: %s", count, "" if count == 1 else "s", statistics_line(total))
 
 
 def _prepare_forks() -> None:
-    """Look at what the import has left before copies are made of it."""
+    """Look at what the import has left behind, before the process is copied."""
     names = thread_names_without_copies()
     if names:
         logger.warning(
             "preload: importing the application has started threads, which workers will not have: %s", ", ".join(names)
         )
     gc.collect()
-    # The collector's marks would be written into every object, and each page of them copied.
+    # Else the collector would write its marks into every object, and so have each page of them copied.
     gc.freeze()
 
 
 @contextlib.contextmanager
 def _caught_signals() -> Iterator[socket.socket]:
-    """Have signals written to a socket, as their numbers, for the time of a ``with`` block."""
+    """Have the numbers of signals written to a socket, for the duration of a ``with`` block."""
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)

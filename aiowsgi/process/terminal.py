@@ -1,8 +1,8 @@
 """The terminal that a process was started from.
 
-SIGHUP means two things: an operator wants a reload, or the terminal has been closed. After the latter it is no
-terminal any more. Where hangups are ignored at the start, as nohup(1) has them, the process is to outlive its terminal,
-and SIGHUP is nothing but a reload.
+SIGHUP means one of two things: an operator wants a reload, or the terminal has been closed. After the latter, standard
+input is no longer a terminal. If hangups are ignored at the start, as nohup(1) has them, the process is to outlive its
+terminal, and SIGHUP is nothing but a reload.
 
 Thread: the main thread.
 

@@ -17,8 +17,8 @@ def set_title(role: str, name: str | None, default_name: str) -> None:
 
     Args:
         role: what the process does: ``"worker 3"``.
-        name: as the configuration has it.
-        default_name: instead, where it has none.
+        name: the configured name.
+        default_name: used if there is none.
     """
     try:
         from setproctitle import setproctitle  # type: ignore[import-not-found,unused-ignore]  # an extra

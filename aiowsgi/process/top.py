@@ -1,4 +1,4 @@
-"""``aiowsgi top``: workers, threads and requests of a server that runs, anew every second.
+"""``aiowsgi top``: workers, threads and requests of a running server, refreshed every second.
 
 Thread: the main thread.
 """
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "render"]
 
-HELP = f"""Show what a server does, anew every second, until q is pressed.
+HELP = f"""Show what a server is doing, refreshed every second, until q is pressed.
 
 \b
 ADDRESS is the server's --control, as unix:/run/app.ctl. Default: the variable {VARIABLE}.
 """
 
-# Younger requests are nothing to look at; older ones are yellow, and then red.
+# Younger requests are not highlighted; older ones are yellow, and then red.
 _OLD_SECONDS = 1.0
 _VERY_OLD_SECONDS = 10.0
-# Beside the requests: frame, title, head of the table of workers, head of the table of requests.
+# Besides the requests: frame, title, head of the table of workers, head of the table of requests.
 _OTHER_LINES = 12
-# Of the table of workers with all of its columns.
+# Width of the table of workers with all of its columns.
 _WIDE_COLUMNS = 110
 
 Told = Mapping[str, Any]
@@ -43,7 +43,7 @@ Told = Mapping[str, Any]
 @click.command("top", help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("address", default=lambda: os.environ.get(VARIABLE, ""), metavar="[ADDRESS]")
 @click.option("--interval", default=1.0, metavar="SECONDS", help="Between two looks. [default: 1]")
-@click.option("--once", is_flag=True, help="Look twice, print, and exit, as it does where its output is no terminal.")
+@click.option("--once", is_flag=True, help="Look twice, print, and exit, as it does if its output is not a terminal.")
 def command(address: str, interval: float, once: bool) -> None:
     """Do what the help says."""
     try:
@@ -85,7 +85,7 @@ def _keys() -> Iterator[selectors.BaseSelector]:
 
 
 def _quit_is_pressed(keys: selectors.BaseSelector, seconds: float) -> bool:
-    """Wait so long for a key."""
+    """Wait up to ``seconds``; return whether q was pressed."""
     end = time.monotonic() + seconds
     while (rest := end - time.monotonic()) > 0:
         if keys.select(rest) and os.read(sys.stdin.fileno(), 1) in (b"q", b"Q", b""):
@@ -97,8 +97,8 @@ def render(workers: Mapping[str, Told], earlier: Mapping[str, Told], size: tuple
     """Return what is shown.
 
     Args:
-        workers: what each has told, by its number.
-        earlier: what each told before, for the rates.
+        workers: what each has answered, by its number.
+        earlier: what each answered the time before, for the rates.
         size: columns and lines of the terminal.
     """
     from rich.console import Group
@@ -118,7 +118,7 @@ def _worker_table(ordered: list[tuple[str, Told]], earlier: Mapping[str, Told], 
 
     rates = {number: _rate(told, earlier.get(number)) for number, told in ordered}
     wide = width >= _WIDE_COLUMNS
-    # Heading, cell of a worker, sum of all; and whether it is left out where there is no room.
+    # Heading, cell of a worker, sum of all; and whether it is shown: some are only if there is room.
     columns: list[tuple[str, Callable[[str, Told], str], str, bool]] = [
         ("worker", lambda number, told: number, "all", True),
         ("pid", lambda number, told: str(told["pid"]), "", wide),
@@ -170,7 +170,7 @@ def _sum_of(ordered: list[tuple[str, Told]], group: str, name: str) -> str:
 
 
 def _rate(told: Told, earlier: Told | None) -> float:
-    """Return the requests answered in a second; none for a worker that is new."""
+    """Return the requests answered per second; 0 for a new worker."""
     if earlier is None or told["clock"] <= earlier["clock"]:
         return 0.0
     done: int = told["requests"]["done"] - earlier["requests"]["done"]

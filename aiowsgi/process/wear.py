@@ -1,6 +1,6 @@
-"""When a worker has done enough: so many requests, so old, so large.
+"""When a worker has done enough, by its number of requests, its age or its size.
 
-Looked at from time to time, so that requests pay nothing for it; the looks come closer as the limit of requests does.
+These are checked from time to time, so that requests pay nothing for it, and more often as the limit of requests nears.
 
 Thread: event loop.
 
@@ -26,7 +26,7 @@ class Wear:
     """The limits of one worker.
 
     Args:
-        config: says them.
+        config: sets them.
         now: when the worker began, in seconds of any clock.
     """
 
@@ -64,7 +64,7 @@ class Wear:
             seconds = min(seconds, self._begun_at + self._most_seconds - now)
         if self._most_requests:
             rate = (request_count - self._last_count) / max(now - self._last_at, 1e-3)
-            # Half of the way, since the rate may grow; and a first look before any is known.
+            # Half of the way, since the rate may grow; and soon, while no rate is known.
             seconds = min(seconds, (self._most_requests - request_count) / rate / 2 if rate else 0.1)
         self._last_count, self._last_at = request_count, now
         return max(_SHORTEST_LOOK_SECONDS, seconds)

@@ -1,6 +1,6 @@
 """One worker: a server in a process that a supervisor watches over.
 
-It imports the application, serves on the sockets that it was given, tells that it lives, and leaves when it is told,
+It imports the application, serves on the sockets that it was given, reports that it is alive, and leaves when told to,
 when its own limits are reached, or when its supervisor is gone.
 
 Thread: the main thread, which becomes the event loop's.
@@ -52,17 +52,17 @@ __all__ = ["HELD_BACK_SIGNALS", "START_FAILURE", "Order", "heartbeat_interval", 
 
 logger = logging.getLogger("aiowsgi.supervisor")
 
-#: A worker's exit code where there is no use in trying again.
+#: A worker's exit code if there is no use in trying again.
 START_FAILURE = 3
-# At least so many heartbeats fit into the silence that is allowed.
+# At least this many heartbeats fit into the silence that is allowed.
 _HEARTBEATS = 4
 _LONGEST_HEARTBEAT_SECONDS = 1.0
-# Beyond the graceful timeout, for one whose supervisor is gone: then nobody else would end it.
+# Beyond the graceful timeout, for a worker whose supervisor is gone: nothing else would end it.
 _ORPHAN_MARGIN_SECONDS = 5
 
 #: Signals that a terminal or an operator may send to all processes, and that are the supervisor's business.
 _IGNORED_NAMES = ("SIGINT", "SIGQUIT", "SIGHUP", "SIGTTIN", "SIGTTOU")
-#: Those that a worker does not get before it has its handlers.
+#: Signals that a worker does not get before it has installed its handlers.
 HELD_BACK_SIGNALS = frozenset(
     getattr(signal, name) for name in (*_IGNORED_NAMES, "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
@@ -73,8 +73,8 @@ class Order:
     """What a worker has to know.
 
     Args:
-        number: of the worker, among all that there ever were.
-        application: its name on the command line; ``None`` where the worker is forked with it.
+        number: of the worker, among all that there have been.
+        application: its name on the command line; ``None`` if the worker is forked with it.
         factory: the name is a factory's.
         config: every setting.
         descriptors: of the sockets that it listens on.
@@ -87,7 +87,7 @@ class Order:
     descriptors: Sequence[int]
 
     def as_fields(self) -> dict[str, Any]:
-        """Return it as JSON has it, with what else a new interpreter needs."""
+        """Return it as values for JSON, with whatever else a new interpreter needs."""
         return {
             "number": self.number,
             "application": self.application,
@@ -124,12 +124,12 @@ def run_spawned(message: Message, fd: int, unread: bytes) -> int:
 
 
 def run_forked(order: Order, sock: socket.socket, application: WSGIApplication) -> int:
-    """Be a worker in a copy of the supervisor; return the exit code that its process is to have."""
+    """Be a worker in a copy of the supervisor; return the exit code for its process."""
     return _Worker(order, MessagePipe(sock)).run(application)
 
 
 def heartbeat_interval(timeout: float) -> float:
-    """Return the seconds between two heartbeats, where so long a silence is allowed."""
+    """Return the seconds between two heartbeats, if a silence of ``timeout`` is allowed; 0 allows any."""
     return min(_LONGEST_HEARTBEAT_SECONDS, timeout / _HEARTBEATS) if timeout else _LONGEST_HEARTBEAT_SECONDS
 
 
@@ -172,8 +172,8 @@ class _Worker:
         except (KeyboardInterrupt, SystemExit) as error:
             if self._started:
                 raise
-            # Nobody has interrupted it: that signal is the supervisor's, and does nothing here. So it would be no
-            # other in the next worker.
+            # No signal has interrupted it: SIGINT is the supervisor's, and does nothing here. So the next worker would
+            # fare no better.
             text = f"the application or a hook ended its worker before that was ready: {summary(error)}"
             return self._failed(text, application_error(error))
         finally:
@@ -189,7 +189,7 @@ class _Worker:
     def _install_handlers(self) -> None:
         for name in (*_IGNORED_NAMES, "SIGUSR2"):
             if hasattr(signal, name):
-                # A function, where SIG_IGN would be what the application's own children inherit.
+                # A function, because the application's own children would inherit SIG_IGN.
                 signal.signal(getattr(signal, name), _ignore)
         if hasattr(signal, "SIGUSR1"):
             # Not through the loop, which may be what is stuck.
@@ -240,7 +240,7 @@ class _Worker:
         loop.remove_reader(self._pipe.fileno())
         loop.remove_writer(self._pipe.fileno())
 
-    # What goes on by itself.
+    # What happens unasked.
 
     def _beat(self) -> None:
         self._pipe.send("heartbeat")
@@ -257,12 +257,12 @@ class _Worker:
             self._recycle(reason)
 
     def _recycle(self, reason: str) -> None:
-        """Ask to be replaced; requests are served on until the other is ready."""
+        """Ask to be replaced; this worker serves on until the other is ready."""
         self._pipe.send("recycle", reason=reason)
 
     @property
     def _started_server(self) -> Server:
-        assert self._server is not None  # what asks runs once the server has started
+        assert self._server is not None  # every caller runs once the server has started
         return self._server
 
     # What the supervisor says.
@@ -320,7 +320,7 @@ class _Worker:
     # What people ask.
 
     def _tell(self, what: str, sockets: list[socket.socket]) -> None:
-        """Answer, among the others, who comes to a socket of the supervisor's."""
+        """Answer, as all workers do, those who connect to a socket of the supervisor's."""
         responder = MetricsResponder(self._ask) if what == "metrics" else ControlResponder(self._ask)
         telling = self._started_server.tell(responder, Config(threads=1), sockets)
         self._tellings.add(asyncio.get_running_loop().create_task(telling))
@@ -341,7 +341,7 @@ class _Worker:
 
         def log() -> None:
             logger.warning("%s", text)
-            flush_logs()  # the answer to what follows may be SIGKILL
+            flush_logs()  # the next message may be answered with SIGKILL
             self._pipe.send("dumped")
 
         call_aside(log)
@@ -359,7 +359,7 @@ def _ignore(signum: int, frame: FrameType | None) -> None:
 
 
 def _take_sockets(descriptors: Sequence[int]) -> list[socket.socket]:
-    """Make sockets of descriptors that are this process's own."""
+    """Make sockets of descriptors that this process owns."""
     sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
     for sock in sockets:
         sock.setblocking(False)

@@ -1,4 +1,4 @@
-"""The format of the access log, compiled once into a function that makes a line of an exchange.
+"""The format of the access log, compiled once into a function that makes a line from an exchange.
 
 Formats are gunicorn's, which are Apache's with ``%(name)s`` around each letter, and so are the lines; a few names are
 new, for what only this server knows. What a client, or an application, chose is escaped: no value can end its line,
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 __all__ = ["ATOMS", "CompiledFormat", "compile_format", "escape", "user_name"]
 
-# Of a format: a name with what printf allows behind it; or a percent sign. A format is the deployer's, not a client's.
+# What a format may hold: a name with what printf allows after it, or a percent sign. Deployers write it, not clients.
 _DIRECTIVE = re.compile(
     r"%(?:\((?P<name>[^()]*)\)(?P<spec>[#0\-+ ]*[0-9]{0,3}(?:\.[0-9]{1,3})?)(?P<kind>[diouxXeEfFgGrsa])|%)"
 )
 _NAMED_VALUE = re.compile(r"\{([^{}]+)\}([ioe])")
-# What is printable ASCII, harmless between quotation marks or, the second, outside of them.
+# What is not printable ASCII, or not harmless: between quotation marks, or, the second, outside of them.
 _NOT_QUOTABLE = re.compile(r"[^\x20\x21\x23-\x5b\x5d-\x7e]")
 _NOT_A_WORD = re.compile(r"[^\x21\x23-\x5b\x5d-\x7e]")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 #: What each name stands for, as Python over ``x`` (the exchange), ``head``, ``sent`` (the request's fields, named as in
-#: environ) and ``answered`` (the response's); whether the value is somebody else's choice; what the README says.
+#: environ) and ``answered`` (the response's); whether the value may have to be escaped; what the README says.
 ATOMS: dict[str, tuple[str, bool, str]] = {
     "h": ("x.client_address or '-'", True, "address of the client; `-` for a Unix socket"),
     "l": ("'-'", False, "`-`"),
@@ -81,7 +81,7 @@ class CompiledFormat:
 
     Args:
         make_line: returns a line, with its line end.
-        reads_environ: whether that reads environ.
+        reads_environ: whether ``make_line`` reads environ.
     """
 
     __slots__ = ("make_line", "reads_environ")
@@ -94,8 +94,8 @@ class CompiledFormat:
 def compile_format(text: str) -> CompiledFormat:
     """Compile a format.
 
-    The line is one f-string. Others' values are looked at all together, and each by itself only if something in them
-    has to be escaped. A space is harmless in quotation marks; outside of them it would begin another column.
+    The line is one f-string. Values that may have to be escaped are checked all together, and each by itself only if
+    something in them has to be. A space is harmless in quotation marks; outside of them it would begin another column.
 
     Raises:
         ValueError: the format cannot be understood; the message says where.
@@ -116,7 +116,7 @@ def compile_format(text: str) -> CompiledFormat:
         variable = f"v{len(values)}"
         values[variable], foreign = _expression(match["name"])
         if match["name"] == "r" and not quoted:
-            # The two spaces of a request line are its own. One that was refused may have any number.
+            # A request line has two spaces of its own; one that was refused may have any number.
             values[variable] += ".replace(' ', '_')"
             suspects[True].append(variable)
         elif foreign:
@@ -128,7 +128,7 @@ def compile_format(text: str) -> CompiledFormat:
 
 
 def _literal(text: str) -> str:
-    """Return a part of a format as it stands in an f-string."""
+    """Return the literal part of a format as an f-string writes it."""
     if "%" in text:
         at = text[text.index("%") :][:20]
         raise ValueError(f"{at!r} is not understood: write %(name)s, or %% for a percent sign")
@@ -137,7 +137,7 @@ def _literal(text: str) -> str:
 
 
 def _expression(name: str) -> tuple[str, bool]:
-    """Return the Python that a name stands for, and whether its value is somebody else's choice."""
+    """Return the Python that a name stands for, and whether its value may have to be escaped."""
     if name in ATOMS:
         expression, foreign, _ = ATOMS[name]
         return expression, foreign
@@ -185,7 +185,7 @@ def _build(values: dict[str, str], suspects: dict[bool, list[str]], template: st
 
 
 def escape(text: str, quoted: bool = True) -> str:
-    r"""Return a value as it may stand in a line: what is not harmless as ``\xHH`` or ``\uHHHH``.
+    r"""Return a value as it may appear in a line: whatever is not harmless becomes ``\xHH`` or ``\uHHHH``.
 
     Args:
         text: of whatever origin.
@@ -207,7 +207,7 @@ def _printf(spec: str, value: object) -> str:
 
 
 def user_name(authorization: str | None) -> str:
-    """Return the user of Basic authentication; ``-`` where there is none. It is what the client says."""
+    """Return the user of Basic authentication; ``-`` where there is none. Unverified: it is what the client says."""
     if authorization is None or authorization[:6].lower() != "basic ":
         return "-"
     try:
@@ -253,7 +253,7 @@ def _clock_text() -> str:
     second, text = _clock
     if second != now:
         local = time.localtime(now)
-        # Not strftime("%b"), which speaks the process's language.
+        # Not strftime("%b"), which follows the process's locale.
         text = time.strftime(f"[%d/{_MONTHS[local.tm_mon - 1]}/%Y:%H:%M:%S %z]", local)
         _clock = (now, text)
     return text

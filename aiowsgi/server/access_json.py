@@ -1,6 +1,6 @@
 """The access log as JSON: fields with types, named as OpenTelemetry names the attributes of HTTP.
 
-A line is one object of ASCII. Every value of a client's goes through JSON's own escapes, so that none can end its
+A line is one object of ASCII. Every value from a client goes through JSON's own escapes, so that none can end its
 string, let alone its line, or begin a field of its own. What is not known is left out.
 
 Thread: event loop.
@@ -32,7 +32,7 @@ _quote: Callable[[str], str] = encode_basestring_ascii
 
 
 def fields_of(x: ObservedExchange) -> dict[str, Any]:
-    """Return the fields of an exchange that has ended, for a log record: the line's, but for what a record has."""
+    """Return the fields of an exchange that has ended, for a log record: those of the line that a record lacks."""
     fields: dict[str, Any] = json.loads(make_json_formatter()(x))
     for name in ("timestamp", "severity_text", "logger", "process.pid"):
         del fields[name]
@@ -40,7 +40,7 @@ def fields_of(x: ObservedExchange) -> dict[str, Any]:
 
 
 def make_json_formatter() -> Callable[[ObservedExchange], str]:
-    """Return the function that makes a line, with its line end, of an exchange that has ended."""
+    """Return the function that makes a line, with its line end, from an exchange that has ended."""
     process = f'"severity_text":"INFO","logger":"aiowsgi.access","process.pid":{os.getpid()}'
 
     def make_line(x: ObservedExchange) -> str:
@@ -110,7 +110,7 @@ _millisecond: tuple[int, str] = (0, "")
 
 
 def timestamp() -> str:
-    """Return the time as RFC 3339 has it, to the millisecond, in which it is made once. The pair is replaced whole."""
+    """Return the time in RFC 3339's format, made once a millisecond. The pair is replaced as a whole."""
     global _millisecond
     now = time.time_ns() // 1_000_000
     known, text = _millisecond

@@ -31,11 +31,11 @@ __all__ = ["AccessLog", "check_access_log"]
 _access_logger = logging.getLogger("aiowsgi.access")
 _logger = logging.getLogger("aiowsgi.error")
 
-# Lines are written so long after the first of them, or when they are so many. Arbitrary: nobody who reads along feels
-# it, and at 20,000 requests a second a wake-up of the writer is shared by two thousand.
+# Lines go to the writer this long after the first of them, or once they are this large. Arbitrary: nobody who follows
+# the log notices, and at 20,000 requests a second two thousand of them share a wake-up of the writer.
 _COLLECT_SECONDS = 0.1
 _COLLECT_SIZE = 64 * 1024
-# What the file has to take the last lines.
+# How long the file has to take the last lines.
 _CLOSE_SECONDS = 1.0
 
 _STANDARD_OUTPUT = 1
@@ -107,14 +107,14 @@ class AccessLog:
             self._fail()
 
     def _fail(self) -> None:
-        """An access log that fails costs no answer; it is told of once."""
+        """An access log that fails costs no answer; the failure is logged once."""
         if not self._failed:
             self._failed = True
             with contextlib.suppress(Exception):
                 _logger.exception("the access log fails")
 
     def close(self) -> None:
-        """Write what is left, within a moment. The loop waits for it: it is at its end."""
+        """Write what is left, within a moment. The loop waits for that, as it is about to end."""
         if self._timer is not None:
             self._timer.cancel()
         self._hand_over()
@@ -124,10 +124,10 @@ class AccessLog:
 
 
 def check_access_log(config: Config) -> Config:
-    """Look whether the access log's file could be opened, without making it.
+    """Check that the access log's file can be opened, without creating it.
 
     Returns:
-        The configuration of a server that does not open it either.
+        A configuration with which the server does not open it either.
 
     Raises:
         OSError: it could not.

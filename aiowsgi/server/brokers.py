@@ -1,6 +1,6 @@
-"""What a server has to do with the brokers of its application's channels: looks for them, waits for them, counts them.
+"""What a server does with the brokers of its application's channels: looks for them, waits for them, counts them.
 
-It knows those of the channels that there are when it starts. A channel that is made later says in the log what is
+It knows the brokers of those channels that exist when it starts. For a channel that is made later, the log says what is
 wrong with its broker.
 
 Thread: event loop.
@@ -23,7 +23,7 @@ __all__ = ["broker_counters", "broker_gauges", "broker_histograms", "check_broke
 
 _logger = logging.getLogger("aiowsgi.error")
 
-# Seconds that a broker has for saying whether it takes user and password.
+# Seconds that a broker has to say whether it accepts the user and password.
 _CHECK_SECONDS = 2.0
 _LINK_STATES = ("idle", "reading", "away")
 _COUNTED = ("sent", "read", "dropped", "disconnected", "resets", "losses", "send_failures")
@@ -33,8 +33,8 @@ async def check_brokers() -> None:
     """Look for every broker, for a short time.
 
     Raises:
-        StartupError: one refuses the user and password. One that is not there may come: the log says that it is
-            waited for.
+        StartupError: one refuses the user and password. One that is not there may still come: the log says that the
+            server waits for it.
     """
     found = brokers()
     if found:
@@ -55,7 +55,7 @@ async def _check(broker: Broker) -> None:
 
 
 def hold_links() -> list[Link]:
-    """Keep this loop connected to every broker, whoever is subscribed, until each link is unpinned."""
+    """Keep this loop connected to every broker, even without subscribers, until each link is unpinned."""
     links = [broker.link() for broker in brokers()]
     for link in links:
         link.pin()
@@ -63,7 +63,7 @@ def hold_links() -> list[Link]:
 
 
 def broker_counters() -> dict[str, float]:
-    """Return what was counted of all brokers; nothing where there are none."""
+    """Return what was counted for all brokers; nothing if there are none."""
     found = brokers()
     return {f"broker_events what={name}": sum(broker.tally[name] for broker in found) for name in _COUNTED if found}
 

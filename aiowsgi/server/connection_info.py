@@ -1,4 +1,4 @@
-"""What a connection's transport says of its two ends, and of its TLS, as environ spells it.
+"""What a connection's transport says about its two ends and its TLS, as environ spells it.
 
 Thread: event loop.
 
@@ -41,8 +41,8 @@ def connection_info(transport: asyncio.BaseTransport, addresses: tuple[object, o
     """Read a transport.
 
     Args:
-        transport: plain, or TLS of this package's or of a loop's.
-        addresses: the client's and the server's as a proxy has told them, in the place of the socket's.
+        transport: plain, or TLS, this package's or a loop's.
+        addresses: the client's and the server's as a proxy has given them, instead of the socket's.
     """
     peer, local = addresses or (transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
     remote_host, remote_port = host_and_port(peer)
@@ -54,10 +54,10 @@ def connection_info(transport: asyncio.BaseTransport, addresses: tuple[object, o
 
 
 def is_on_unix_socket(transport: asyncio.BaseTransport) -> bool:
-    """Tell whether a connection is one of a Unix socket, whose peer has no address.
+    """Return whether a connection is one of a Unix socket, whose peer has no address.
 
-    A TCP peer may have none either: one that has reset its connection before it was asked for (getpeername(2),
-    ENOTCONN). What it had sent before is read all the same.
+    A TCP peer may have none either, if it has reset its connection before the address is asked for (getpeername(2),
+    ENOTCONN). What it had sent before that is still read.
     """
     sock = transport.get_extra_info("socket")
     return sock is not None and sock.family == socket.AF_UNIX
@@ -70,12 +70,12 @@ def host_and_port(address: object) -> tuple[str, str]:
     return "", ""
 
 
-# Of the server's own addresses, so that ten thousand connections have their text once: 0.1 KB less for each.
+# For the server's own addresses, so that ten thousand connections share one text: 0.1 KB less for each.
 _known_host_and_port = lru_cache(maxsize=64)(host_and_port)
 
 
 def _tls_variables(tls: ssl.SSLObject | ssl.SSLSocket | None) -> dict[str, str]:
-    """Say of a connection what mod_ssl says of it, in its words."""
+    """Describe a connection's TLS as mod_ssl does, by the same names."""
     if tls is None:
         return {}
     cipher = tls.cipher()

@@ -1,16 +1,16 @@
 """Request content on its way to the application: collected before it starts, or streamed while it runs.
 
-Collected, it lies in memory, then in a temporary file. Where its length is known and not over what may lie in memory,
-the memory is reserved in one piece, so that it is read from where it was received.
+Collected content lies in memory, then in a temporary file. If its length is known and may lie in memory, the memory is
+reserved in one piece, so that the content is read from where it was received.
 
 The file is written by threads of the I/O pool, never by the loop, a part at a time, while more is received. Reading
-from that connection pauses where the file is behind, so that what lies in memory is bounded: by ``request_buffer`` for
-a request, by ``request_buffer_total`` over all of them. Content over the total goes to files at once, instead of
+from that connection pauses while the file is behind, so that what lies in memory is bounded: by ``request_buffer`` for
+a request, by ``request_buffer_total`` over all of them. Content over the total goes straight to files, instead of
 waiting for room: memory that a hundred half-sent uploads hold must not keep the hundred-and-first, or each other, from
 ending.
 
 What a file costs is mostly the kernel's: a 5 MB upload takes 2.2 ms of CPU in memory and 5 in a file, half of them in
-``write``, ``read`` and ``close``. Who has the memory raises ``request_buffer``.
+``write``, ``read`` and ``close``. Raise ``request_buffer`` if there is memory.
 
 Thread: event loop, but :meth:`ContentBuffer.open` and what runs in jobs.
 """
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ContentBuffer", "ContentStream", "MemoryBudget"]
 
-# Below, blocks are as good.
+# Below this size, blocks are as good.
 _SMALLEST_RESERVED_SIZE = 64 * 1024
-# A client gets so many times the memory of what it has sent, and no more. Arbitrary; a first read of 16 KB is enough
-# for 1 MB.
+# A client gets at most this many times as much memory as it has sent content. Arbitrary; a first read of 16 KB is
+# enough for 1 MB.
 _RESERVED_RATIO = 128
 # POSIX: no fewer than 16. Linux takes 1024.
 _MOST_BLOCKS = max(16, os.sysconf("SC_IOV_MAX"))
@@ -70,11 +70,11 @@ class _Arrival:
     __slots__ = ("_min_rate", "_rate_since", "_timeout", "arrived_at", "error", "size")
 
     def __init__(self, engine: Engine) -> None:
-        # When the time began in which content is owed.
+        # The beginning of the time for which the client owes content.
         self._rate_since = engine.loop.time()
         self._timeout = engine.config.body_timeout
         self._min_rate = engine.config.body_min_rate
-        #: When the head had arrived, by the engine's clock, where somebody wants to know; else 0.0.
+        #: When the head had arrived, by the engine's clock, if there is an observer; else 0.0.
         self.arrived_at = 0.0 if engine.observer is None else engine.clock()
         #: Bytes received.
         self.size = 0
@@ -82,9 +82,9 @@ class _Arrival:
         self.error: OSError | None = None
 
     def due(self, now: float) -> float:
-        """Return when more content has to have arrived, if some has arrived now.
+        """Return by when more content must have arrived, if some has arrived now.
 
-        A dribble gains nothing: the average since the beginning counts, with the timeout as a grace.
+        A dribble gains nothing: what counts is the average since the beginning, with the timeout as a grace.
         """
         if not self._min_rate:
             return now + self._timeout
@@ -187,11 +187,11 @@ class ContentBuffer(_Arrival):
         With blocks that are joined at its end, a 1 MB upload takes a fifth longer.
 
         Args:
-            missing_size: bytes that have not arrived; 0 if nobody knows.
+            missing_size: bytes that have not arrived; 0 if unknown.
 
         Returns:
-            Whether it has: not twice, not for content that goes to a file, nor for a client that announces much and
-            sends little, nor where requests together hold much already.
+            Whether it did: not twice, not for content that goes to a file, nor for a client that announces much and has
+            sent little, nor when all requests together already hold much.
         """
         if self._memory is not None or not missing_size:
             return False
@@ -215,7 +215,7 @@ class ContentBuffer(_Arrival):
 
     @property
     def room(self) -> memoryview | None:
-        """The reserved memory that is still to be written; ``None`` where there is none, or no more."""
+        """The reserved memory that is still to be written; ``None`` if there is none, or no longer."""
         return None if self._view is None else self._view[self.size :]
 
     def received(self, size: int) -> None:
@@ -228,7 +228,7 @@ class ContentBuffer(_Arrival):
             self._view = None
 
     def _spill(self) -> None:
-        """Have what has arrived written, where that goes to a file; what arrives meanwhile is the next write's."""
+        """Have what has arrived written, if it goes to a file; what arrives during that is for the next write."""
         if self._spilled and self._blocks and not self._write_size and self.error is None:
             blocks, self._blocks = self._blocks, []
             self._write_size = self._held_size
@@ -284,15 +284,15 @@ class ContentBuffer(_Arrival):
         if file is not None and not file.closed:
             close = _Close(file)
             try:
-                self._io_pool.submit(close)  # a large file takes its time to go
+                self._io_pool.submit(close)  # deleting a large file takes time
             except RuntimeError:  # the server has ended
                 close.run()
 
 
 def _write_all(fd: int, blocks: Sequence[bytes | bytearray]) -> None:
-    """Write blocks to a file, many by one call: with one for each, a 5 MB upload takes a seventh longer.
+    """Write blocks to a file, many with one call: with a call for each, a 5 MB upload takes a seventh longer.
 
-    The kernel so finds space and memory for larger pieces than the network happened to bring.
+    So the kernel can allocate space and memory for larger pieces than the network happened to bring.
     """
     pending: list[bytes | bytearray | memoryview] = list(blocks)
     while pending:
@@ -307,7 +307,7 @@ def _write_all(fd: int, blocks: Sequence[bytes | bytearray]) -> None:
 
 
 class _Close:
-    """A job: a file that the application will not read."""
+    """A job: close a file that the application will not read."""
 
     __slots__ = ("_file",)
 
@@ -321,7 +321,7 @@ class _Close:
 
 
 class _Write:
-    """A job: a part of a request's content goes to its file."""
+    """A job: write a part of a request's content to its file."""
 
     __slots__ = ("_blocks", "_content", "_error", "_size")
 
@@ -352,12 +352,12 @@ class _Write:
 class ContentStream(_Arrival):
     """The content of one request that the application reads while it arrives (``--stream-body``).
 
-    The same words as :class:`ContentBuffer`, where they mean the same.
+    Its names are those of :class:`ContentBuffer` where they mean the same.
 
     Args:
         engine: its configuration says how much may lie unread.
-        on_taken: called by the loop after the application has read, or wants to.
-        expect_continue: the client waits for ``100 Continue``; it is wanted at the first read.
+        on_taken: called by the loop after the application has read, or when it wants to.
+        expect_continue: the client waits for ``100 Continue``, which is sent at the first read.
     """
 
     __slots__ = ("_ended", "_limit", "_on_taken", "_pipe", "_wakeup", "continue_wanted")
@@ -381,7 +381,7 @@ class ContentStream(_Arrival):
 
     @property
     def full(self) -> bool:
-        """So much lies unread that no more is to be read from the connection until ``on_taken``."""
+        """So much is unread that no more is to be read from the connection until ``on_taken``."""
         return self._pipe.size > self._limit
 
     @property
@@ -395,10 +395,10 @@ class ContentStream(_Arrival):
         self._pipe.feed(block)
 
     def announce_end(self) -> None:
-        """The end has arrived behind the blocks that are about to be added.
+        """The end has arrived right after the blocks that are about to be added.
 
-        Said before they are: an application that knows how long its content is may answer as soon as it has them, and
-        the connection stays open only if nothing is to come.
+        Called before they are: an application that knows how long its content is may answer as soon as it has them, and
+        the connection stays open only if nothing more is to come.
         """
         self._ended = True
 

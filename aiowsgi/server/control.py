@@ -1,9 +1,9 @@
-"""The control socket: what goes on inside, as JSON, and two things to be done.
+"""The control socket: what goes on inside the server, as JSON, and two orders to it.
 
 It speaks HTTP, so that curl will do: ``GET /stats``, ``/top``, ``/stacks``; ``POST /reload``, ``/drain``. ``GET
-/reload`` is answered when no reload is under way any more, or, before, when the worker that was asked leaves.
+/reload`` is answered once no reload is under way, or earlier if the worker that was asked leaves.
 
-Who may open the socket may do all of it; the socket's mode says who may.
+Whoever may open the socket may do all of this; the socket's mode decides who may.
 
 Thread: event loop.
 """

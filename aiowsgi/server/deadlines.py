@@ -22,7 +22,7 @@ _logger = logging.getLogger("aiowsgi.error")
 
 NEVER = math.inf
 
-# Deadlines are met late by up to this much. Arbitrary; an eighth of the shortest timeout that anybody sets. A power of
+# Deadlines are late by up to this much. Arbitrary; an eighth of the shortest timeout that is usually set. A power of
 # two, so that no rounding puts a deadline into the bucket before it.
 _BUCKET_SECONDS = 0.125
 
@@ -31,7 +31,7 @@ class DeadlineHolder(Protocol):
     """Something that has one deadline at a time.
 
     ``deadline`` is in seconds of ``loop.time()``, or :data:`NEVER`. ``looked_at`` is when the holder comes up next; it
-    belongs to :class:`Deadlines` and begins as :data:`NEVER`. A deadline that is not before it may simply be assigned.
+    belongs to :class:`Deadlines` and begins as :data:`NEVER`. A deadline that is no earlier may simply be assigned.
     """
 
     deadline: float

@@ -1,4 +1,4 @@
-"""A response that its worker does not hand over whole, on its way to the client.
+"""A response that its worker does not hand over as a whole, on its way to the client.
 
 It comes out of the pipe that the worker fills, out of a file, or, once the application has parked the rest of it, out
 of an asynchronous iterable. Whichever it is, no more is taken from it than the client takes in turn.
@@ -35,7 +35,7 @@ class Delivery:
 
     Args:
         engine: what all connections share.
-        connection: is told when the client is awaited, when the application is, and of the response's end.
+        connection: notified when the client is waited for, when the application is, and of the response's end.
         outlet: the connection's.
         exchange: of the response.
     """
@@ -62,14 +62,14 @@ class Delivery:
 
     @property
     def passes_transport(self) -> bool:
-        """Whether a file goes past the transport, which is never paused then, and minds its deadline by itself."""
+        """Whether a file bypasses the transport, which is then never paused; its sender sees to the deadline itself."""
         return isinstance(self._sender, SocketFileSender)
 
     def worker_ready(self) -> None:
         """The worker has handed something over."""
         exchange = self._exchange
         if self._parked is not None:
-            return  # the pipe's end is announced after resume() has come to it: what is parked needs nobody's word
+            return  # resume() came to the pipe's end before its announcement; what is parked needs none
         region = exchange.region
         if region is None:
             self._send_on()
@@ -86,7 +86,7 @@ class Delivery:
             self._send_on()
 
     def disperse(self) -> None:
-        """Have what is parked ended in its turn: the server drains."""
+        """Have what is parked ended in its turn: the server is draining."""
         if self._parked is not None and not self._exchange.finishes:
             self._engine.dispersal.add(self._parked)
 
@@ -127,7 +127,7 @@ class Delivery:
     # Files.
 
     def _send_file(self, region: FileRegion) -> None:
-        """Send a file, by the short way where there is one."""
+        """Send a file, straight to the socket if possible."""
         engine = self._engine
         head, self._exchange.whole = self._exchange.whole or (), ()
         sock = self._outlet.duplicate_socket()

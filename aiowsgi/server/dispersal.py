@@ -2,13 +2,13 @@
 
 A browser's ``EventSource`` comes back some seconds after its stream has ended, and all browsers wait equally long: ten
 thousand streams that end together are ten thousand requests, handshakes and replays together, at the servers that are
-left. So the streams take turns, in an order that is drawn, ``drain_rate`` of them in a second or, where that would not
-be done in time, as many as it takes to be done in four fifths of it. Few streams are soon ended: ten of them in 20 ms.
-While one waits for its turn it goes on, so that its client misses nothing.
+left. So the streams take turns, in random order, ``drain_rate`` of them a second or, if that would take too long, as
+many as it takes to be done in four fifths of the drain's time. A few streams end quickly: ten of them in 20 ms. A
+stream that waits for its turn goes on, so that its client misses nothing.
 
-Each is also told how much longer than usual its client had better stay away (``farewell()``, see
-:func:`aiowsgi.park`), a time drawn for it alone: two seconds at most where the turns have spread the crowd already, and
-up to thirty where there was no time for that.
+Each is also told how much longer than usual its client should stay away (``farewell()``, see :func:`aiowsgi.park`), a
+random time of its own: two seconds at most if the turns have spread the crowd already, and up to thirty if there was no
+time for that.
 
 Thread: event loop.
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Dispersal"]
 
-# Of the drain's time; the rest, half a second at least, is for what was written to be taken.
+# The share of the drain's time for the turns; in the rest, at least half a second, clients take what was written.
 _SHARE = 0.8
 _REST_SECONDS = 0.5
-# Arbitrary: below what browsers wait by themselves (3 s and 5 s), and what nobody sits through gladly.
+# Arbitrary: less than browsers wait on their own (3 s and 5 s), and as long as anybody will put up with.
 _LEAST_ABSENCE_SECONDS = 2.0
 _MOST_ABSENCE_SECONDS = 30.0
-# uvloop's clock ticks in these, and its timers may be early by half of one.
+# uvloop's clock has ticks of this length, and its timers may be half a tick early.
 _TICK_SECONDS = 0.001
 
 
@@ -60,7 +60,7 @@ class Dispersal:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, seconds: float) -> None:
-        """A drain begins, which has so much time, or from now on has no more than that."""
+        """A drain begins that has this much time; or one that has begun has no more than this from now on."""
         self._end = self._loop.time() + max(0.0, min(_SHARE * seconds, seconds - _REST_SECONDS))
         if self._waiting:
             self._plan()
@@ -80,7 +80,7 @@ class Dispersal:
             self._timer = None
 
     def _plan(self) -> None:
-        """Share the time that is left among those that wait, and those who have come."""
+        """Share the time that is left among those that wait and those just added."""
         added, self._added = self._added, []
         self._random.shuffle(added)
         # Behind the others, whose turns come at the same rate or sooner.
@@ -93,7 +93,7 @@ class Dispersal:
         window = max(0.0, min(wanted, self._end - now))
         self._interval = window / count
         self._absence = min(max(wanted - window, _LEAST_ABSENCE_SECONDS), _MOST_ABSENCE_SECONDS)
-        # The next turn stays when it is, unless there is less time than when that was planned.
+        # The next turn keeps its time, unless there is less time left than when it was planned.
         self._turn = now if self._timer is None else min(self._turn, now + self._interval)
         self._take_turns()
 

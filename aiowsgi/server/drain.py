@@ -24,9 +24,9 @@ __all__ = ["Drain", "DrainReport"]
 
 # An idle client's next request may be on its way when a drain begins.
 _IDLE_GRACE_SECONDS = 0.1
-# For what was accepted to come to its protocol, which takes a few turns of the loop. Arbitrary.
+# How long an accepted connection has to get its protocol, which takes a few turns of the loop. Arbitrary.
 _ARRIVAL_SECONDS = 1.0
-# What parked iterables have for closing once there is no more time. Arbitrary.
+# How long parked iterables have to close once there is no more time. Arbitrary.
 _CLOSING_SECONDS = 1.0
 
 
@@ -34,7 +34,7 @@ class DrainReport:
     """What became of the requests that were under way when a server shut down.
 
     Args:
-        completed: requests answered since the shutdown began, all of whose response is out.
+        completed: requests answered since the shutdown began, whose whole response is out.
         abandoned: requests that were cut off, whether still arriving, running or being answered; and those whose
             thread still runs.
     """
@@ -55,9 +55,9 @@ class Drain:
     Args:
         engine: knows the connections.
         listeners: accept them.
-        seconds: what requests have for ending; 0 or more.
+        seconds: how long requests have to end; 0 or more.
         leave_backlog: connections that wait to be accepted are left to the processes that share the sockets.
-        delay: seconds to serve on for before all that.
+        delay: seconds for which to go on serving before all that.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Drain:
         self._engine = engine
         self._listeners = listeners
         self._leave_backlog = leave_backlog
-        #: The least that anybody has left to the requests.
+        #: The shortest time that any call has left to the requests.
         self.seconds = seconds
         self._serves_on = delay > 0
         self._delay = anyio.move_on_after(delay)
@@ -78,7 +78,7 @@ class Drain:
         self._completed_before = engine.completed_count
 
     def shorten(self, seconds: float) -> None:
-        """Leave no more than so much from now, the delay included."""
+        """Leave no more than this many seconds from now, the delay included."""
         end = anyio.current_time() + seconds
         if not self._begun:
             if end < self._delay.deadline + self.seconds:
@@ -113,7 +113,7 @@ class Drain:
                 await anyio.Event().wait()
 
     def _begin(self) -> None:
-        """From now on the requests have their time, and no others are wanted."""
+        """From now on the requests' time runs, and no new ones are wanted."""
         self._begun = True
         self._scope.deadline = anyio.current_time() + self.seconds
         self._completed_before = self._engine.completed_count - unsent_count(self._engine)
@@ -123,11 +123,11 @@ class Drain:
     def _want_no_more(self) -> None:
         self._engine.draining = True
         self._engine.keeps_connections = False
-        # Nobody is let in any more where one has ended.
+        # This replaces the callback that lets another connection in when one has ended.
         self._engine.on_change(self._changed.set)
 
     async def _end_requests(self) -> None:
-        """Wait until all connections and requests have ended, after some help."""
+        """Help connections and requests to end, and wait until all have."""
         if not self._leave_backlog:
             for listener in self._listeners:
                 listener.take_backlog()
@@ -140,7 +140,7 @@ class Drain:
 
     async def _cut_off(self) -> DrainReport:
         """Close what is still open, and report."""
-        self._want_no_more()  # once more: cancelled during the delay, nothing has begun
+        self._want_no_more()  # again: if this was cancelled during the delay, nothing has begun
         self._engine.dispersal.close()
         await self._end_arrivals()
         report = self._report()

@@ -5,7 +5,7 @@ as a job; the worker runs the application in it, with the exchange as the sink o
 whole is left in one attribute, and the loop is told once. A streamed one goes through a
 :class:`~aiowsgi.bridge.pipes.ResponsePipe`, made with its first block.
 
-Thread: as each method says. What passes from one side to the other, beside the pipe: ``_ticket`` (whoever pops it
+Thread: as each method says. What passes from one side to the other, besides the pipe: ``_ticket`` (whoever pops it
 owns the exchange: the worker by starting, the loop by withdrawing), ``disconnection``, and the attributes of the
 outcome, which the worker writes before it notifies the loop and not again.
 """
@@ -53,10 +53,10 @@ _logger = logging.getLogger("aiowsgi.error")
 # A body up to this size is joined with its head: one send(). Above it the copy costs more than a second piece.
 _JOIN_SIZE = 64 * 1024
 
-# A file up to this size is read by its thread and goes out as any other body. Arbitrary.
+# A file up to this size is read by its thread and goes out like any other body. Arbitrary.
 _READ_SIZE = 256 * 1024
 
-# Of the requests that have been asked for their id.
+# Numbers for the ids of the requests that are asked for one.
 _numbers = itertools.count(1)
 
 #: What is answered where the application failed before its head left.
@@ -69,15 +69,15 @@ class Exchange:
     Args:
         engine: shared by all connections of a server.
         head: the request.
-        connection: whose it is.
+        connection: the one that it came on.
         base_environ: what is the same in every environ of its connection; shared with others, and not changed.
         disconnection: the connection's.
         content: complete, or ``None`` if the request has none; the exchange releases it.
         on_ready: called by the loop when there is something to take.
     """
 
-    # Slots, and all of them set: one that the class has a value for too takes Python 3.11 30 ns instead of 2, and a
-    # request reads or sets two dozen. Together with those of Response and ResponseHead, 7 % of hello.
+    # Slots, and all of them set: an attribute that the class also has a value for takes Python 3.11 30 ns instead of 2,
+    # and a request reads or sets two dozen. With the slots of Response and ResponseHead, this saves 7 % of hello.
     __slots__ = (
         "_base_environ",
         "_chunked",
@@ -138,11 +138,11 @@ class Exchange:
         self.region: FileRegion | None = None
         #: The streamed response.
         self.pipe: ResponsePipe | None = None
-        #: What goes on with the streamed response once the application is done.
+        #: Continues the streamed response once the application is done.
         self.parked: AsyncIterable[bytes] | None = None
         # The Content-Encoding that it has.
         self._parked_coding = "identity"
-        #: It goes on to its end while the server drains.
+        #: What is parked goes on to its end while the server drains.
         self.finishes = False
         #: The response broke off: the connection must end so that the client sees it.
         self.failed = False
@@ -155,16 +155,16 @@ class Exchange:
     def identify(self) -> str:
         """Return the request's id, the same whenever it is asked for. Any thread.
 
-        Few are ever asked for, and so they are given then.
+        Few ids are ever asked for, so they are made only then.
         """
         if not self._id:
             self._id = f"{os.getpid()}-{next(_numbers)}"
         return self._id
 
     def withdraw(self) -> bool:
-        """Keep the exchange from ever running; tell whether that was still possible. Event loop."""
+        """Keep the exchange from ever running; return whether that was still possible. Event loop."""
         engine = self._engine
-        engine.intake.withdrawn.append(None)  # before the ticket is gone: a thread that finds none takes this away
+        engine.intake.withdrawn.append(None)  # before the ticket goes: a thread that finds none removes this
         try:
             self._ticket.pop()
         except IndexError:
@@ -190,13 +190,13 @@ class Exchange:
 
     @property
     def waiting(self) -> bool:
-        """Whether no thread has taken the exchange yet. Any thread; a moment old."""
+        """Whether no thread has taken the exchange yet. Any thread; may be a moment old."""
         return bool(self._ticket)
 
     def leave_pipe(self) -> None:
         """All that was in the pipe has been sent. Event loop.
 
-        It is a quarter of the memory of a parked response, which goes on without it.
+        The pipe is a quarter of the memory of a parked response, which goes on without it.
         """
         pipe, self.pipe = self.pipe, None
         self.whole = ()
@@ -207,7 +207,7 @@ class Exchange:
         """Keep nothing that only the application needed: what is parked may last for hours. Event loop."""
         self._base_environ = {}
         if self._engine.observer is None:
-            # The fields, cookies among them, which nobody will read: 0.4 KB, and 1 KB or more of a browser.
+            # The fields, cookies among them, which nobody will read: 0.4 KB, or 1 KB and more from a browser.
             self.head.variables = {}
 
     @property
@@ -217,14 +217,14 @@ class Exchange:
 
     @property
     def close_delimited(self) -> bool:
-        """Whether nothing but the end of the connection tells where content that has begun ends."""
+        """Whether, once content has begun, only the end of the connection shows where it ends."""
         return not self._chunked and self._content_length is None
 
     def wake(self) -> None:
         """The worker has handed something over. Event loop."""
         self._on_ready(self)
 
-    # What an ObservedExchange makes more of; called only where there is an observer.
+    # What ObservedExchange overrides; called only if there is an observer.
 
     def cut_off(self, outcome: str) -> None:
         """The server is about to break the response off, for this reason. Event loop."""
@@ -233,7 +233,7 @@ class Exchange:
         """The response has ended for the client: all of it was taken, or no more will be. Event loop."""
 
     def refused(self, refusal: Refusal, data: bytes) -> None:
-        """The server has answered by itself, with ``data``. Event loop."""
+        """The server itself has answered, with ``data``. Event loop."""
 
     def observe(self, environ: WSGIEnvironment) -> None:
         """The application is about to be called. Worker thread."""
@@ -252,7 +252,7 @@ class Exchange:
             return
         self.started_at = engine.clock()
         engine.queue_waits.append(self.started_at - self.submitted_at)
-        # Of the thread's; seldom wanted, and 0.5 µs.
+        # The thread's processor time; seldom wanted, and it takes 0.5 µs to read.
         thread_time = time.thread_time() if engine.haste.judging else None
         try:
             contextvars.Context().run(self._run_application)
@@ -289,7 +289,7 @@ class Exchange:
                 self.observe(environ)
             run_application(engine.application, environ, self)
             if self.parked is not None and self.pipe is not None:
-                self.pipe.finish()  # the thread's part of it
+                self.pipe.finish()  # the thread's part of the response
         except BaseException as error:  # SystemExit and the like must not end the thread either
             self._fail(error)
         finally:
@@ -305,10 +305,10 @@ class Exchange:
     def _fail(self, error: BaseException) -> None:
         """Log the failure, and answer 500 if nothing has been handed over, else break the response off visibly."""
         complete = self.whole is not None or self._finished
-        # A log handler that fails, and an error whose text cannot be had, must not cost the client its answer.
+        # A log handler that fails, or an error whose str() does, must not cost the client its answer.
         with contextlib.suppress(BaseException):
             if self.disconnection.is_set() and isinstance(error, OSError) and not complete:
-                # The client is gone, and the application met it in its write or its read. Nothing is wrong.
+                # The client is gone, and so the application's write or read has failed. Nothing is wrong.
                 _logger.debug("client disconnected during %s %s", self.head.method, self.head.target)
             else:
                 _logger.error(
@@ -379,8 +379,8 @@ class Exchange:
     def send_whole(self, head: ResponseHead, blocks: Sequence[bytes], size: int) -> None:
         """See :meth:`ResponseSink.send_whole`."""
         if self.parked is not None and has_content(self.head.method, head.status_code):
-            # A Content-Length is that of what is here: whoever added it, such as Django for a body that it has joined,
-            # took that for all.
+            # A Content-Length counts only what is here: whoever added it, such as Django for a body that it has joined,
+            # took this part for the whole.
             self.send_head(_without_length(head))
             for block in filter(None, blocks):
                 self.send_block(block)
@@ -414,7 +414,7 @@ class Exchange:
         self._notify()
 
     def stream_file(self, head: ResponseHead, region: FileRegion) -> None:
-        """Send a file as any other iterable: what is parked goes on behind it, or the loop has no way to send it."""
+        """Send a file like any other iterable: parked content follows it, or the loop has no way to send it."""
         with contextlib.closing(region.blocks()) as blocks:
             self.send_head(head)
             for block in blocks:
@@ -468,7 +468,7 @@ def _close(file: BinaryIO) -> None:
 
 
 class _Release:
-    """Tells the loop that the worker has done with a request's content."""
+    """Tells the loop that the worker is done with a request's content."""
 
     __slots__ = ("_content",)
 
@@ -481,17 +481,17 @@ class _Release:
 
 
 def _check_length_unknown(content_length: int | None) -> None:
-    """Refuse what would cross the end of the response, or never reach it: nobody counts what was parked."""
+    """Refuse a length: nobody counts what was parked, which might exceed the length or fall short of it."""
     if content_length is not None:
         raise ApplicationError(
-            f"a parked response has Content-Length: {content_length}, and nobody knows how long it will be; "
-            "leave it out, as whoever has added it should",
+            f"a parked response has Content-Length: {content_length}, but nobody knows how long it will be; "
+            "leave it out, or have whatever added it leave it out",
             "aiowsgi.park()",
         )
 
 
 def _without_length(head: ResponseHead) -> ResponseHead:
-    """Return a head that says nothing of how long its content is."""
+    """Return a head that does not say how long its content is."""
     if head.content_length is None:
         return head
     head = copy.copy(head)
@@ -500,12 +500,12 @@ def _without_length(head: ResponseHead) -> ResponseHead:
 
 
 def _check_content_coding(head: ResponseHead, coding: str) -> None:
-    """Refuse what a receiver could not decode: a middleware encodes what passes it, and what is parked does not."""
+    """Refuse what a receiver could not decode: middleware encodes what passes through it, not what was parked."""
     for name, value in head.fields:
         if name.lower() == "content-encoding" and value.lower() not in (coding, "identity"):
             raise ApplicationError(
-                f"a parked response has Content-Encoding: {value}, and what was parked is {coding}: keep the "
-                f"middleware away, by a Content-Encoding of identity, or park(..., content_coding={value!r}) it",
+                f"a parked response has Content-Encoding: {value}, but what was parked is {coding}: keep middleware "
+                f"from encoding, with a Content-Encoding of identity, or call park(..., content_coding={value!r})",
                 "aiowsgi.park()",
             )
 

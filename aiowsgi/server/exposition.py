@@ -24,7 +24,7 @@ __all__ = ["MetricsResponder", "check_installed", "exposition"]
 
 _PREFIX = "aiowsgi_"
 
-#: Name to help; what follows the name's space in a snapshot is the label.
+#: The help text by name; in a snapshot, a name may be followed by a space and its label.
 _COUNTERS = {
     "requests": "Requests that have ended, by the class of their status; none where there was no answer.",
     "request_outcomes": "Requests that have ended, by how their answers ended.",
@@ -35,7 +35,7 @@ _COUNTERS = {
     "thread_seconds": "Seconds that threads have spent on requests.",
     "broker_events": "What became of channels' events at their brokers: sent from here, read here, dropped for slow"
     " subscribers; resets, and lost connections; and attempts to send that failed.",
-    "worker_restarts": "Workers that were started in the place of another.",
+    "worker_restarts": "Workers that were started to replace another.",
     "log_lines_dropped": "Lines of the access log that could not be written.",
 }
 _GAUGES = {
@@ -45,8 +45,8 @@ _GAUGES = {
     "queue_length": "Requests that wait for a thread.",
     "workers": "Processes that serve.",
     "workers_taking_turns": "Of these, the ones whose threads work one after another, since they only compute.",
-    "broker_links": "Event loops' ways to brokers of channels, by how they are.",
-    "broker_silence_seconds": "Seconds since brokers last answered, over all that are read; some 3 at most for each.",
+    "broker_links": "Event loops' links to channels' brokers, by state.",
+    "broker_silence_seconds": "Seconds since brokers last answered, summed over those read; some 3 at most each.",
     "channel_subscribers": "Subscriptions to channels with a broker.",
 }
 _HISTOGRAMS: dict[str, tuple[str, Sequence[float]]] = {
@@ -55,16 +55,16 @@ _HISTOGRAMS: dict[str, tuple[str, Sequence[float]]] = {
         DURATION_BUCKETS,
     ),
     "request_queue_seconds": ("Seconds that requests waited for a thread.", DURATION_BUCKETS),
-    "event_loop_lag_seconds": ("Seconds by which the event loop was late, looked at four times a second.", LAG_BUCKETS),
+    "event_loop_lag_seconds": ("Seconds by which the event loop was late, measured four times a second.", LAG_BUCKETS),
     "broker_delay_seconds": (
-        "Seconds from a broker's taking an event to its being read, by both clocks.",
+        "Seconds from when a broker took an event until it was read here, by both clocks.",
         DELAY_BUCKETS,
     ),
 }
 
 
 def check_installed() -> None:
-    """Make sure that prometheus-client is there.
+    """Make sure that prometheus-client is installed.
 
     Raises:
         StartupError: it is not.
@@ -82,14 +82,14 @@ def exposition(snapshot: Snapshot, accept: str) -> tuple[str, bytes]:
 
     Args:
         snapshot: of one process, or the sum of several.
-        accept: the Accept field of who asks.
+        accept: the client's Accept field.
 
     Returns:
         The media type, and the text.
     """
     from prometheus_client.exposition import choose_encoder
 
-    # Not what the client wrote, which would come back in the media type.
+    # Not what the client wrote, which would be echoed in the media type.
     wanted = "application/openmetrics-text; version=1.0.0" if "application/openmetrics-text" in accept else ""
     encode, media_type = choose_encoder(wanted)
     return media_type, encode(_Collected(snapshot))
@@ -127,7 +127,7 @@ class MetricsResponder:
 
 
 class _Collected:
-    """What an encoder reads: as much of a registry as it needs."""
+    """What an encoder reads: as much of a registry's interface as it needs."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot

@@ -1,11 +1,11 @@
-"""Looks after requests that run: slow ones are told, those over their time are given up.
+"""Looks after requests that run: slow ones are reported, those over their time are given up.
 
-A timer of the loop looks at what runs, a few times in the shortest time that is set; requests themselves pay nothing.
-A request's time is what a thread has spent on it, without what it waited for one.
+A timer of the loop looks at running requests, a few times within the shortest limit that is set; requests themselves
+pay nothing. A request's time is what a thread has spent on it, without its wait for a thread.
 
-A thread that is *stuck*, because its request was given up and it did not notice, is counted out of the pool until it
-ends that after all, and another is started in its place, up to ``max_threads`` in all. Where more than a share of the
-threads is stuck, the process wants to be replaced.
+A thread that is *stuck*, because its request was given up and it did not notice, does not count in the pool until it
+ends that request after all, and another is started in its place, up to ``max_threads`` in all. If more than a certain
+share of the threads is stuck, the process asks to be replaced.
 
 Thread: event loop.
 """
@@ -42,11 +42,11 @@ class _Watched:
 
 
 class RequestGuard:
-    """Tells of slow requests, and gives up those over their time; to be started where a time is set.
+    """Reports slow requests, and gives up those over their time; to be started if either limit is set.
 
     Args:
         engine: whose requests.
-        recycle: called, once, with the reason why this process had better be replaced.
+        recycle: called, once, with the reason why this process should be replaced.
     """
 
     def __init__(self, engine: Engine, recycle: Callable[[str], object] | None) -> None:
@@ -61,7 +61,7 @@ class RequestGuard:
         shortest = min(filter(None, (self._slow_seconds, self._timeout)), default=0.0)
         self._interval = min(_LONGEST_LOOK_SECONDS, max(_SHORTEST_LOOK_SECONDS, shortest / _LOOKS))
         self._timer: asyncio.TimerHandle | None = None
-        #: Threads whose request was given up and that run on.
+        #: Threads that still run a request that was given up.
         self.stuck_count = 0
 
     def start(self) -> None:
@@ -69,7 +69,7 @@ class RequestGuard:
         self._timer = self._engine.loop.call_later(self._interval, self._look)
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -104,7 +104,7 @@ class RequestGuard:
         if "log" in self._actions:
             what = f"has run for {seconds:.1f} s and is given up"
             if not has_room:
-                what += "; no other thread takes the place of its own: max_threads is reached"
+                what += "; no other thread takes the place of its thread: max_threads is reached"
             self._tell(logging.ERROR, exchange, what)
         if "504" in self._actions:
             for connection in list(self._engine.connections):
@@ -115,10 +115,10 @@ class RequestGuard:
             recycle(f"{self.stuck_count} of {self._engine.config.threads} threads are stuck")
 
     def _mark_stuck(self, exchange: Exchange) -> bool:
-        """Count its thread out of the pool; tell whether that leaves room for a successor."""
+        """Mark its thread as stuck; return whether the pool has room for a successor."""
         self.stuck_count += 1
         engine = self._engine
-        # Of a thread that is in a greenlet's stack it is not known.
+        # Not known for a thread that is running a greenlet's stack.
         frames = sys._current_frames().items()
         thread_id = next((thread_id for thread_id, frame in frames if exchange_of(frame) is exchange), None)
         has_room = engine.pool.mark_stuck(exchange, thread_id)

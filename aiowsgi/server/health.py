@@ -1,8 +1,8 @@
-"""Two questions of an orchestrator's, answered by the event loop: is the process alive, and does it want requests.
+"""An orchestrator's two questions, answered by the event loop: is the process alive, and does it want requests.
 
-No thread and no place in the queue is needed for the answer, so that it comes when there are none. Alive means that
-requests can be answered, now or in a while; what never will be is a reason to replace the process. Ready means that a
-request sent now is welcome.
+The answer needs no thread and no place in the queue, so it comes even when there are none. Alive means that requests
+can be answered, now or in a while; if they never will be, the process has to be replaced. Ready means that a request
+sent now is welcome.
 
 Thread: event loop.
 
@@ -55,14 +55,14 @@ class Health:
         return [reason for reason, holds in conditions.items() if holds]
 
     def _threads_stuck(self) -> bool:
-        """Tell whether requests wait in vain: every thread has been busy with one for as long as any may wait."""
+        """Return whether requests wait in vain: every thread has been busy with one for longer than any may wait."""
         engine = self._engine
         if not engine.pool.waiting_count:
             return False
         long_ago = engine.clock() - engine.config.queue_timeout
         count = sum(0.0 < exchange.started_at < long_ago for exchange in engine.exchanges.copy())
         threads = engine.pool.stats()
-        # One that waits for its client, or whose request was given up, has been replaced by another, up to max_threads.
+        # A thread that waits for its client, or whose request was given up, has been replaced, up to max_threads.
         return not threads.idle and count - threads.stalled >= max(1, threads.running)
 
     def respond(self, request: OwnRequest) -> bool:
@@ -72,7 +72,7 @@ class Health:
         if (path != self._health_path and path != self._ready_path) or head.method not in ("GET", "HEAD"):
             return False
         reasons = self.reasons()
-        # Where one path is both, it is the stricter.
+        # If one path is for both questions, the stricter one counts.
         failed = bool(reasons) if path == self._ready_path else THREADS_STUCK in reasons
         content = json.dumps({"status": "unavailable" if failed else "ok", "reasons": reasons}) + "\n"
         request.answer("503 Service Unavailable" if failed else "200 OK", content.encode())

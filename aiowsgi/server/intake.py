@@ -1,13 +1,13 @@
-"""What requests pass on their way from their connections to the threads: a bound on how many wait, and batches.
+"""How requests get from their connections to the threads: with a bound on how many wait, and in batches.
 
 All requests that one turn of the loop reads go to the pool together, at its end: no thread wakes while the loop is
 still reading, to fight it for the interpreter at every socket. At 64 connections that is 0.25 context switches for a
 request instead of 2.4.
 
-Once a batch is full, connections that begin a request meanwhile *postpone* it: they keep its bytes, and as many of them
-as make a batch have theirs read in each later turn, in order of arrival. What a request makes, about 5 KB, is then
-still in the processor's cache when the thread comes to it, and again when the loop writes the response: with 1,000
-active connections one takes 30.5 µs instead of 37.3, with 4,000 36.8 instead of 47.8.
+Once a batch is full, connections on which a request begins *postpone* it: they keep its bytes, and in each later turn
+as many of them as make a batch are read, in order of arrival. A request's objects, about 5 KB, are then still in the
+processor's cache when the thread gets to them, and again when the loop writes the response: with 1,000 active
+connections a request takes 30.5 µs instead of 37.3, with 4,000 36.8 instead of 47.8.
 
 Thread: event loop, but :attr:`Intake.withdrawn`.
 """
@@ -32,7 +32,7 @@ __all__ = ["Intake"]
 
 _logger = logging.getLogger("aiowsgi.error")
 
-# How many times its size the queue may hold, counting what was withdrawn. Arbitrary; such a request is half a kilobyte.
+# How many times its size the queue may hold, withdrawn requests included. Arbitrary; each of those is half a kilobyte.
 _WITHDRAWN_FACTOR = 4
 # Requests that go to the threads together: see the module. 64 and 128 are as good, 32 and 192 are not.
 _BATCH_SIZE = 96
@@ -47,7 +47,7 @@ class Intake:
         saturation: is asked, after a batch, whether threads are to take turns.
         queue_size: requests that may wait for a thread.
         clock: of the times at which exchanges are submitted.
-        on_error: told of an exchange that the pool, which was closed, did not take.
+        on_error: called with an exchange that the pool did not take because it was closed, and the error.
     """
 
     def __init__(
@@ -69,22 +69,22 @@ class Intake:
         self.exchanges: set[Exchange] = set()
         #: One entry for each withdrawn exchange that the pool still holds; append and pop are atomic. Any thread.
         self.withdrawn: list[None] = []
-        #: No more than the queue holds: before more are read, which it would refuse, threads may take some.
+        #: No more than the queue holds: threads may then take some before more are read, which it would refuse.
         self.batch_size = min(_BATCH_SIZE, queue_size)
-        #: Who begins a request is to postpone it: a batch is full, or others have postponed theirs before.
+        #: A connection on which a request begins is to postpone it: a batch is full, or others have postponed theirs.
         self.postpones = False
         self._batch: list[Exchange] = []
-        # When the batch was begun: the pool's jobs, and the time.
+        # As the batch was begun: how many jobs waited in the pool, and the time.
         self._waiting_count = 0
         self._batch_time = 0.0
-        # In the order of their data's arrival. One that has been read in another way may be in it still, or twice.
+        # In order of arrival. A connection that was read for another reason may still be in it, or be in it twice.
         self._postponed: deque[Protocol] = deque()
 
     def submit(self, exchange: Exchange) -> bool:
-        """Hand an exchange to the pool, at the end of this turn of the loop; tell whether there was room for it."""
+        """Hand an exchange to the pool, at the end of this turn of the loop; return whether there was room for it."""
         batch = self._batch
         if not batch:
-            # Asked once for all: threads can only take from the queue meanwhile.
+            # Asked once for the whole batch: until it is submitted, threads can only take from the queue.
             self._waiting_count = self._pool.waiting_count
             self._batch_time = self._clock()
         held_count = self._waiting_count + len(batch)
@@ -106,7 +106,7 @@ class Intake:
         return held_count >= self._queue_size and not self._has_room(held_count)
 
     def _has_room(self, held_count: int) -> bool:
-        """Tell whether a full queue holds requests that were withdrawn, which no thread has had time to throw away.
+        """Return whether a full queue holds requests that were withdrawn, which no thread has had time to throw away.
 
         Within a bound: clients that come and go while all threads are stuck must not fill the memory.
         """
@@ -135,7 +135,7 @@ class Intake:
         self._postponed.append(connection)
 
     def _read_postponed(self) -> None:
-        """Have as many connections read as make a batch, also where others have begun one: nobody waits for ever."""
+        """Read as many connections as make a batch, even if others have begun one: no connection waits for ever."""
         try:
             for _ in range(min(len(self._postponed), self.batch_size)):
                 connection = self._postponed.popleft()

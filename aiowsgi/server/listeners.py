@@ -1,7 +1,7 @@
 """Listening sockets, and accepting from them.
 
-Accepting is done here and not by the loop's own servers, because those can neither pause (at the limit of
-connections, out of file descriptors) nor say that they have taken all that the kernel had queued when they were closed.
+Accepting is done here and not by the loop's own servers, because those can neither pause (at the limit of connections,
+or out of file descriptors) nor report, when closed, that they have taken all that the kernel had queued.
 
 Thread: event loop.
 
@@ -28,15 +28,15 @@ __all__ = ["Listener", "bound_files", "clone_socket", "close_sockets", "end_hand
 
 _logger = logging.getLogger("aiowsgi.error")
 
-# Connections taken in one turn of the loop, so that a flood of them does not starve those that are there.
+# Connections taken in one turn of the loop, so that a flood of them does not starve the existing ones.
 _ACCEPT_COUNT = 64
-# Where other processes accept from the same socket, so that they share a burst.
+# The same where other processes accept from the same socket, so that they share a burst.
 _SHARED_ACCEPT_COUNT = 4
-# How long accepting pauses when it does not work, or no connection can be closed.
+# How long accepting pauses when it fails, or when there is no room and no connection can be closed.
 _PAUSE_SECONDS = 0.5
 # How long a busy process leaves new connections to those that share its socket, before it looks again.
 _BUSY_SECONDS = 0.02
-# accept(2): Linux passes on what has befallen the connection; BSD says ECONNABORTED.
+# accept(2): Linux passes on the error that the connection has met; BSD says ECONNABORTED.
 _CONNECTION_ERRORS = frozenset(
     getattr(errno, name)
     for name in (
@@ -95,7 +95,7 @@ def open_sockets(
 
 
 def clone_socket(sock: socket.socket, backlog: int) -> socket.socket:
-    """Listen once more where a socket listens that lets others do so.
+    """Listen again on the address of a listening socket that allows it (SO_REUSEPORT).
 
     Raises:
         OSError: it does not.
@@ -127,10 +127,10 @@ def bound_files(sockets: Iterable[socket.socket]) -> list[str]:
 
 
 class _UnixSocket(socket.socket):
-    """A Unix socket that was bound here: its file goes when it is closed, if the file is still its own.
+    """A Unix socket that was bound here: closing it removes its file, if the file is still its own.
 
-    One that was inherited is its owner's, who may hand it to other processes while this one ends. So is one that a
-    process got with the memory of another, by a fork.
+    The file of an inherited socket is left to its owner, who may hand the socket to other processes while this one
+    ends. So is that of a socket which a process has got by a fork.
     """
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ def _open(address: BindAddress, umask: int | None, reuse_port: bool) -> list[soc
 
 
 def _bind_tcp(address: TCPAddress, reuse_port: bool) -> list[socket.socket]:
-    """Bind every address that the host stands for; all on the same port if it was left open."""
+    """Bind every address that the host stands for; if the port was left open, all on the same one."""
     sockets: list[socket.socket] = []
     port = address.port
     unusable: OSError | None = None
@@ -205,7 +205,7 @@ def _bind_tcp(address: TCPAddress, reuse_port: bool) -> list[socket.socket]:
             except OSError as error:
                 if error.errno != errno.EADDRNOTAVAIL or len(found) == 1:
                     raise
-                unusable = error  # "localhost" names ::1 also where IPv6 is switched off
+                unusable = error  # "localhost" names ::1 even where IPv6 is switched off
                 sockets.pop().close()
                 continue
             port = sock.getsockname()[1]
@@ -218,7 +218,7 @@ def _bind_tcp(address: TCPAddress, reuse_port: bool) -> list[socket.socket]:
 
 
 def _bind_unix(path: str, umask: int | None) -> socket.socket:
-    """Bind a Unix socket, in the place of one that nobody listens on any more."""
+    """Bind a Unix socket, replacing one on which nobody listens any more."""
     if path.startswith("@"):
         return _bind_abstract(path)
     with contextlib.suppress(FileNotFoundError):
@@ -280,10 +280,10 @@ def _inherit(fd: int) -> socket.socket:
 
 
 class _Accepted(socket.socket):
-    """The socket of a connection. Its family and type are numbers.
+    """The socket of a connection. Its family and type are plain numbers.
 
-    To look them up in their Enum, five times before the loop has a transport, is an eighth of the instructions of a
-    connection and its request.
+    Looking them up in their Enum, five times before the loop has a transport, would take an eighth of the instructions
+    of a connection and its request.
     """
 
     __slots__ = ()
@@ -298,12 +298,12 @@ class Listener:
         sock: listening and non-blocking.
         loop: serves the connections.
         protocol_factory: makes their protocols, called as soon as a connection has been accepted.
-        has_room: asked before each connection.
-        make_room: called where there is none and somebody waits; tells whether a connection is about to end, after
-            which :meth:`resume` is to be called. Until then nothing is accepted.
+        has_room: called before each connection.
+        make_room: called if there is none and a client waits; returns whether a connection is about to end, after
+            which :meth:`resume` has to be called. Until then nothing is accepted.
         scheme: of its URL.
-        is_busy: asked before each connection where other processes accept from the same socket; while it says so,
-            they may have them.
+        is_busy: called before each turn of accepting, if other processes accept from the same socket; while it returns
+            true, new connections are left to them.
     """
 
     def __init__(
@@ -324,7 +324,7 @@ class Listener:
         self._is_busy = is_busy
         # Of a burst, each process that shares the socket takes a little at a time.
         self._accept_count = _ACCEPT_COUNT if is_busy is None else _SHARED_ACCEPT_COUNT
-        # What socket.accept() calls, too, before it makes a socket with Enums.
+        # What socket.accept() itself calls, before it makes a socket with Enums.
         self._accept_fd = sock._accept  # type: ignore[attr-defined]  # typeshed leaves it out
         self._kind = int(sock.family), int(sock.type), sock.proto
         self._fd = sock.fileno()
@@ -355,7 +355,7 @@ class Listener:
             self._loop.add_reader(self._fd, self._accept)
 
     def _accept(self) -> bool:
-        """Accept what is there; tell whether there may be more."""
+        """Accept what is there; return whether there may be more."""
         if self._is_busy is not None and self._is_busy():
             self.pause()
             self._timer = self._loop.call_later(_BUSY_SECONDS, self.resume)
@@ -363,10 +363,10 @@ class Listener:
         lost_count = 0
         for number in range(self._accept_count):
             if not self._has_room():
-                if number == 0:  # the kernel has just said that there is somebody
+                if number == 0:  # the kernel has just reported a waiting connection
                     self.pause()
                     if not self._make_room():
-                        # All are busy, or just arriving. One that turns idle does not say so.
+                        # All are busy, or just arriving. One that becomes idle does not report it.
                         self._timer = self._loop.call_later(_PAUSE_SECONDS, self.resume)
                 return False
             try:
@@ -377,9 +377,9 @@ class Listener:
             except OSError as error:
                 lost_count += error.errno in _CONNECTION_ERRORS
                 if error.errno in _CONNECTION_ERRORS and lost_count < self._accept_count:
-                    continue  # gone before we came to it
-                # Where no call has had another end, it may not be the connections that are gone: what a security
-                # module denies stays in the queue.
+                    continue  # gone before we got to it
+                # If every call has failed like this, the connections may not be gone: one that a security module
+                # denies stays in the queue.
                 self._endure(error)
                 return False
             self._hand_over(_Accepted(*self._kind, fd))
@@ -393,13 +393,13 @@ class Listener:
         task.add_done_callback(partial(self._handed_over, sock, protocol))
 
     def _handed_over(self, sock: socket.socket, protocol: asyncio.Protocol, task: asyncio.Task[Any]) -> None:
-        """Where a connection has not come to its protocol, it ends here: also if its task was cancelled unbegun."""
+        """End a connection that has not got its protocol, even if its task was cancelled before it began."""
         self._handovers.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is None and not task.cancelled():
             return
         sock.close()
-        # Some transports have said so already, others do not where their task is cancelled.
+        # Some transports have called this already; others do not if their task is cancelled.
         protocol.connection_lost(error if isinstance(error, Exception) else None)
         # Last: a log handler may fail.
         if isinstance(error, OSError):
@@ -408,11 +408,11 @@ class Listener:
             _logger.error("cannot serve a connection on %s", self.url, exc_info=error)
 
     def _endure(self, error: OSError) -> None:
-        """Accepting pauses for a moment, with one line in the log until it works again.
+        """Pause accepting for a moment, with one line in the log until it works again.
 
-        Mostly the process or the machine is out of descriptors or memory. But what else may be is no reason to try
-        without a pause, as the loop does where its reader raises: ``EINVAL``, once somebody who shares the socket has
-        called shutdown() on it.
+        Mostly the process or the machine is out of descriptors or memory. But whatever it is, accepting is not tried
+        again without a pause, as the loop would if its reader raised: ``EINVAL``, say, once another process that shares
+        the socket has called shutdown() on it.
         """
         self.pause()
         self._timer = self._loop.call_later(_PAUSE_SECONDS, self.resume)
@@ -423,7 +423,7 @@ class Listener:
                 _logger.error("cannot accept connections on %s, pausing: %s", self.url, error.strerror)
 
     def _failure_ended(self) -> None:
-        """All that waited have been accepted. One that was is not the end: the next may find nothing again."""
+        """All that waited have been accepted. A single one does not end the failure: the next may fail again."""
         if self._failing:
             self._failing = False
             with contextlib.suppress(Exception):
@@ -431,7 +431,7 @@ class Listener:
 
     def take_backlog(self) -> None:
         """Accept all that the kernel has queued, within reason: those clients believe that they are connected."""
-        self._is_busy = None  # nobody else may be left
+        self._is_busy = None  # no other process may be left
         while self._fd >= 0 and self._accept():
             pass
 
@@ -447,7 +447,7 @@ class Listener:
 
     @property
     def handovers(self) -> Iterable[asyncio.Future[Any]]:
-        """One for each connection that has been accepted, and has not come to its protocol yet."""
+        """One for each connection that has been accepted, and has not got its protocol yet."""
         return self._handovers
 
 
@@ -455,8 +455,8 @@ async def end_handovers(listeners: Iterable[Listener], seconds: float) -> None:
     """Wait for the few turns of the loop until every connection that was accepted has its protocol, or is gone.
 
     Args:
-        listeners: they accept no more.
-        seconds: what has not come to its protocol by then is closed.
+        listeners: no longer accepting.
+        seconds: a connection that has not got its protocol by then is closed.
     """
     handovers = {handover for listener in listeners for handover in listener.handovers}
     if handovers:

@@ -1,7 +1,7 @@
 """One request whose response is ASGI messages: an exchange with ``receive`` and ``send`` for a connection.
 
-The worker's side is the server's own but for the head, which is a message here instead of bytes. The loop's side is one
-coroutine for each request, which takes what there is and waits for the server to have sent it.
+The worker's side is that of our own server, except that the head is a message here instead of bytes. The loop's side is
+one coroutine for each request, which takes what there is and waits until the ASGI server has sent it.
 
 Thread: event loop, but for the worker's side, as its methods say.
 
@@ -47,8 +47,8 @@ class MessageExchange(Exchange):
     Args:
         engine: the adapter's.
         head: the request.
-        connection: whose it is.
-        base_environ: what environ has beside the request.
+        connection: the one that it came on.
+        base_environ: what environ has besides the request.
     """
 
     #: The message that begins the response; the worker sets it before it notifies the loop.
@@ -73,7 +73,7 @@ class MessageExchange(Exchange):
     # The loop's side.
 
     async def collect(self, receive: Receive) -> bool:
-        """Receive the content; tell whether the client was there until its end."""
+        """Receive the content; return whether the client stayed until its end."""
         self._content = content = ContentBuffer(self._engine, self._changed.set)
         while not content.complete:
             if content.full:
@@ -143,7 +143,7 @@ class MessageExchange(Exchange):
             self._changed.clear()
 
     def _expire(self) -> None:
-        """No thread has taken it in time, unless one has."""
+        """Give the request up, unless a thread has taken it in time."""
         if self.withdraw():
             self.over = self._expired = True
             self._changed.set()
@@ -206,7 +206,7 @@ class MessageExchange(Exchange):
                 self._abandon()
 
     def _abandon(self) -> None:
-        """Nobody will take any more of the response; one that runs is over when its application has ended."""
+        """Nobody will take any more of the response; a request that runs is over when its application has ended."""
         self.disconnection.set()
         if not self._submitted:
             self.release_content()
@@ -219,8 +219,8 @@ class MessageExchange(Exchange):
     def end(self) -> None:
         """The request has been answered, or will not be.
 
-        Its disconnection is that of no other, and ends with it, as a connection's does with the connection. Whoever
-        still waits for it then, or calls ``write``, is a thread of the application's own, and would wait for good.
+        Its disconnection belongs to it alone, and is set when it ends, as a connection's is when the connection ends. A
+        thread that still waits for it then, or calls ``write``, is the application's own, and would wait for ever.
         """
         self.over = True
         if not self._complete:
@@ -245,7 +245,7 @@ class MessageExchange(Exchange):
         self._caller_context.run(super()._run_application)
 
     def _serialize(self, head: ResponseHead, size: int | None) -> bytes:
-        """Make the message that begins the response; nothing of it goes with the content."""
+        """Make the message that begins the response; no bytes of the head go with the content."""
         self._content_length, _, _ = frame_response(self.head, head, size, True)
         fields = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in head.fields]
         if self._content_length is not None:
@@ -271,7 +271,7 @@ class MessageExchange(Exchange):
 
 
 def _wake_itself(exchange: Exchange) -> None:
-    """Nobody else is to be told."""
+    """Do nothing: nothing else has to be notified."""
 
 
 def body_message(content: bytes, *, more: bool) -> Message:

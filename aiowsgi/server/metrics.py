@@ -1,7 +1,7 @@
 """What a server counts for those who watch it: counters and histograms that only grow, and a snapshot of the rest.
 
-A request that ends costs a few additions; everything else is worked out when somebody asks. A :class:`Snapshot` is
-plain data that passes through a pipe, and snapshots add up: so the workers of a machine are one.
+A request that ends costs a few additions; everything else is worked out on demand. A :class:`Snapshot` is plain data
+that passes through a pipe, and snapshots add up: so the workers of a machine count as one.
 
 Thread: event loop; a :class:`Snapshot` any.
 
@@ -40,7 +40,7 @@ class Histogram:
     """Counts of values by the bucket that they fall into.
 
     Args:
-        bounds: upper bounds, inclusive and ascending; what is above the last counts as well.
+        bounds: upper bounds, inclusive and ascending; values above the last are counted too.
     """
 
     __slots__ = ("bounds", "counts", "total")
@@ -63,7 +63,7 @@ class Snapshot:
     Args:
         counters: by name and label, ``"requests status=2xx"``.
         histograms: by name, the counts of the buckets and after them the sum of the values.
-        gauges: as the counters; those of different processes add up as well.
+        gauges: like the counters; those of different processes add up too.
     """
 
     counters: dict[str, float] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Snapshot:
         return cls(fields["counters"], fields["histograms"], fields["gauges"])
 
     def without_gauges(self) -> Snapshot:
-        """Return what stays of a process that has ended."""
+        """Return what remains of a process that has ended."""
         return Snapshot(self.counters, self.histograms)
 
 
@@ -103,7 +103,7 @@ class Metrics:
 
     Args:
         engine: what is counted.
-        stuck_count: tells how many threads are stuck.
+        stuck_count: returns how many threads are stuck.
     """
 
     def __init__(self, engine: Engine, stuck_count: Callable[[], int] = int) -> None:
@@ -172,7 +172,7 @@ class Metrics:
     # How late the loop is.
 
     def start(self) -> None:
-        """Begin to look how late the loop is."""
+        """Begin to measure how late the loop is."""
         self._due = self._engine.clock() + _LAG_SECONDS
         self._timer = self._engine.loop.call_later(_LAG_SECONDS, self._look)
 
@@ -181,7 +181,7 @@ class Metrics:
         self.start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop measuring."""
         if self._timer is not None:
             self._timer.cancel()
 

@@ -1,4 +1,4 @@
-"""Everything that wants to know of the requests that end, as the configuration says: logs, metrics, ids.
+"""Everything that observes requests as they end, as the configuration says: logs, metrics, ids.
 
 Thread: event loop.
 """
@@ -23,11 +23,11 @@ __all__ = ["Observation"]
 
 
 class Observation:
-    """What observes one engine; nothing where nobody wants to know.
+    """What observes one engine; nothing if the configuration wants nothing.
 
     Args:
         engine: whose ``observer`` is set.
-        stuck_count: tells how many threads are stuck.
+        stuck_count: returns how many threads are stuck.
 
     Raises:
         ConfigError: the format of the access log cannot be understood.

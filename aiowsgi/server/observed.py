@@ -1,8 +1,7 @@
-"""An exchange that notes what a log or a metric wants to know of it.
+"""An exchange that notes what a log or a metric wants to know about it.
 
-It takes the place of :class:`~aiowsgi.server.exchange.Exchange` where something observes; without, nothing is noted and
-nothing paid. Three intervals follow one another: waiting for a thread, the thread's part, and the client's taking
-of the rest.
+It replaces :class:`~aiowsgi.server.exchange.Exchange` if something observes; else nothing is noted, at no cost. Three
+intervals follow one another: waiting for a thread, the thread's part, and the client's taking of the rest.
 
 Thread: as each method says; the worker notes before it hands over, and the loop reads after that.
 """
@@ -38,12 +37,12 @@ Taker = Callable[["ObservedExchange"], None]
 
 
 class Observer:
-    """What is told of the end of each request.
+    """What is notified of the end of each request.
 
     Args:
         takers: each is called with each exchange that has ended.
-        ids: gives requests their ids; ``None`` where nobody wants one.
-        trusted: peers whose word is taken for when a request arrived.
+        ids: gives requests their ids; ``None`` if none are wanted.
+        trusted: peers that are believed about when a request arrived.
         keeps_environ: a taker reads variables of environ.
         queue_start: the application is told when a request arrived.
         server_timing: the client is told how long it took.
@@ -102,8 +101,8 @@ class ObservedExchange(Exchange):
         on_ready: Callable[[Exchange], None],
     ) -> None:
         Exchange.__init__(self, engine, head, connection, base_environ, disconnection, content, on_ready)
-        #: The client's address, empty for a Unix socket's, and scheme; once the application was called, as a trusted
-        #: proxy tells them.
+        #: The client's address, empty for a Unix socket, and scheme; once the application has been called, those that a
+        #: trusted proxy gives.
         self.client_address = connection.remote_host
         self.scheme = connection.scheme
         #: When the head had arrived, by the engine's clock; 0.0 until it is submitted.
@@ -116,18 +115,18 @@ class ObservedExchange(Exchange):
         self.status_code = 0
         #: Bytes of content in the answer, as far as it was handed over.
         self.sent_size = 0
-        #: What the application said; ``None`` where the server answers by itself.
+        #: What the application said; ``None`` where the server itself answers.
         self.response: ResponseHead | None = None
-        #: Why the server answered by itself.
+        #: Why the server itself answered.
         self.refusal: Refusal | None = None
-        #: The application's environ, where somebody will read it.
+        #: The application's environ, if a taker will read it.
         self.environ: WSGIEnvironment | None = None
         #: ``"complete"``; ``"error"``: the application failed, and 500 was answered in its place; ``"truncated"``: it
         #: failed later; ``"refused"``; ``"disconnected"``: the client went; ``"timed_out"``: it took too long;
         #: ``"aborted"``: the server ended. Empty until then.
         self.outcome = ""
         observer = engine.observer
-        #: Empty where nobody wants one.
+        #: Empty if ids are not wanted.
         self.request_id = ""
         if observer is not None and observer.ids is not None:
             self.request_id = observer.ids.of(head, connection)
@@ -190,7 +189,7 @@ class ObservedExchange(Exchange):
         if observer is None:
             return
         if self._connection.forwarding is not None:
-            # A trusted proxy has said whom it speaks for.
+            # A trusted proxy may have said who its client is.
             self.client_address = environ["REMOTE_ADDR"]
             self.scheme = environ["wsgi.url_scheme"]
         if observer.ids is not None:
@@ -201,13 +200,13 @@ class ObservedExchange(Exchange):
             self.environ = environ
 
     def _tell_queue_start(self, environ: WSGIEnvironment, trusted: Peers) -> None:
-        """Say when the request arrived, unless a trusted proxy has: there it has waited longer."""
+        """Say when the request arrived, unless a trusted proxy has: it got the request earlier."""
         if "HTTP_X_QUEUE_START" not in environ or self._connection.remote_host not in trusted:
             age = self._engine.clock() - (self.arrived_at or self.submitted_at)
             environ["HTTP_X_QUEUE_START"] = f"t={time.time() - age:.6f}"
 
     def _timed(self, head: ResponseHead) -> ResponseHead:
-        """Add how long it took so far, if the client is to be told."""
+        """Add how long the request has taken so far, if the client is to be told."""
         observer = self._engine.observer
         if observer is None or not observer.server_timing or head is self.response:
             return head  # or it was added already: a small file goes on as a whole response

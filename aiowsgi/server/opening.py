@@ -1,7 +1,7 @@
 """What comes before HTTP on a connection: a PROXY header, a TLS handshake, or both in this order.
 
-Their time is bounded as a whole, by ``header_timeout``. Until they are over there is no connection of HTTP's, only
-this object, which counts as one in the limits.
+Their time is bounded as a whole, by ``header_timeout``. Until they are over there is no HTTP connection, only this
+object, which counts as one for the limits.
 
 Thread: event loop.
 
@@ -31,7 +31,7 @@ _logger = logging.getLogger("aiowsgi.error")
 
 # RFC 8446 §5.1: the first byte of every handshake.
 _HANDSHAKE_RECORD = 0x16
-# What is left for an opening, and then for the first request, of a client that came just before a drain. Arbitrary.
+# How long an opening, and then the first request, has if its client came just before a drain. Arbitrary.
 _LAST_SECONDS = 1.0
 
 
@@ -110,7 +110,7 @@ class Opening(asyncio.Protocol):
         tls.data_received(data)
 
     def _refuse(self, refusal: Refusal) -> None:
-        """End a connection that is of no use; with an answer, in case that it is HTTP's."""
+        """End a connection that cannot be used; without TLS with an answer, in case it speaks HTTP."""
         if self._tls is None:
             self._begin(self._transport).refuse(refusal)
         else:
@@ -132,8 +132,8 @@ class Opening(asyncio.Protocol):
             transport.set_protocol(protocol)
         protocol.connection_made(transport)
         if header is not None and header.addresses is None and engine.forwarding is not None:
-            # The addresses are the proxy's, as the specification has it. The fields are not: somebody has sent them
-            # whom the proxy does not name, and who is not to be trusted as it is.
+            # The addresses are the proxy's, as the specification demands. The fields are not: they come from a client
+            # that the proxy does not name, and that is not trusted as the proxy is.
             info.forwarding = engine.forwarding.of_peer(None)
         if engine.draining:
             engine.deadlines.set(protocol, engine.loop.time() + _LAST_SECONDS)

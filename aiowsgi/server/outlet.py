@@ -25,7 +25,7 @@ __all__ = ["Outlet"]
 
 # What a transport may hold before the application has to wait.
 _HIGH_WATER_SIZE = 64 * 1024
-# Between the kernel's questions whether a client is still there. Arbitrary; a tenth of what it takes anyway.
+# How often the kernel asks whether a client is still there. Arbitrary; a tenth of what finding out takes anyway.
 _PROBE_SECONDS = 10
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
@@ -66,7 +66,7 @@ class Outlet:
             transport.set_write_buffer_limits(high=_HIGH_WATER_SIZE)
 
     def duplicate_socket(self) -> socket.socket | None:
-        """Return a socket of our own on which to write where the transport has nothing left to do.
+        """Return a socket of our own to write to, if the transport has nothing left to do.
 
         Returns:
             ``None`` where what is written has to go through the transport: it is encrypted, or something is unsent.
@@ -105,10 +105,10 @@ class Outlet:
         self.watched = True
 
     def _untaken_size(self) -> int:
-        """Bytes in the transport, and in the kernel as far as it tells.
+        """Bytes in the transport, and in the kernel as far as it reports them.
 
         A client that reads 10 KB/s takes minutes for what lies in the kernel, and all that time the transport's own
-        buffer stands still: the kernel asks for more only when a third of its own is free.
+        buffer does not move: the kernel asks for more only when a third of its own is free.
         """
         size = self._transport.get_write_buffer_size()
         sock = self._transport.get_extra_info("socket")
@@ -118,7 +118,7 @@ class Outlet:
         return size
 
     def end_watch(self) -> None:
-        """Measure no more."""
+        """Stop measuring."""
         self.watched = False
 
     @property
@@ -127,7 +127,7 @@ class Outlet:
         return self._unsent_size - self._untaken_size()
 
     def end(self) -> bool:
-        """End the response's direction once all is written; tell whether the client's has to be read on to its end.
+        """End our side once all is written; return whether the client's has to be read on to its end.
 
         Closing at once would answer data that still arrives with a reset, which may destroy the response before
         the client has read it.
@@ -145,8 +145,9 @@ class Outlet:
     def probe_client(self) -> None:
         """Have the kernel ask from time to time whether the client, which has ended its side, is still there.
 
-        An end of its side is all that arrives of a client that has closed its connection. Its kernel answers for
-        it a minute or so (on Linux: tcp_fin_timeout), then with a reset; for one that still reads, always.
+        The end of its side is also all that arrives from a client that has closed its connection. Its kernel then
+        answers for a minute or so (on Linux: tcp_fin_timeout), and after that with a reset; that of a client which
+        still reads always answers.
         """
         sock = self._transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):

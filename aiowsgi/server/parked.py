@@ -3,7 +3,7 @@
 The application hands it over with :func:`aiowsgi.park`; once its own iterable is exhausted and closed, its thread is
 free and the loop goes on here, with backpressure, until the iterable ends, the client goes or the server drains.
 
-The response is over with any of these, at once; closing the iterable comes after it and delays nobody.
+Any of these ends the response immediately; the iterable is closed afterwards, which delays nobody.
 
 Thread: event loop.
 """
@@ -29,7 +29,7 @@ _logger = logging.getLogger("aiowsgi.error")
 
 # What an iterable that never waits may send in one turn of the loop. Arbitrary; below a millisecond of it.
 _TURN_SIZE = 64 * 1024
-# What a block counts for beside its size.
+# What a block counts for besides its size.
 _BLOCK_COST = 1024
 # How long an iterable may take to close. Arbitrary; longer than a transaction takes to be rolled back.
 _CLOSE_SECONDS = 10.0
@@ -100,10 +100,10 @@ class ParkedResponse:
         return self._over
 
     def end(self, absence: float) -> None:
-        """End the response here and now, as if the iterable had ended, with the farewell that it has, if any.
+        """End the response immediately, as if the iterable had ended, with its farewell if it has one.
 
         Args:
-            absence: seconds that the client had better stay away for longer than it would.
+            absence: how many seconds longer than usual the client should stay away.
         """
         if not self._over:
             self._say_farewell(absence)

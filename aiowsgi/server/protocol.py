@@ -1,10 +1,10 @@
-"""A connection: what arrives goes to the HTTP layer, what that says becomes an exchange, its response goes out.
+"""A connection: bytes go to the HTTP layer, the requests it reads become exchanges, their responses go out.
 
 Thread: event loop.
 
-Every wait of a connection has one deadline (:mod:`aiowsgi.server.deadlines`), chosen by its phase. Reading is never
-stopped while a request is being answered, but for the bound on what is read ahead: a transport that is paused for
-reading reports neither the end of the stream nor a reset.
+Every wait of a connection has one deadline (:mod:`aiowsgi.server.deadlines`), chosen by its phase. While a request is
+being answered, reading stops only at the bound on what is read ahead: a transport whose reading is paused reports
+neither the end of the stream nor a reset.
 
 Source: RFC 9112 sections 9.3 to 9.6; RFC 9110 section 10.1.1.
 """
@@ -41,16 +41,16 @@ __all__ = ["Phase", "Protocol"]
 
 _logger = logging.getLogger("aiowsgi.error")
 
-# What is read of later requests while one is being answered. Arbitrary; a browser's whole window of heads fits.
+# How much of later requests is read while one is being answered. Arbitrary; a browser's whole window of heads fits.
 _READ_AHEAD_SIZE = 64 * 1024
-# What a connection keeps, at most, of a request that is read later. A larger one is read at once, before others.
+# The most that a connection keeps of a request it postpones. A larger one is read immediately, before others.
 _MOST_POSTPONED_SIZE = 8 * 1024
 # RFC 9112 §9.6: how long, and how much, to read on after our last answer, so that the client gets to see it.
 _LINGER_SECONDS = 5.0
 _DRAIN_LINGER_SECONDS = 0.5
-# How long an idle connection has left that its last answer promised to keep, once that cannot be.
+# Once connections are no longer kept: how long an idle one still stays if its last answer promised to keep it.
 _LAST_IDLE_SECONDS = 0.1
-# When the deadlines look at a connection first: before _LINGER_SECONDS, and what timeouts there usually are.
+# When the deadlines first look at a connection: sooner than _LINGER_SECONDS and the usual timeouts.
 _FIRST_LOOK_SECONDS = 4.0
 _LINGER_SIZE = 16 * 1024 * 1024
 
@@ -62,12 +62,12 @@ class Phase(enum.Enum):
     HEAD = enum.auto()  # the rest of a head
     CONTENT = enum.auto()  # the rest of a request's content
     ANSWERING = enum.auto()  # the application, or the client's reading of its response
-    FLUSHING = enum.auto()  # the client's reading, before the next request that has arrived already
-    LINGERING = enum.auto()  # the client's end: our last answer is out, and no more is read than to be polite
+    FLUSHING = enum.auto()  # the client's reading of its response, before the next request is looked at
+    LINGERING = enum.auto()  # the client's end: our last answer is out, and what still arrives is discarded
     CLOSED = enum.auto()
 
 
-# Names of their own: looking a member up in its Enum costs Python 3.11 50 ns, ten times a request.
+# Module-level names: looking a member up in its Enum takes Python 3.11 50 ns, ten times a request.
 _IDLE = Phase.IDLE
 _HEAD = Phase.HEAD
 _CONTENT = Phase.CONTENT
@@ -123,7 +123,7 @@ class Protocol(asyncio.Protocol):
         self._base_environ: WSGIEnvironment | None = None
         self._delivery: Delivery | None = None
         self._receiver: ContentReceiver | None = None
-        # Complete, and not yet taken by the transport; noted only where somebody observes.
+        # Complete, and not yet taken by the transport; noted only if something observes.
         self._untaken: Exchange | None = None
         # What arrived while it was idle, and is read later: see Intake.postpones, which stays true until then.
         self._postponed = b""
@@ -152,13 +152,13 @@ class Protocol(asyncio.Protocol):
             self._info.forwarding = engine.forwarding.of_peer(self._info.remote_host)
         engine.add_connection(self)
         if not (self._info.remote_host or is_on_unix_socket(self._transport)):
-            # Nobody knows who this is. It must not pass for the peer of a Unix socket, which proxies are trusted by.
+            # Nobody knows who this is. It must not pass for the peer of a Unix socket, which may be trusted as a proxy.
             self.phase = _CLOSED
             self._transport.abort()
             return
-        # Looked at sooner than anything is due, so that what a short connection awaits later is an assignment: 3.5 %.
+        # Looked at before anything is due, so that a short connection's later deadlines are mere assignments: 3.5 %.
         engine.deadlines.set(self, engine.loop.time() + _FIRST_LOOK_SECONDS)
-        # The first byte is due as the first byte of any later request is.
+        # The first byte is due when that of any later request would be, but a new connection has time for a head.
         self._set_deadline(max(engine.config.keep_alive, engine.config.header_timeout))
 
     def data_received(self, data: bytes) -> None:
@@ -179,12 +179,12 @@ class Protocol(asyncio.Protocol):
         elif self._http.behind:
             self._read_on_later()
         elif self._content is not None and self._read_paused:
-            self._content_arrived()  # nothing whole was in the rest of what had been left: more is to be read
+            self._content_arrived()  # the rest that had been left completed nothing: more must be read
         elif self._http.buffered_size > _READ_AHEAD_SIZE and self._http.state is ReadState.COMPLETE:
             self._pause_reading()
 
     def _postpone(self, data: bytes) -> bool:
-        """Keep what begins a request until :meth:`read_postponed`, and return true; false if it is to be read now."""
+        """Keep the beginning of a request until :meth:`read_postponed`; return false if it must be read now instead."""
         if self._postponed:
             self._postponed += data
             if len(self._postponed) > _MOST_POSTPONED_SIZE:
@@ -197,7 +197,7 @@ class Protocol(asyncio.Protocol):
         return True
 
     def read_postponed(self) -> None:
-        """Read what was postponed, unless that has been done: the connection's turn has come, or its client's end."""
+        """Read what was postponed, if it is still unread: it is the connection's turn, or its client has ended."""
         data, self._postponed = self._postponed, b""
         if data:
             self._receive(data)
@@ -212,14 +212,14 @@ class Protocol(asyncio.Protocol):
         return True
 
     def _conclude_input(self) -> None:
-        """The client has ended its side while a request is under way: tell whether all of that has arrived."""
+        """The client has ended its side while a request is under way: see whether all of the request has arrived."""
         if self._http.behind:
             return  # _read_on() comes back here
         if self._http.request_begun:
             self._end_of_requests()
         else:
-            # The client may have closed its writing side only, and wait for its answer. The transport, which has read
-            # the end, will tell no more of it.
+            # The client may have closed only its writing side, and be waiting for its answer. The transport has read
+            # the end of the stream, and will report nothing more about the client.
             self._outlet.probe_client()
             self._engine.watch.add(self)
 
@@ -239,7 +239,7 @@ class Protocol(asyncio.Protocol):
             self._end_delivery()
             self._release_content(ClientDisconnected("the client disconnected before the end of its request"))
         finally:
-            # Whatever fails: a connection that the engine still counted would never be gone, and a drain wait for it.
+            # Even if something failed: else the engine would count the connection for ever, and a drain wait for it.
             self._engine.deadlines.remove(self)
             self._engine.watch.discard(self)
             self._engine.remove_connection(self)
@@ -345,7 +345,7 @@ class Protocol(asyncio.Protocol):
         self._reads_on = False
         if self.phase is _LINGERING or self.phase is _CLOSED:
             return
-        # Who is full comes back here when it has room.
+        # Content that is full gets back here once it has room.
         if self._http.behind and not (self._content is not None and self._content.full):
             self._receive(b"")
             if self._peer_ended and self.phase not in (_IDLE, _LINGERING, _CLOSED):
@@ -361,16 +361,16 @@ class Protocol(asyncio.Protocol):
 
     @property
     def awaits_content(self) -> bool:
-        """Whether more of a request's content is to be collected, or may be for all that is known yet."""
+        """Whether more of a request's content is to be collected, or might be, as far as is known yet."""
         return self.phase is _CONTENT or bool(self._postponed)
 
     def content_received(self, content: ContentBuffer, size: int) -> bool:
-        """A part of the content has been received in its place; tell whether it was the last."""
+        """A part of the content has been received in its place; return whether it was the last."""
         content.received(size)
         complete = self._http.content_received(size)
         if complete:
-            # Not at once: the transport holds a view of the memory until it is back in its loop, and as long as there
-            # is one, the thread could not close the file.
+            # Not within this call: until it returns to the loop, the transport holds a view of the memory, and while
+            # there is a view, the thread could not close the file.
             self._engine.loop.call_soon(self._content_ended, content)
         else:
             self._content_arrived()
@@ -384,7 +384,7 @@ class Protocol(asyncio.Protocol):
     def _await_content(self, content: ContentBuffer | ContentStream) -> None:
         """Set the deadline for more content, unless something else is due before it."""
         if self._exchange is not None and self._exchange.waiting:
-            return  # a thread
+            return  # it waits for a thread
         if self._delivery is not None and self._delivery.passes_transport:
             return
         if self.phase is _ANSWERING and self._outlet.paused:
@@ -446,7 +446,7 @@ class Protocol(asyncio.Protocol):
         self._refuse(refusal)
 
     def _answer_itself(self, responder: Responder, head: RequestHead) -> bool:
-        """Have the server answer a request by itself, if it is one of its own; tell whether it was."""
+        """Have the server answer a request that is for itself; return whether it was one."""
         persistent = head.persistent and self._engine.keeps_connections
         if self._content is not None and not self._content.complete:
             persistent = False
@@ -465,7 +465,7 @@ class Protocol(asyncio.Protocol):
         return make(engine, head, self._info, base_environ, self._disconnection, content, self._exchange_ready)
 
     def serves(self, exchange: Exchange) -> bool:
-        """Tell whether an exchange is this connection's."""
+        """Return whether an exchange is this connection's."""
         return self._exchange is exchange
 
     def give_up_request(self) -> None:
@@ -479,7 +479,7 @@ class Protocol(asyncio.Protocol):
         self._head = None
         self._outlet.write((data,))
         if persistent:
-            # Not at once: one that follows in the same segment would be answered inside of this call, and so on.
+            # Not within this call: a request in the same segment would be answered inside it, and so on.
             self._engine.loop.call_soon(self._sent_own)
         else:
             self._close_after_flush()
@@ -503,7 +503,7 @@ class Protocol(asyncio.Protocol):
         engine = self._engine
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
-            # Its content was being streamed to the application, which gets to know of it.
+            # Its content was being streamed to the application, which learns of the refusal in this way.
             exchange.withdraw()
             self._disconnection.set()
             if exchange.response_begun:
@@ -517,7 +517,7 @@ class Protocol(asyncio.Protocol):
         self._close_after_flush()
 
     def _break_off(self, exchange: Exchange) -> None:
-        """End a response of which the client may have a part, so that this does not look whole."""
+        """End a response that the client may have in part, so that it cannot take the part for the whole."""
         if self._engine.observer is not None:
             exchange.ended("truncated")
         self._end_delivery()
@@ -541,7 +541,7 @@ class Protocol(asyncio.Protocol):
         delivery.worker_ready()
 
     def lighten(self) -> None:
-        """Let go of what a response that is parked does without."""
+        """Let go of what a parked response does not need."""
         self._base_environ = None
 
     def await_application(self) -> None:
@@ -582,14 +582,14 @@ class Protocol(asyncio.Protocol):
         if not exchange.persistent:
             self._close_after(exchange.head, in_parts)
         elif self._outlet.paused:
-            # A client that does not take its answers gets no further ones made.
+            # For a client that does not take its answers, no further ones are made.
             self.phase = _FLUSHING
             self.watch_writing()
         else:
             self._start_next_request()
 
     def _observe_end(self, exchange: Exchange) -> None:
-        """All of a response is with the transport; it ends for the client when that has taken it, or breaks."""
+        """The transport has all of a response; for the client it ends once that is taken, or the connection breaks."""
         if exchange.failed:
             exchange.ended("truncated")
         elif self._outlet.paused:
@@ -644,7 +644,7 @@ class Protocol(asyncio.Protocol):
         self._set_deadline(self._engine.config.write_timeout)
 
     def end_watch(self) -> None:
-        """The client has taken what it had to; what comes next is not for it to do."""
+        """The client has taken what it had to; it is not the one to act next."""
         self._outlet.end_watch()
         self._engine.deadlines.set(self, NEVER)
 
@@ -676,20 +676,21 @@ class Protocol(asyncio.Protocol):
             self._transport.close()
 
     def _nothing_follows(self, head: RequestHead) -> bool:
-        """Tell whether a request was its client's last, and all of it, so that nothing arrives after the close.
+        """Return whether a request was its client's last, and arrived whole, so that nothing follows after the close.
 
-        RFC 9112 section 9.6: a client that sends ``close`` sends no further requests. One with content may have an
-        empty line after it: section 2.2; one on TLS answers the end of ours with its own: RFC 8446 section 6.1. Not to
-        wait for the client's end saves 15 % of such a connection, three system calls and a turn of the loop.
+        RFC 9112 section 9.6: a client that sends ``close`` sends no further requests. A request with content may be
+        followed by an empty line: section 2.2. A client on TLS answers the end of our side with that of its own: RFC
+        8446 section 6.1. Not waiting for the client's end saves 15 % of such a connection, three system calls and a
+        turn of the loop.
         """
         if head.persistent or head.content_length != 0 or self._http.buffered_size:
             return False
         return self._info.scheme == "http" and head.method != "POST"
 
     def _close_soon(self) -> None:
-        """Close where nothing of the client can arrive any more.
+        """Close where nothing more can arrive from the client.
 
-        Not at once: asyncio's transports tell of their end twice where resume_writing() closes them.
+        Not within this call: asyncio's transports report their end twice if resume_writing() closes them.
         """
         self._engine.loop.call_soon(self._transport.close)
 
@@ -703,7 +704,7 @@ class Protocol(asyncio.Protocol):
 
     @property
     def postponed(self) -> bool:
-        """Whether what begins a request has arrived, and is read in a later turn of the loop."""
+        """Whether the beginning of a request has arrived, to be read in a later turn of the loop."""
         return bool(self._postponed)
 
     @property
@@ -713,9 +714,9 @@ class Protocol(asyncio.Protocol):
 
     def drain(self) -> None:
         """Close the connection if no request is under way, and soon if it only waits for its client's end."""
-        self.read_postponed()  # it may begin a request, which is answered, or not
+        self.read_postponed()  # if this begins a request, the connection is no longer idle
         if self.phase is _IDLE:
-            self.phase = _LINGERING  # what is not flushed yet may take its time, and nothing more is answered
+            self.phase = _LINGERING  # what is not flushed yet may take its time to go out, but nothing more is answered
             self._transport.close()
         elif self._delivery is not None:
             self._delivery.disperse()
@@ -743,7 +744,7 @@ class Protocol(asyncio.Protocol):
         return -1 if sock is None else int(sock.fileno())
 
     def abort(self) -> None:
-        """Close the connection at once, whatever it does, and so that a response cut short does not look whole."""
+        """Close the connection immediately, whatever it does, and so that a response cut short does not look whole."""
         self._cut_off("aborted")
         self._postponed = b""
         if (self._exchange is not None and self._exchange.response_begun) or not self._outlet.flushed:
@@ -789,7 +790,7 @@ class Protocol(asyncio.Protocol):
             self._transport.abort()
 
     def _await_or_refuse(self, stream: ContentBuffer | ContentStream) -> None:
-        """The application reads a stream of content: is it that the client has not sent it in time?"""
+        """The application reads streamed content: is it the client that has not sent it in time?"""
         if stream.awaited:
             self._refuse(Refusal(408, "the request content took too long"))
         else:
@@ -804,7 +805,7 @@ class Protocol(asyncio.Protocol):
     def _check_writing(self) -> None:
         """The client had ``write_timeout`` to take some of its response."""
         config = self._engine.config
-        # Not watched: it is another deadline that passed, while an earlier response was on its way.
+        # If not watched, it is another deadline that passed, while an earlier response was on its way.
         if not self._outlet.watched or self._outlet.taken_size >= max(1, config.write_min_rate * config.write_timeout):
             self.watch_writing()
         else:

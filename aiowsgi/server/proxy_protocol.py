@@ -1,8 +1,8 @@
 """The PROXY protocol: one header before all else, in which a proxy that passes on bytes says who its client is.
 
-Read here and not with the proxy-protocol package (0.11, alpha): that one does not bound a header of version 1, takes
-what follows one of version 2 for a part of it, reads a port of "1_0" as 10, and answers malformed headers with five
-kinds of exceptions. What is left of it, two fixed structures, is shorter than the code around it would be.
+Read here and not with the proxy-protocol package (0.11, alpha): that does not bound a header of version 1, takes what
+follows a header of version 2 for a part of it, reads a port of "1_0" as 10, and reports malformed headers by five kinds
+of exceptions. All that it would do for us, reading two fixed structures, is shorter than the code around it would be.
 
 Thread: any; no I/O.
 
@@ -53,9 +53,9 @@ class ProxyHeader:
 
     Args:
         size: bytes of the header.
-        addresses: the client's, and the one that it came to; ``None`` where the proxy speaks for itself (a check of
-            its own) or does not know.
-        tls: the client came to the proxy by TLS, as far as the proxy says.
+        addresses: the client's, and the one that it connected to; ``None`` where the proxy speaks for itself (a check
+            of its own) or does not know.
+        tls: the client connected to the proxy by TLS, as far as the proxy says.
     """
 
     __slots__ = ("addresses", "size", "tls")
@@ -147,7 +147,7 @@ def _read_binary(data: bytes) -> ProxyHeader | None:
 
 
 def _tells_tls(rest: bytes) -> bool:
-    """Walk over what follows the addresses; tell whether it says that the client came by TLS."""
+    """Read the extensions that follow the addresses; return whether they say that the client came by TLS."""
     tls = False
     while rest:
         if len(rest) < _TLV.size:

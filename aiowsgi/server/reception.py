@@ -3,11 +3,11 @@
 A transport gives an :class:`asyncio.Protocol` what it has read as bytes made for it, which then have to be copied once
 more. While content arrives for which memory was reserved in one piece
 (:meth:`~aiowsgi.server.content.ContentBuffer.reserve`), a :class:`ContentReceiver` takes the place of the connection at
-its transport, and the kernel writes to that memory: a 1 MB upload costs 285 µs so, and 336 without.
+its transport, and the kernel writes to that memory: a 1 MB upload then costs 285 µs instead of 336.
 
-It stays for the next head, since a connection that has uploaded mostly goes on to upload. That arrives in a buffer
-which all connections of the loop share, and which is small: what comes of the content with the head is copied. Going
-back after each request, to reads of 256 KB and copies of them, costs 360 µs.
+It stays for the next head, since a connection that has uploaded mostly uploads again. The head arrives in a small
+buffer that all connections of the loop share; content that comes with it is copied. Going back after each request, to
+reads of 256 KB and copies of them, would cost 360 µs.
 
 Thread: event loop.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD_BUFFER_SIZE", "ContentReceiver"]
 
-#: Enough for a browser's head, and for as much content as 1 MB of memory is reserved upon.
+#: Enough for a browser's head, and for the content that has to arrive before 1 MB of memory is reserved.
 HEAD_BUFFER_SIZE = 16 * 1024
 
 
@@ -32,7 +32,7 @@ class ContentReceiver(asyncio.BufferedProtocol):
 
     Args:
         connection: whose content it is.
-        transport: the connection's. It has to know :class:`asyncio.BufferedProtocol`.
+        transport: the connection's. It has to support :class:`asyncio.BufferedProtocol`.
         head_buffer: for what is not content; of ``HEAD_BUFFER_SIZE`` bytes.
     """
 
@@ -45,7 +45,7 @@ class ContentReceiver(asyncio.BufferedProtocol):
         self._content: ContentBuffer | None = None
 
     def begin(self, content: ContentBuffer) -> None:
-        """Receive the rest of a content to its reserved memory."""
+        """Receive the rest of a request's content into its reserved memory."""
         self._content = content
         if self._transport.get_protocol() is not self:
             self._transport.set_protocol(self)
@@ -69,7 +69,7 @@ class ContentReceiver(asyncio.BufferedProtocol):
                 self._content = None
             return
         connection.data_received(bytes(memoryview(self._head_buffer)[:size]))
-        # Content may still be on its way behind a head that came alone, but not with small reads for long.
+        # After a head that came alone its content may still be on its way; but do not go on with small reads for long.
         if self._content is None and (size == HEAD_BUFFER_SIZE or not connection.awaits_content):
             self._transport.set_protocol(connection)
 

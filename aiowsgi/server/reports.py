@@ -1,4 +1,4 @@
-"""What a server says of itself to those who ask from outside: plain data, so that it passes through a pipe.
+"""What a server reports about itself to the outside: plain data, so that it passes through a pipe.
 
 Thread: event loop.
 """
@@ -21,19 +21,19 @@ __all__ = ["REPORTS", "Answers", "Ask", "report"]
 
 #: Answers of one or several processes, by the worker's number.
 Answers = dict[str, Any]
-#: Asks all processes for one of :data:`REPORTS`, or for something to be done; calls what it is given with the answers,
-#: now or within a bounded time.
+#: Asks all processes for one of :data:`REPORTS`, or to do something; calls the callable that it is given with the
+#: answers, now or within a bounded time.
 Ask = Callable[[str, Callable[[Answers], object]], object]
 
 REPORTS = ("metrics", "stats", "stacks", "top")
 
-# The oldest requests are those that somebody looks for.
+# The oldest are shown: those are the ones that somebody looks for.
 _MOST_REQUESTS = 200
 _SHOWN_SIZE = 200
 
 
 def report(server: Server, what: str) -> dict[str, Any]:
-    """Return what a server says of itself.
+    """Return what a server reports about itself.
 
     Args:
         server: it has been started.
@@ -51,7 +51,7 @@ def report(server: Server, what: str) -> dict[str, Any]:
 
 def _activity(server: Server) -> dict[str, Any]:
     engine = server.engine
-    # Not sorted by their age, of which those that come and go have none yet.
+    # The oldest first.
     under_way = sorted(requests_under_way(engine), key=lambda exchange: exchange.submitted_at)
     return {
         "clock": engine.clock(),

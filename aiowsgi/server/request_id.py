@@ -29,11 +29,11 @@ _DEFAULT_FIELD = "x-request-id"
 class RequestIds:
     """Gives requests their ids.
 
-    One of our own is random for the process and counts for the request: a tenth of what a UUID costs.
+    One of our own is a random text for the process and a number for the request: a tenth of what a UUID costs.
 
     Args:
-        header: the field that holds an id, and is made to hold it in environ; without one, ``X-Request-ID`` of a
-            trusted proxy is taken, and nothing of environ's own changed.
+        header: the field that holds an id, and that is set to it in environ; without one, a trusted proxy's
+            ``X-Request-ID`` is taken, and no field in environ is changed.
         trusted: the peers whose ids are taken.
     """
 

@@ -1,4 +1,4 @@
-"""Requests that the server answers by itself: no thread, no place in the queue, and no application.
+"""Requests that the server itself answers: with no thread, no place in the queue, and no application.
 
 Thread: event loop.
 """
@@ -60,5 +60,5 @@ class Responder(Protocol):
     """Knows which requests are the server's own."""
 
     def respond(self, request: OwnRequest) -> bool:
-        """Answer a request, now or within a bounded time; tell whether it is one of the server's own."""
+        """Answer a request, now or within a bounded time; return whether it is one of the server's own."""
         ...

@@ -1,4 +1,4 @@
-"""The limit of connections: whether there is room for one more, and who goes where there is none.
+"""The limit on connections: whether there is room for one more, and which are closed if there is none.
 
 Thread: event loop.
 """
@@ -20,24 +20,25 @@ __all__ = ["Room", "default_limit"]
 # Descriptors that are left to the application, the loop, temporary files and logs; a quarter where there are few.
 _DESCRIPTOR_RESERVE = 64
 _MOST_CONNECTIONS = 50_000
-# What clients that have their last answer have for leaving, once others wait. Arbitrary.
+# How long clients that have had their last answer may take to leave, once others wait. Arbitrary.
 _LEAVING_SECONDS = 1.0
-# Of the connections, so that a flood of newcomers does not look at all of them for each.
+# One in so many connections is closed at a look, so that a flood of newcomers does not cause one look for each.
 _BATCH_SHARE = 100
-# After a look at all connections that was of little use, so many times what it took: a twentieth of the loop's time at
-# most, where each busy connection that ends lets another in, and that one finds no room again.
+# After a look at all connections that was of little use, the next waits so many times as long as that took: they take a
+# twentieth of the loop's time at most, even if each busy connection that ends lets in another, which finds no room.
 _REST_FACTOR = 20
-# A connection that turns idle meanwhile is closed so much later. Less than listeners pause before they ask again.
+# A connection that turns idle during that wait is closed later by so much at most: less than listeners pause before
+# they ask again.
 _MOST_REST_SECONDS = 0.4
 
 
 class Room:
-    """What there is for connections, on their way, opening or open.
+    """The room for connections, whether arriving, opening or open.
 
     Args:
         engine: knows them.
         limit: 1 or more.
-        clock: tells how long it takes to look at them.
+        clock: measures how long it takes to look at them.
     """
 
     def __init__(self, engine: Engine, limit: int, clock: Callable[[], float]) -> None:
@@ -47,17 +48,17 @@ class Room:
         self._rests_until = clock()
 
     def is_left(self) -> bool:
-        """Tell whether there is room for one more."""
+        """Return whether there is room for one more."""
         engine = self._engine
         return len(engine.connections) + len(engine.openings) + len(engine.arriving) < self._limit
 
     def make(self) -> bool:
-        """Close idle connections, if there are any: their clients know how to come back. Tell whether there were.
+        """Close idle connections, if there are any: their clients know how to come back. Return whether there were.
 
         Not all of them: those that have been idle for longest. With 50,000 connections a look at all of them takes
-        20 ms, so that one which finds few is not repeated at once.
+        20 ms, so a look that finds few is not repeated immediately.
         """
-        # Who gets an answer now gives up its place with it.
+        # A connection that is answered from now on closes with its answer.
         self._engine.keeps_connections = False
         began_at = self._clock()
         if began_at < self._rests_until:
@@ -74,8 +75,8 @@ class Room:
         return closed_count > 0
 
     def _look(self) -> list[Protocol]:
-        """Return those that are idle, the longest first; hurry those that only have to leave."""
-        # Slow clients that were refused would have a place for longer than others.
+        """Return the idle connections, the longest idle first; hurry those that only have to leave."""
+        # Else slow clients that were refused would keep their places for longer than others.
         late = self._engine.loop.time() + _LEAVING_SECONDS
         idle = []
         for connection in self._engine.connections:
@@ -90,7 +91,7 @@ class Room:
 
 
 def _has_unread_data(connection: Protocol) -> bool:
-    """Tell whether something has arrived, most likely a request, that the loop has not come to yet."""
+    """Return whether something has arrived, most likely a request, that the loop has not got to yet."""
     fd = connection.fileno()
     if fd < 0:
         return False

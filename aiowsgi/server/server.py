@@ -1,8 +1,8 @@
 """A server inside a running event loop: it listens, serves, drains.
 
 A guest of its program: it installs no signal handlers, configures no logging, sets no loop policy, reads and writes no
-environment variable, and uses threads of its own. Starting either listens or raises and leaves nothing behind. What it
-changes of the process is the interpreter's switch interval, for as long as it serves; 0 leaves that alone.
+environment variable, and uses threads of its own. Starting either listens or raises and leaves nothing behind. All it
+changes in the process is the interpreter's switch interval, while it serves; ``switch_interval=0`` leaves that alone.
 
 Thread: event loop.
 """
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTROL_MODE", "Server"]
 
-# What those who ask at a side server, as the last ones, have for it. Arbitrary.
+# How long the last requests to a side server have when it is shut down. Arbitrary.
 _SIDE_SECONDS = 1.0
 
 #: The control socket is for its owner alone.
@@ -70,9 +70,10 @@ class Server:
         config: every setting; or
         options: fields of :class:`~aiowsgi.config.Config`.
         pool: runs the application, instead of a pool of the server's own; shared with others, and theirs to close.
-        ssl_context: has all listeners speak TLS, and says how; or is called with the context that the options
-            ``ssl_...`` describe, and returns the one to use: it may choose certificates by name (``sni_callback``).
-        shared_sockets: listening, and other processes accept from them too; instead of what the config says.
+        ssl_context: a context with which all listeners speak TLS; or a hook that is called with the context which the
+            options ``ssl_...`` describe, and returns the one to use: that may choose certificates by name
+            (``sni_callback``).
+        shared_sockets: listening sockets from which other processes accept too; used instead of the config's addresses.
 
     Raises:
         ConfigError: an option's value is not allowed.
@@ -105,18 +106,18 @@ class Server:
         self._room = cast(Room, None)  # until there is an engine
         self._observation: Observation | None = None
         self._responder: Responder | None = None
-        #: Nothing else runs in this process; set before :meth:`start` by who owns it.
+        #: Nothing else runs in this process; set before :meth:`start` by the process's owner.
         self.alone = False
         #: For the files of Unix sockets, where the process has its application's umask by now; set likewise.
         self.socket_umask: int | None = None
-        #: Does what is asked for at the control socket, ``"reload"`` or ``"drain"``, and returns what to answer; it is
-        #: set by who owns the process.
+        #: Does what is asked for at the control socket, ``"reload"`` or ``"drain"``, and returns what to answer; set by
+        #: the process's owner.
         self.on_order: Callable[[str], dict[str, Any]] | None = None
-        self._side_servers: list[Server] = []  # those that listen for who watches this one
+        self._side_servers: list[Server] = []  # those that answer questions about this one
         self._drain: tuple[Drain, asyncio.Future[DrainReport]] | None = None
         self._stopped = anyio.Event()
         self._guard: RequestGuard | None = None
-        #: Called, once, with the reason why the process had better be replaced by another.
+        #: Called, once, with the reason why the process should be replaced by another.
         self.on_recycle: Callable[[str], object] | None = None
 
     def __repr__(self) -> str:
@@ -162,8 +163,8 @@ class Server:
 
         Raises:
             OSError: an address cannot be listened on; the message names it.
-            StartupError: the parser is not there, a certificate is of no use, a channel's broker refuses its user and
-                password, the server was started before, or it was shut down while it started.
+            StartupError: the parser is not installed, a certificate cannot be used, a channel's broker refuses its user
+                and password, the server was started before, or it was shut down while it started.
         """
         if self._engine is not None:
             raise StartupError("a server can be started only once")
@@ -195,7 +196,7 @@ class Server:
         self._begin_listening(sockets, engine)
 
     def _check_not_shut_down(self) -> None:
-        """Whoever awaits something while the server starts asks afterwards: nothing of a drained server may open."""
+        """To be called after each ``await`` while the server starts: nothing may be opened for a drained server."""
         if self._drain is not None:
             raise StartupError("the server was shut down while it started")
 
@@ -209,7 +210,7 @@ class Server:
     def _begin_listening(self, sockets: Sequence[socket.socket], engine: Engine) -> None:
         scheme = "http" if self._tls is None else "https"
         for sock in sockets:
-            # With a socket for each process nobody else would take what a busy one leaves.
+            # With a socket for each process, no other process would take what a busy one leaves.
             is_own = self._shared_sockets is None or (self.config.reuse_port and sock.family != socket.AF_UNIX)
             is_busy = None if is_own else self._is_busy
             listener = Listener(
@@ -219,14 +220,14 @@ class Server:
             listener.start()
 
     async def _begin_with_brokers(self, engine: Engine) -> None:
-        """Look whether the brokers of the application's channels are there."""
+        """Check that the brokers of the application's channels are there."""
         await check_brokers()
         self._check_not_shut_down()
         if self.config.ready_broker:
             engine.broker_links = hold_links()
 
     async def _begin_to_tell(self) -> None:
-        """Listen for those who watch; in a worker its supervisor does, and the worker answers."""
+        """Listen for those who watch; a worker's supervisor does that for it, and the worker only answers."""
         if self._shared_sockets is not None:
             return
         if self.config.metrics_bind is not None:
@@ -238,10 +239,10 @@ class Server:
     async def tell(
         self, responder: Responder, config: Config, shared_sockets: Sequence[socket.socket] | None = None
     ) -> None:
-        """Have a responder answer everything at an address, for as long as this server is there.
+        """Have a responder answer every request at an address, for as long as this server runs.
 
         Args:
-            responder: what tells.
+            responder: gives the answers.
             config: says where, unless there are ``shared_sockets``.
             shared_sockets: as in :class:`Server`.
 
@@ -265,7 +266,7 @@ class Server:
 
     @property
     def metrics(self) -> Metrics | None:
-        """What was counted, where there is ``metrics_bind``; once the server has started."""
+        """What has been counted, if ``metrics_bind`` is set; known once the server has started."""
         return None if self._observation is None else self._observation.metrics
 
     def _open_engine(self) -> Engine:
@@ -306,7 +307,7 @@ class Server:
     def reload_tls(self) -> bool:
         """Read the certificate, key and authorities again, and call the hook again, for new connections.
 
-        No connection is closed by it. Where a file is of no use, all stays as it was, and the log says why.
+        This closes no connection. If a file cannot be used, all stays as it was, and the log says why.
 
         Returns:
             whether new connections see what the files say now; true where there is nothing to read.
@@ -320,7 +321,7 @@ class Server:
 
             await loop.create_server(server.protocol_factory, sock=sock)
 
-        The server need not be started for that; it is to be shut down as any other, after its listener.
+        The server need not be started for that; it has to be shut down like any other, after its listener.
         """
         engine = self._engine or self._open_engine()
         if self._tls is not None or self._proxies is not None:
@@ -333,7 +334,7 @@ class Server:
         return protocol
 
     def _is_busy(self) -> bool:
-        """Tell whether as many requests wait for a thread as there are threads, or some to be read."""
+        """Return whether as many requests wait for a thread as there are threads, or any wait to be read."""
         engine = self._started_engine()
         return engine.intake.behind or engine.pool.waiting_count >= self.config.threads
 
@@ -349,15 +350,15 @@ class Server:
     ) -> DrainReport:
         """Stop accepting, let requests end, close all connections; before that, serve on for ``drain_delay``.
 
-        That delay is for who is in no hurry, leaves requests some time, and has no process beside it that serves on.
-        Idempotent: later calls wait for the first one. Those that say how long wait no longer than that: they may
-        shorten what is left of the delay and of the requests' time together, also to 0, and never lengthen it.
+        There is a delay only if the caller is in no hurry, leaves requests some time, and no other process serves on.
+        Idempotent: later calls wait for the first one. A call that says how long waits no longer than that: it may
+        shorten what is left of the delay and of the requests' time together, even to 0, and never lengthens it.
 
         Args:
             graceful: seconds that requests may take to end; default ``graceful_timeout``, or what an earlier call said.
             leave_backlog: connections that wait to be accepted are left to the processes that share the sockets; there
                 is no ``drain_delay``.
-            serve_on: ``False`` is for who is in a hurry: there is no ``drain_delay``, and one under way ends.
+            serve_on: ``False`` for a caller in a hurry: there is no ``drain_delay``, and one under way ends.
         """
         if self._engine is None:
             self._stopped.set()
@@ -410,13 +411,13 @@ class Server:
         return take_stats(self._started_engine(), 0 if self._guard is None else self._guard.stuck_count)
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Self] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Start, tell ``task_status``, and serve until :meth:`shutdown` is called or this task is cancelled."""
+        """Start, notify ``task_status``, and serve until :meth:`shutdown` is called or this task is cancelled."""
         await self.start()
         task_status.started(self)
         await self.serve_until_shutdown()
 
     async def serve_until_shutdown(self) -> None:
-        """Wait until :meth:`shutdown` has ended a server that was started; cancelled, shut down with no time left."""
+        """Wait until :meth:`shutdown` has ended the started server; if cancelled, shut down with no time left."""
         try:
             await self._stopped.wait()
         finally:

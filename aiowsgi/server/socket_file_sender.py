@@ -5,10 +5,10 @@ still while the disk is read. So an I/O thread sends on a duplicate of the socke
 takes; then the loop waits for room, which it could not do on the transport's own descriptor either. Where a file system
 or a sandbox has no ``sendfile``, the thread reads and sends by itself.
 
-The transport must hold nothing that is unsent, and nobody may write to it meanwhile.
+The transport must hold nothing that is unsent, and nothing may be written to it until the file is sent.
 
 Thread: event loop, but :meth:`SocketFileSender.run`, which is a job of the I/O pool and alone uses the descriptors
-while it runs. One that was closed meanwhile is released by the job: the loop may have ended.
+while it runs. A sender that is closed during a job is released by the job: the loop may have ended.
 
 Source: sendfile(2).
 """
@@ -27,7 +27,7 @@ from aiowsgi.wsgi.file_wrapper import FileRegion
 
 __all__ = ["SocketFileSender"]
 
-# A job ends after so much, however fast its client is: the next in the queue is another's.
+# A job sends no more than this, however fast its client is: the next job in the queue is for another client.
 _JOB_SIZE = 4 * 1024 * 1024
 # What is read at a time where there is no sendfile. Arbitrary; as much as a FileSender reads.
 _PIECE_SIZE = 256 * 1024
@@ -44,7 +44,7 @@ class SocketFileSender:
         sock: a duplicate of the connection's socket, owned by the sender from now on.
         loop: waits for room.
         io_pool: its threads read the disk.
-        wakeup: tells the loop how far a thread came.
+        wakeup: lets the loop know that a job has ended.
         on_blocked: called by the loop when the client has to take something before more can be sent.
         on_room: called by the loop when it has.
         on_end: called by the loop once all is sent, with ``None``; or with what went wrong before that, a
@@ -99,7 +99,7 @@ class SocketFileSender:
         self._released = False
         # There is no sendfile for this file; only the jobs ask.
         self._copies = False
-        # What the last job has met.
+        # How the last job ended.
         self._blocked = False
         self._error: OSError | None = None
 
@@ -129,7 +129,7 @@ class SocketFileSender:
             self._head = self._head[size:]
         end = self._offset + min(self._missing_size, _JOB_SIZE)
         while self._offset < end and not self._closed:
-            # No more than the job's part: a call that is given all goes on as long as its client keeps up.
+            # No more than the job's part: a call for the whole file would go on as long as its client keeps up.
             size = self._send_part(end - self._offset)
             if not size:
                 raise OSError("the file became shorter while it was being sent")
@@ -149,7 +149,7 @@ class SocketFileSender:
         return self._socket.send(piece) if piece else 0
 
     def wake(self) -> None:
-        """See how far the job came."""
+        """See how far the job got."""
         self._running = False
         if self._closed:
             self._release()

@@ -19,13 +19,13 @@ from aiowsgi.server.exchange import Exchange
 
 __all__ = ["describe_request", "exchange_of", "shortened", "stack_of", "stack_report"]
 
-# Frames of one thread that are shown, the innermost. Arbitrary; a recursion that runs away has a thousand.
+# How many frames of a thread are shown, the innermost ones. Arbitrary; a runaway recursion has a thousand.
 _MOST_FRAMES = 100
 _RUN = Exchange.run.__code__
 
 
 def exchange_of(frame: FrameType | None) -> Exchange | None:
-    """Return the exchange that a stack, given by its innermost frame, works for."""
+    """Return the exchange that a stack, given by its innermost frame, is running."""
     while frame is not None:
         if frame.f_code is _RUN:
             exchange = frame.f_locals.get("self")
@@ -66,8 +66,8 @@ def stack_report(engine: Engine | None = None, below: FrameType | None = None) -
     """Describe all threads of the process.
 
     Args:
-        engine: whose requests are told.
-        below: the frame that a signal interrupted in this thread; what stands above it is the report's own.
+        engine: whose requests are described.
+        below: the frame that a signal interrupted in this thread; frames above it belong to the report itself.
     """
     names = thread_names()
     frames = sys._current_frames()

@@ -1,6 +1,6 @@
 """A snapshot of what a server does.
 
-Thread: event loop. Made on demand: requests pay for nothing but the note of how long they waited.
+Thread: event loop. Made on demand: requests only pay for noting how long they waited.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class ThreadStats:
         idle: waiting for a request.
         running: running an application.
         stalled: waiting for a client.
-        stuck: running on for a request that was given up; of those that are running or stalled.
+        stuck: still busy with a request that was given up; also counted as running or stalled.
         taking_turns: 1 while they work one after another, since all that they do is compute; else 0.
     """
 
@@ -107,11 +107,11 @@ _WRITING = frozenset({Phase.ANSWERING, Phase.FLUSHING})
 
 def take_stats(engine: Engine, stuck_count: int = 0) -> ServerStats:
     """Take a snapshot. Event loop."""
-    # What is read in a later turn is a request that is being read.
+    # A request that will be read in a later turn counts as being read.
     phases = [Phase.HEAD if connection.postponed else connection.phase for connection in engine.connections]
     waiting = running = streaming = 0
     for exchange in requests_under_way(engine):
-        # In this order, and each looked at once: a worker takes it from one state to the next meanwhile.
+        # In this order, and each read once: a worker may take it from one state to the next in between.
         if exchange.response_begun:
             streaming += 1
         elif exchange.waiting:
@@ -155,7 +155,7 @@ def requests_under_way(engine: Engine) -> set[Exchange]:
 
 
 def unsent_count(engine: Engine) -> int:
-    """Count the connections whose last response is complete and has not been taken whole by the kernel. Event loop."""
+    """Count the connections whose last response is complete but not yet wholly taken by the kernel. Event loop."""
     return sum(connection.unsent for connection in engine.connections)
 
 

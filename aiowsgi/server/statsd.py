@@ -1,7 +1,8 @@
 """Figures for statsd, with gunicorn's names, so that its dashboards show this server as well.
 
-What ends within a tenth of a second goes together: counts as sums, durations one by one up to a bound, above which they
-are a sample that says so. Nothing ever waits: a datagram that the kernel does not take is lost, as datagrams are.
+Requests that end within a tenth of a second are sent together: counts as sums, durations one by one up to a bound,
+above which they are a sample, marked as such. Nothing ever waits: a datagram that the kernel does not take is lost, as
+datagrams are.
 
 Thread: event loop.
 
@@ -31,9 +32,9 @@ __all__ = ["StatsdSender"]
 _logger = logging.getLogger("aiowsgi.error")
 
 _SEND_SECONDS = 0.1
-# Durations that are sent at most for each of these. Arbitrary; some thirty datagrams.
+# The most durations that are sent in each such interval. Arbitrary; some thirty datagrams.
 _DURATION_COUNT = 1000
-# statsd's advice for a network of Ethernet; a Unix socket takes more.
+# statsd's advice for Ethernet; a Unix socket takes more.
 _DATAGRAM_SIZE = 1432
 _STATSD_PORT = 8125
 
@@ -76,7 +77,7 @@ class StatsdSender:
                 self._socket.send(datagram)
 
     def _lines(self) -> Iterator[bytes]:
-        """Return what is to be sent, and begin anew."""
+        """Return what is to be sent, and start again from nothing."""
         statuses, self._statuses = self._statuses, Counter()
         durations, self._durations = self._durations, []
         count = statuses.total()
@@ -130,7 +131,7 @@ def _connected(text: str) -> socket.socket:
 
 
 class _UnixDatagrams(socket.socket):
-    """A socket for a daemon's Unix socket, which is another one after each of the daemon's restarts.
+    """A socket for a daemon's Unix socket, which is a new one after each restart of the daemon.
 
     Args:
         path: of the daemon's.

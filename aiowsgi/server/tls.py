@@ -1,12 +1,12 @@
 """TLS between a transport and the connection that it carries.
 
-One object is both: the socket's transport sees a protocol, the connection sees a transport. The loops' own TLS does
+One object is both: the socket's transport sees a protocol, the connection sees a transport. The loops' own TLS will
 not do for this server. An idle connection costs 276 KB with asyncio's and 47 with uvloop's (here 20), and 1,030 with
 either once it has had a response of 1 MB (here 22). Both count as written what still lies in the transport beneath,
-and closing cuts off a client that takes longer for the rest than the time-out of the *shutdown*; a client that ends its
-own side loses the answer to the request that it has sent; and an answer that closes the connection while the client is
-still sending is destroyed by the reset that follows. Here flow control, the order of the end and the wait for the
-client's are those of a plain connection; only the bytes differ. The cryptography is OpenSSL's, through
+and closing cuts off a client that takes longer for the rest than the TLS *shutdown* timeout; a client that ends its own
+side loses the answer to the request that it has sent; and an answer that closes the connection while the client is
+still sending is destroyed by the reset that follows. Here flow control, the order of closing and the wait for the
+client's end are those of a plain connection; only the bytes differ. The cryptography is OpenSSL's, through
 :class:`ssl.SSLObject`.
 
 Thread: event loop.
@@ -32,26 +32,26 @@ _logger = logging.getLogger("aiowsgi.error")
 _RECORD_SIZE = 16 * 1024
 # Pieces up to this much in all are joined, so that a head and a small body are one record.
 _JOIN_SIZE = 64 * 1024
-# What is encrypted before the socket has to take some of it; and in one turn of the loop, however fast the client is.
+# Records encrypted before the socket has to take some of them; and in one turn of the loop, however fast the client is.
 _BATCH_COUNT = 8
 _TURN_COUNT = 64
 # RFC 8446 §4.6.3: each change of keys may ask for one in return, which no flow control holds back. Arbitrary; twice
-# what a full transport holds of all else.
+# what a full transport otherwise holds.
 _UNSENT_SIZE = 512 * 1024
 
 
 class TLSTransport(asyncio.Transport, asyncio.Protocol):
     """The server's side of TLS on one connection.
 
-    It takes the place of ``transport``'s protocol. What :meth:`write_eof` says is a closure alert and the end of the
-    stream. What the client sends after that is not decrypted any more, but is passed on for its size to be counted.
+    It becomes the protocol of ``transport``. :meth:`write_eof` sends a closure alert and the end of the stream. What
+    the client sends after that is no longer decrypted, but passed on so that its size is counted.
 
     Args:
         transport: carries the records.
         context: says how.
         loop: the transport's.
         on_open: called once the handshake is complete; returns the protocol of the connection.
-        on_lost: called in the place of ``connection_lost`` where there was no handshake.
+        on_lost: called instead of ``connection_lost`` if the handshake was not completed.
     """
 
     __slots__ = (
@@ -96,7 +96,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._backlog_size = 0
         self._transport_full = False
         self._resting = False  # let others have their turn of the loop
-        self._write_paused = False  # what the protocol was told
+        self._write_paused = False  # as last reported to the protocol
         self._read_paused = False
         self._peer_ended = False
         self._end_wanted = False
@@ -149,7 +149,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     def resume_writing(self) -> None:
         """See :class:`asyncio.Protocol`."""
         self._transport_full = False
-        # Not at once: asyncio's transports tell of their end twice where they are closed in this call.
+        # Not within this call: asyncio's transports report their end twice if they are closed in it.
         self._loop.call_soon(self._resumed)
 
     # Reading.
@@ -159,7 +159,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
             self._send_outgoing()
-        except (ssl.SSLError, ValueError) as error:  # ValueError: a context whose certificate is of no use
+        except (ssl.SSLError, ValueError) as error:  # ValueError: a context whose certificate cannot be used
             # A log handler that fails must not keep the connection from its end.
             with contextlib.suppress(Exception):
                 _logger.debug("TLS handshake with %s failed: %s", self._transport.get_extra_info("peername"), error)
@@ -179,8 +179,8 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     def _lacks_certificate(self) -> bool:
         """Whether the client has shown no certificate to a context that requires one.
 
-        OpenSSL sees to that itself, but by the mode of the context that the handshake began with. Where a callback for
-        server names sets another (SSL_set_SSL_CTX), its certificate and its authorities count, but its mode does not.
+        OpenSSL checks that itself, but by the mode of the context with which the handshake began. If a callback for
+        server names sets another (SSL_set_SSL_CTX), its certificate and authorities count, but its mode does not.
         """
         return self._tls.context.verify_mode == ssl.CERT_REQUIRED and self._tls.getpeercert(binary_form=True) is None
 
@@ -219,7 +219,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         return self._incoming.pending > 0 or self._tls.pending() > 0
 
     def _read_on(self) -> None:
-        """Reading goes on after a pause: first with what lies here."""
+        """Go on reading after a pause: first what has already arrived here."""
         if self._read_paused or self._closing:
             return
         if not self._end_sent:
@@ -230,7 +230,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     def _end_of_peer(self) -> None:
         """The client has ended its side: by an alert, or without.
 
-        RFC 9112 §9.8: an end without an alert is an incomplete close, which costs nothing where the messages themselves
+        RFC 9112 §9.8: an end without an alert is an incomplete close, which does no harm where the messages themselves
         say where they end.
         """
         if self._peer_ended:
@@ -253,7 +253,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         """See :class:`asyncio.ReadTransport`."""
         if self._read_paused:
             self._read_paused = False
-            # Not at once: whoever calls does not expect to be called back meanwhile.
+            # Not within this call: the caller does not expect to be called back before it returns.
             self._loop.call_soon(self._read_on)
 
     # Writing.
@@ -370,7 +370,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
     def _send_end(self) -> None:
         if not self._end_sent:
             self._end_sent = True
-            with contextlib.suppress(ssl.SSLError):  # that of the client has not arrived, of course
+            with contextlib.suppress(ssl.SSLError):  # the client's alert has not arrived, of course
                 self._tls.unwrap()
             self._send_outgoing()
             if not self._closing:

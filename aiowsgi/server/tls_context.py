@@ -1,4 +1,4 @@
-"""The TLS contexts of a server: made of its options or of a program's own, and made anew from the files on request.
+"""The TLS contexts of a server: made from its options or given by a program, and remade from the files on request.
 
 Thread: event loop. The files are read at the start and at a reload; they are small.
 
@@ -65,9 +65,9 @@ class TLSContexts:
         return self._current
 
     def reload(self) -> bool:
-        """Read the files again, for the connections from now on; tell whether they were of use.
+        """Read the files again, for new connections; return whether they could be used.
 
-        Those that are open keep what they began with. A context that a program gave is its own to change.
+        Open connections keep what they began with. A context that a program gave is for that program to change.
         """
         try:
             self._current = self._make()
@@ -115,7 +115,7 @@ def _make_context(config: Config) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[config.ssl_min_version]
-    # Nothing here needs it, and each costs the server far more than the client.
+    # Nothing here needs renegotiation, and each one costs the server far more than the client.
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     if config.ssl_ciphers is not None:
@@ -175,7 +175,7 @@ def _load_authorities(context: ssl.SSLContext, path: str) -> None:
 
 
 def _read(name: str, path: str) -> bytes:
-    """Read a file of OpenSSL's, which says of a failure neither which file nor why."""
+    """Read a file that is for OpenSSL, which reports neither which file failed nor why."""
     try:
         with open(path, "rb") as file:
             return file.read()

@@ -1,4 +1,4 @@
-"""Connections whose transport cannot tell that the client has gone.
+"""Connections whose transport cannot notice that the client has gone.
 
 A transport that is paused for reading reports neither the end of the stream nor a reset, and one that has read the end
 reports no reset after it. While a request is being answered in such a state, the kernel is asked directly, for all of
@@ -47,11 +47,11 @@ class DisconnectWatch:
             self._timer = self._loop.call_later(_INTERVAL_SECONDS, self._look)
 
     def discard(self, connection: Watched) -> None:
-        """Watch a connection no longer."""
+        """Stop watching a connection."""
         self._connections.discard(connection)
 
     def close(self) -> None:
-        """Watch nothing."""
+        """Stop watching."""
         self._connections.clear()
         if self._timer is not None:
             self._timer.cancel()

@@ -1,7 +1,7 @@
 r"""Testing an application against slow and vanishing clients: no sockets, no sleeping, the same run every time.
 
-The whole engine of the server, on a clock that the test moves, connections in memory, and threads that move one at a
-time.
+The server's whole engine runs here, with a clock that the test moves, connections in memory, and threads that move one
+at a time.
 
 ::
 

@@ -18,7 +18,7 @@ __all__ = ["MemoryClient"]
 class MemoryClient:
     r"""The client's end of a :class:`MemoryTransport`.
 
-    It reads nothing that it is not told to read.
+    It reads only what it is told to read.
 
     ::
 
@@ -58,7 +58,7 @@ class MemoryClient:
         self._notify()
 
     def end(self) -> None:
-        """Send nothing more, and go on reading: half a close."""
+        """Send nothing more, but go on reading: a half-close."""
         self._sent_end = True
         self._notify()
 
@@ -96,7 +96,7 @@ class MemoryClient:
 
     @property
     def at_end(self) -> bool:
-        """Whether the server has ended the response's direction in an orderly way, and all was read."""
+        """Whether the server has ended its direction without a reset, and all was read."""
         return self._ended and not self._arrived and not self._was_reset
 
     @property
@@ -113,7 +113,7 @@ class MemoryClient:
         return data
 
     def receive(self, data: bytes | bytearray | memoryview) -> int:
-        """Take as much as the kernel has room for, and tell how much that is.
+        """Take as much as the kernel has room for; return how much that is.
 
         Raises:
             ConnectionResetError: the connection was reset.
@@ -132,7 +132,7 @@ class MemoryClient:
         self._ended = True
 
     def receive_close(self, reset: bool) -> None:
-        """The server closes. Linux answers what it has left unread with a reset, whatever was asked for."""
+        """The server closes. If it has left anything unread, Linux sends a reset, whatever was asked for."""
         self._ended = self._server_gone = True
         if (reset or self._sent) and not self._was_reset:
             self.reset()

@@ -52,15 +52,15 @@ class VirtualHandle:
 
 
 class VirtualLoop:
-    """Callbacks, timers and tasks of :class:`asyncio.AbstractEventLoop`, run when the test says; nothing else of it.
+    """The callbacks, timers and tasks of :class:`asyncio.AbstractEventLoop`, and no more, run when the test says so.
 
-    An exception of a callback comes out of the method that ran it.
+    An exception in a callback propagates from the method that ran it.
 
     ::
 
         loop = VirtualLoop()
         loop.call_later(60, print, "a minute has passed")
-        loop.advance(60)  # at once
+        loop.advance(60)  # takes no time
 
     Args:
         time: where the clock begins, in seconds.
@@ -164,7 +164,7 @@ class VirtualLoop:
             self.run_turn()
 
     def advance(self, seconds: float) -> None:
-        """Move the clock; each timer on the way runs at its own time, and what it makes ready with it."""
+        """Move the clock; each timer on the way runs at its own time, and so does what it makes ready."""
         end = self._time + seconds
         self.run_ready()
         while (when := self.next_timer) is not None and when <= end:

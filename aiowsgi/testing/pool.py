@@ -77,13 +77,13 @@ class StepPool:
         return ThreadPoolStats(len(self._waiting), running, stalled + len(self._stalled_elsewhere), len(self._free))
 
     def limit_running(self, count: int | None, seconds: float = 0.0) -> None:
-        """One moves at a time, in any case."""
+        """Do nothing: threads move one at a time in any case."""
 
     def gather(self, seat: Seat | None) -> None:
-        """They are wherever they are."""
+        """Do nothing: where threads run makes no difference."""
 
     def transition_counts(self) -> Mapping[int, int]:
-        """Of no thread anything is known: they move when the test lets them. Any thread."""
+        """Return nothing: threads move when the test lets them. Any thread."""
         return {}
 
     def submit(self, job: Job) -> None:
@@ -91,11 +91,11 @@ class StepPool:
         self._waiting.append(job)
 
     def mark_stuck(self, job: Job, thread_id: int | None) -> bool:
-        """Each job has a thread of its own, in any case. Any thread."""
+        """Return true: each job has a thread of its own in any case. Any thread."""
         return True
 
     def unmark_stuck(self, job: Job) -> None:
-        """It made no difference. Any thread."""
+        """Do nothing: the mark made no difference. Any thread."""
 
     @contextlib.contextmanager
     def stalled(self, ready: Callable[[], bool]) -> Iterator[None]:
@@ -121,7 +121,7 @@ class StepPool:
     def wait_until(self, ready: Callable[[], bool]) -> None:
         """Give the baton back until ``ready()``, without counting as stalled. Worker.
 
-        For an application that waits for something of the test's.
+        For an application that waits for something that the test does.
         """
         self._local.worker.wait_until(ready)
 

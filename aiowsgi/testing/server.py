@@ -1,4 +1,4 @@
-"""A server without sockets, threads that run by themselves, or a clock that does.
+"""A server without sockets, whose threads and clock move only when the test says so.
 
 Thread: the test's.
 """
@@ -38,9 +38,9 @@ _MOST_STEPS = 10_000_000
 class MemoryServer:
     r"""Serves a WSGI application to clients in memory: the engine of :class:`~aiowsgi.server.Server`, step by step.
 
-    Nothing moves but in :meth:`step`, :meth:`settle` and :meth:`advance`, and time passes in the last one only. The
-    application waits on ``environ["aiowsgi.disconnected"]`` in that time as well. Only threads that it has started
-    itself run by themselves, and wait for a client until one of these methods has let it move.
+    Nothing moves except in :meth:`step`, :meth:`settle` and :meth:`advance`, and time passes only in the last one; an
+    application's wait on ``environ["aiowsgi.disconnected"]`` goes by that time as well. Only threads that the
+    application has started itself run freely, and wait for a client until one of these methods lets it move.
 
     ::
 
@@ -54,7 +54,7 @@ class MemoryServer:
 
     Args:
         application: any WSGI application. It runs in threads of its own, one at a time.
-        config: every setting; or
+        config: every setting, instead of ``options``.
         kernel_size: bytes that each client's kernel holds for it.
         options: fields of :class:`~aiowsgi.config.Config`.
     """
@@ -77,9 +77,9 @@ class MemoryServer:
         self._kernel_size = kernel_size
         self.engine = Engine(
             self._run,
-            # How late this loop is says nothing of the interpreter, and its clock nothing of what threads compute.
+            # How late this loop is says nothing about the interpreter, nor its clock about what threads compute.
             dataclasses.replace(self.config, switch_interval=0.0, concurrency="fixed"),
-            loop=cast(asyncio.AbstractEventLoop, self.loop),  # what of it the engine uses
+            loop=cast(asyncio.AbstractEventLoop, self.loop),  # as much of one as the engine uses
             pool=self.pool,
             io_pool=self.io_pool,
             parser=make_head_parser(self.config.http),
@@ -89,7 +89,7 @@ class MemoryServer:
         )
 
     def make_loop(self) -> VirtualLoop:
-        """Return the server's loop; for a test that wants one of its own."""
+        """Return the server's loop; a test that wants a loop of its own overrides this."""
         return VirtualLoop()
 
     def _run(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -103,7 +103,7 @@ class MemoryServer:
         return client
 
     def step(self) -> bool:
-        """Let something move: a turn of the loop, a file's job or an application; tell whether there was anything."""
+        """Let something move: a turn of the loop, a file job or an application; return whether anything could."""
         if self.loop.has_ready:
             self.loop.run_turn()
             return True
@@ -168,7 +168,7 @@ class MemoryServer:
 
 
 class _Disconnection:
-    """``environ["aiowsgi.disconnected"]``, whose waiting takes the loop's time and lets others move."""
+    """``environ["aiowsgi.disconnected"]``, whose wait goes by the loop's time and lets others move."""
 
     def __init__(self, server: MemoryServer, disconnection: Disconnection) -> None:
         self._server = server

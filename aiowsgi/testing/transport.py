@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryTransport"]
 
-# As asyncio's transports read.
+# What asyncio's transports read at a time.
 _READ_SIZE = 256 * 1024
 
 
@@ -93,7 +93,7 @@ class MemoryTransport(asyncio.Transport):
                 self.close()
 
     def _read_piece(self, protocol: asyncio.BaseProtocol) -> bool:
-        """Give the protocol what the client has sent; tell whether there was anything."""
+        """Give the protocol what the client has sent; return whether there was anything."""
         if isinstance(protocol, asyncio.BufferedProtocol):
             buffer = memoryview(protocol.get_buffer(-1))
             data = self._client.take_sent(min(self._read_size, len(buffer)))
@@ -238,10 +238,10 @@ class MemoryTransport(asyncio.Transport):
 
 
 class _MemorySocket:
-    """What a transport's users do with its socket."""
+    """As much of a socket as a transport's users need."""
 
     family = socket.AF_INET
-    type = 0  # of none that anything could be sent on, past the transport
+    type = 0  # not a type on which anything could be sent past the transport
 
     def __init__(self, client: MemoryClient) -> None:
         self._client = client
@@ -250,7 +250,7 @@ class _MemorySocket:
         self.resets = False
 
     def setsockopt(self, level: int, option: int, value: bytes) -> None:
-        """Take SO_LINGER with a time of nothing, which makes a close a reset."""
+        """Take SO_LINGER with a time of zero, which makes a close a reset."""
         self.resets = (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER)
 
     def fileno(self) -> int:

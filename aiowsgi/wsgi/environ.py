@@ -31,7 +31,7 @@ class _Discard(io.TextIOBase):
 
 _DISCARD = _Discard()
 
-# What each request sets. It has its place already in what is copied for it, so that the copy does not have to grow.
+# What each request sets. The keys are already in the dict that is copied for it, so that the copy need not grow.
 _PLACES = dict.fromkeys(
     (
         "REMOTE_ADDR",
@@ -75,7 +75,7 @@ def base_environ(
 
 
 def endpoint_environ(base: WSGIEnvironment, connection: ConnectionInfo) -> WSGIEnvironment:
-    """Return what is the same in every environ of a connection, and of all that differ in nothing but their peer.
+    """Return what is the same in every environ of a connection, and of all connections that differ only in their peer.
 
     Args:
         base: from :func:`base_environ`; it is copied.
@@ -140,7 +140,7 @@ def build_environ(
 
 
 def _name_by_host(environ: WSGIEnvironment) -> None:
-    """Set SERVER_NAME and SERVER_PORT, which may never be empty, where the socket has neither: it is a Unix socket."""
+    """Set SERVER_NAME and SERVER_PORT, which must never be empty, for a Unix socket, which has neither."""
     host, _, port = environ.get("HTTP_HOST", "").partition(":")
     if host.startswith("["):
         host, _, port = environ["HTTP_HOST"].rpartition("]")

@@ -21,7 +21,7 @@ __all__ = ["FileRegion", "FileWrapper"]
 
 
 class FileRegion:
-    """A descriptor, owned by whoever holds this, and the bytes of it that are content.
+    """A file descriptor, owned by the holder of this object, and the part of the file that is content.
 
     Args:
         fd: of a regular file.
@@ -62,15 +62,15 @@ _PlainFile = io.FileIO | io.BufferedReader | io.BufferedRandom
 
 
 def _plain_file(filelike: Any) -> _PlainFile | None:
-    """Return the real file whose own ``read()`` an object's is, so that the descriptor has the very bytes it returns.
+    """Return the real file whose own ``read()`` is the object's, so that the descriptor has the very bytes it returns.
 
-    A descriptor alone proves nothing: a GzipFile has one, a BufferedReader may decode what lies under it, and an object
-    with an attribute ``file`` may read from that and return something else.
+    A descriptor alone proves nothing: a GzipFile has one, a BufferedReader may wrap something that decodes, and an
+    object with an attribute ``file`` may read from that and return something else.
     """
     file: Any
     if type(filelike) is tempfile._TemporaryFileWrapper:
         file = filelike.file
-    else:  # whose method: Django's File and werkzeug's FileStorage lend that of the file they hold
+    else:  # the method's owner: Django's File and werkzeug's FileStorage expose the method of the file they hold
         file = getattr(filelike.read, "__self__", None)
     raw = file.raw if type(file) is io.BufferedReader or type(file) is io.BufferedRandom else file
     if type(raw) is not io.FileIO:
@@ -107,20 +107,20 @@ class FileWrapper:
     def detach(self) -> FileRegion | None:
         """Return what is left to read as a region of a regular file, or ``None`` if it is not one or seems empty.
 
-        The file-like object stays open and where it is.
+        The file-like object stays open and at its position.
         """
         try:
             file = _plain_file(self.filelike)
             if file is None:
                 return None
             if type(file) is io.BufferedRandom:
-                file.flush()  # seek() leaves a write in the buffer while it stays within that
+                file.flush()  # a seek() within the buffer leaves written data in it
             offset = file.tell()
             fd = os.dup(file.fileno())
         except (OSError, ValueError):
             return None
         status = os.fstat(fd)
-        # A size of nothing may be wrong: files in /proc say so, and have content.
+        # A size of 0 may be wrong: files in /proc report it, and have content.
         if not stat.S_ISREG(status.st_mode) or status.st_size <= offset:
             os.close(fd)
             return None

@@ -1,8 +1,7 @@
 """``start_response``, ``write`` and the rules that PEP 3333 and RFC 9110 set for what an application hands over.
 
-A rule that is broken raises :class:`~aiowsgi.errors.ApplicationError` in the application's own call, so that its error
-handling sees it. The head leaves with the first non-empty block or at the end, so that ``exc_info`` can still
-replace it.
+Breaking a rule raises :class:`~aiowsgi.errors.ApplicationError` in the application's own call, so that its error
+handling sees it. The head leaves with the first non-empty block or at the end; until then ``exc_info`` can replace it.
 
 Thread: worker.
 
@@ -37,7 +36,7 @@ _STATUS = re.compile(r"[2-9][0-9]{2} [\t\x20-\x7e\x80-\xff]*")
 # RFC 9110 §5.5.
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _BLANKS = " \t"
-# More than any file has; int() itself refuses text of some thousands of digits.
+# More than the size of any file has; int() itself refuses text of some thousands of digits.
 _CONTENT_LENGTH_DIGITS = 19
 
 
@@ -76,8 +75,8 @@ class ResponseSink(Protocol):
 def plain_bytes(block: object, name: str = "a block of the body") -> bytes:
     """Return a block as nothing but ``bytes``.
 
-    A subclass may have a ``len()`` of its own: what is counted has to be what is sent. A caller that is in a hurry asks
-    ``type(block) is bytes`` before.
+    A subclass may have a ``len()`` of its own: what is counted has to be what is sent. A caller in a hurry checks
+    ``type(block) is bytes`` first.
 
     Raises:
         ApplicationError: it is not bytes.
@@ -94,9 +93,9 @@ def _status_code(status: str) -> int | None:
     return int(status[:3]) if _STATUS.fullmatch(status) else None
 
 
-# Names and values up to this size are kept. Arbitrary; a long Content-Security-Policy fits.
+# Names and values up to this size are cached. Arbitrary; a long Content-Security-Policy fits.
 _KNOWN_SIZE = 4 * 1024
-# Fields that are more to the gateway than a line to send.
+# Fields with which the gateway does more than send their line.
 _INSPECTED = frozenset({"content-length", "date", "server"})
 
 
@@ -128,13 +127,13 @@ def _check_field(item: object) -> tuple[str, str | None, int]:
 
 @lru_cache(maxsize=512)
 def _check_known_field(item: object) -> tuple[str, str | None, int]:
-    """Do as :func:`_check_field`, once for a field that is the same in every response, as most are.
+    """Do what :func:`_check_field` does, once for a field that is the same in every response, as most are.
 
     Looking one up takes 0.1 µs, validating it and writing its line 0.8.
 
     Raises:
-        TypeError: it is not one to be kept: too large; or of a subclass, which may call texts equal that differ, so
-            that another's response would get its text.
+        TypeError: it must not be kept: it is too large, or of a subclass that may call different texts equal, so that
+            another response would get its text.
     """
     if type(item) is not tuple or any(type(text) is not str or len(text) > _KNOWN_SIZE for text in item):
         raise TypeError
@@ -150,7 +149,7 @@ def _check_head(status: str, status_code: int, response_headers: object) -> Resp
     for item in response_headers:
         try:
             line, inspected, number = _check_known_field(item)
-        except TypeError:  # not one to be kept, or not even hashable
+        except TypeError:  # not to be kept, or not even hashable
             line, inspected, number = _check_field(item)
         if inspected is None:
             field_lines += line
@@ -167,7 +166,7 @@ def _check_head(status: str, status_code: int, response_headers: object) -> Resp
 
 
 def _native_strings(item: tuple[object, ...]) -> tuple[str, str]:
-    """Return a field's own text where it comes as subclasses of ``str``, whose ``format()`` may be another's.
+    """Return a field's own text if it comes as subclasses of ``str``, which may format as something else.
 
     An ``Enum`` with ``str`` mixed in formats as its member's name: what was checked has to be what is sent.
     """
@@ -196,7 +195,7 @@ class Response:
     def __init__(self, method: str, sink: ResponseSink) -> None:
         self._method = method
         self._sink = sink
-        # start_response has been called, be it that it refused what it was told.
+        # start_response has been called, even if it refused its arguments.
         self._called = False
         self._head: ResponseHead | None = None
         # While content is being sent: what Content-Length still promises, if it promised anything.
@@ -275,7 +274,7 @@ class Response:
     def _begin(self, block: bytes, whole: bool) -> None:
         """Let the head leave with the first block.
 
-        A block that is all that Content-Length promises makes the response whole: it leaves at once and for good, and
+        A block that has everything Content-Length promises makes the response whole: it is handed over in one step, and
         costs no more than a list would. Flask's and Django's usual answers come this way.
         """
         head = self._started_head()
@@ -373,7 +372,7 @@ class Response:
         return True
 
     def _file_blocks(self, wrapper: FileWrapper) -> Iterator[bytes]:
-        """Read a file as far as Content-Length says: unlike that of another iterable, its end is not the body's."""
+        """Read a file as far as Content-Length says: unlike other iterables, it may go on after the body's end."""
         missing_size = self._missing_size if self.begun else self._started_head().content_length
         for block in wrapper:
             if missing_size is None:
@@ -400,8 +399,8 @@ class Response:
 
 
 def _has_one_block(iterable: object) -> bool:
-    """Tell whether ``len(iterable) == 1``: then, says PEP 3333, the first block is the whole body."""
+    """Return whether ``len(iterable) == 1``: then, says PEP 3333, the first block is the whole body."""
     try:
         return len(iterable) == 1  # type: ignore[arg-type]  # whether it has a length is the question
-    except Exception:  # "if a call to len(iterable) succeeds": a __len__ may be there and fail as it likes
+    except Exception:  # "if a call to len(iterable) succeeds": a __len__ may exist and fail in any way
         return False

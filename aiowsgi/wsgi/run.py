@@ -53,8 +53,8 @@ def run_application(application: WSGIApplication, environ: WSGIEnvironment, sink
 
 
 def is_body(value: object) -> bool:
-    """Tell whether ``iter(value)`` has something to call; it may still fail, in the application's own code."""
+    """Return whether ``iter(value)`` has something to call; it may still fail, in the application's own code."""
     if isinstance(value, (str, bytes, bytearray)):
-        return False  # whose items are no blocks
+        return False  # their items are not blocks
     kind = type(value)
     return hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")

@@ -39,7 +39,7 @@ django.setup(set_prefix=False)
 
 
 def hello(request: HttpRequest) -> HttpResponse:
-    """Answer readiness."""
+    """Answer the readiness check."""
     return HttpResponse("Hello, world!")
 
 

@@ -14,7 +14,7 @@ application = Flask(__name__)
 
 @application.get("/hello")
 def hello() -> Response:
-    """Answer readiness."""
+    """Answer the readiness check."""
     return jsonify(message="Hello, world!")
 
 

@@ -1,7 +1,7 @@
-"""What is measured where a framework would be in the way: plain PEP 3333, the standard library only.
+"""The application to measure with where a framework would get in the way: plain PEP 3333, standard library only.
 
-Each path is one thing that applications do. ``/pid`` tells which process serves, and since when; ``/subscribe`` and
-``/publish`` are the two ends of a fan-out of events.
+Each path is one thing that applications do. ``/pid`` identifies the process that serves, and its start; ``/subscribe``
+and ``/publish`` are the two ends of a fan-out of events.
 
 Thread: worker.
 """
@@ -70,10 +70,9 @@ def _sleep(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
 
 
 def busy(seconds: float) -> None:
-    """Compute in Python for that much processor time of this thread.
+    """Compute in Python until this thread has used that much processor time.
 
-    Of the thread, not of the clock: eight threads that wait for one another's interpreter lock compute eight times as
-    long.
+    Not elapsed time: eight threads that compete for the interpreter lock take eight times as long.
     """
     end = time.thread_time() + seconds
     while time.thread_time() < end:
@@ -118,7 +117,7 @@ def _pid(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
 
 
 class _Events:
-    """What has been published: subscribers wait for the number to rise."""
+    """The events published so far; subscribers wait for more of them."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -145,7 +144,7 @@ _events = _Events()
 
 
 def _aiowsgi() -> Any:
-    """Return the package, where it is what serves: it is loaded then, and nothing here imports it."""
+    """Return the package; if it is the server it is already loaded, and nothing here imports it."""
     return sys.modules["aiowsgi"]
 
 
@@ -153,7 +152,7 @@ _channels: dict[str, Any] = {}
 
 
 def _subscribe(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """An open stream: parked where the server can do that, in its thread or greenlet elsewhere."""
+    """An open stream: parked if the server can do that, else held by its thread or greenlet."""
     start_response("200 OK", [("Content-Type", "text/event-stream"), ("Cache-Control", "no-cache")])
     if "aiowsgi.park" not in environ:
         return _events.stream()
@@ -169,7 +168,7 @@ def _channel() -> Any:
 
 
 def _publish(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Send the moment at which this was called to all streams; the clock is the same for all processes."""
+    """Send the current time to all streams, by a clock that all processes share."""
     moment = str(time.monotonic_ns())
     if "aiowsgi.park" in environ:
         _channel().send(moment)

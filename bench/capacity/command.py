@@ -40,7 +40,7 @@ class _Quantity(click.ParamType):  # type: ignore[type-arg]  # not generic at ru
             self.fail(str(error), param, ctx)
 
 
-#: For other commands too.
+#: Other commands use it too.
 COUNT = _Quantity("count", quantities.parse_count)
 _RATE = _Quantity("rate", quantities.parse_rate)
 _SIZE = _Quantity("size", quantities.parse_size)
@@ -48,20 +48,26 @@ _SHARE = _Quantity("share", quantities.parse_share)
 
 
 @click.command()
-@click.option("--connections", type=COUNT, help="That clients hold open: 10k, 1M.")
+@click.option("--connections", type=COUNT, help="Held open by clients: 10k, 1M.")
 @click.option("--rps", type=_RATE, default="0", show_default=True, help="Requests per second beside the streams: 50k.")
-@click.option("--events", type=_RATE, default="0", show_default=True, help="That are sent per second: 100/s, 6/min.")
+@click.option("--events", type=_RATE, default="0", show_default=True, help="Sent per second: 100/s, 6/min.")
 @click.option(
-    "--parked", type=_SHARE, default="100%", show_default=True, help="Connections that are streams of events."
+    "--parked", type=_SHARE, default="100%", show_default=True, help="Share of connections that are event streams."
 )
-@click.option("--audience", type=_SHARE, default="100%", show_default=True, help="Streams that each event goes to.")
+@click.option(
+    "--audience", type=_SHARE, default="100%", show_default=True, help="Share of streams that get each event."
+)
 @click.option("--event-size", type=_SIZE, default="200", show_default=True, help="Bytes of an event.")
-@click.option("--delay", type=click.FloatRange(0.01, 60), default=1.0, show_default=True, help="Seconds of its way.")
+@click.option(
+    "--delay", type=click.FloatRange(0.01, 60), default=1.0, show_default=True, help="Seconds until all have an event."
+)
 @click.option(
     "--application", type=click.FloatRange(0), help="µs of processor time that a request takes the application."
 )
 @click.option("--cores", type=click.IntRange(1, 1024), default=8, show_default=True, help="Of a machine.")
-@click.option("--reserved", type=click.IntRange(0, 1024), default=1, show_default=True, help="Of these, for others.")
+@click.option(
+    "--reserved", type=click.IntRange(0, 1024), default=1, show_default=True, help="Of these, not for workers."
+)
 @click.option("--memory", type=_SIZE, default="32G", show_default=True, help="Of a machine.")
 @click.option(
     "--utilisation", type=_SHARE, default="60%", show_default=True, help="Of a worker's core, when it is busiest."
@@ -85,7 +91,7 @@ def capacity(readme: bool, connections: int | None, delay: float, **options: Any
     demand = Demand(connections, event_seconds=delay, **{name: options.pop(name) for name in names})
     machine = Machine(**options)
     sheet = compute(demand, machine, figures)
-    # Not what a pipe is said to have.
+    # For a pipe, rich would assume 80 columns.
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     for title, rows in (
         ("Needs", report.need_rows(sheet, machine)),

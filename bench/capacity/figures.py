@@ -1,4 +1,4 @@
-"""The measured figures that a capacity sheet rests on: ``capacity.toml``, each with when, where and how.
+"""The measured figures that a capacity sheet rests on: ``capacity.toml``, with when, where and how each was measured.
 
 Thread: any. Pure, but for :func:`load_figures`.
 """
@@ -16,7 +16,7 @@ __all__ = ["NAMES", "Figure", "Figures", "load_figures", "parse_figures"]
 
 FILE = Path(__file__).parents[1] / "capacity.toml"
 
-#: What has to be there, and in which unit.
+#: The figures that the file must have, and their units.
 NAMES = {
     "idle_connection": "bytes",
     "parked_client": "bytes",
@@ -31,14 +31,14 @@ NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One of them.
+    """A measured figure.
 
     Args:
-        value: in the unit of :data:`NAMES`.
-        what: it is, in a sentence.
-        how: it was measured.
+        value: in its unit of :data:`NAMES`.
+        what: what it is, in a few words.
+        how: how it was measured.
         date: of the measurement.
-        machine: that it was measured on.
+        machine: the one that it was measured on.
     """
 
     value: float
@@ -55,7 +55,7 @@ def load_figures(path: Path = FILE) -> Figures:
     """Read the file.
 
     Raises:
-        BenchError: it is not there, or not right.
+        BenchError: it is missing or invalid.
     """
     try:
         return parse_figures(path.read_text())
@@ -64,10 +64,10 @@ def load_figures(path: Path = FILE) -> Figures:
 
 
 def parse_figures(text: str) -> Figures:
-    """Read what the file says.
+    """Parse the text of the file.
 
     Raises:
-        BenchError: a figure is missing, not known, not above 0, or does not say where it comes from.
+        BenchError: a figure is missing, unknown, not above 0, or does not say where it comes from.
     """
     try:
         tables = tomllib.loads(text)

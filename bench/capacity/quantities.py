@@ -27,7 +27,7 @@ def parse_count(text: str) -> int:
     """Return a whole number: ``10000``, ``10k``, ``1.5M``.
 
     Raises:
-        ValueError: it is none, or not whole.
+        ValueError: the text is no number, or not a whole one.
     """
     rule = "a whole number, which k, M or G may follow: 10k, 1.5M"
     count = _parse(text, _THOUSANDS, text, rule)
@@ -40,7 +40,7 @@ def parse_rate(text: str) -> float:
     """Return a number per second: ``100``, ``100/s``, ``50k/s``, ``6/min``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not such a number.
     """
     rule = "a number, which k, M or G and /s or /min may follow: 100/s, 50k, 6/min"
     number, slash, unit = text.partition("/")
@@ -54,7 +54,7 @@ def parse_size(text: str) -> int:
     """Return bytes: ``512M``, ``32G``.
 
     Raises:
-        ValueError: it is none, or no whole number of bytes.
+        ValueError: the text is no size, or not a whole number of bytes.
     """
     rule = "a number of bytes, which K, M, G or T may follow: 512M, 32G"
     size = _parse(text, _BINARY, text, rule)
@@ -67,7 +67,7 @@ def parse_share(text: str) -> float:
     """Return a share: ``60%`` or ``0.6``.
 
     Raises:
-        ValueError: it is none, or not above 0 and up to 1.
+        ValueError: the text is no share, or not above 0 and up to 1.
     """
     rule = "a share above 0 % and up to 100 %: 60% or 0.6"
     share = _parse(text.removesuffix("%"), {"": 1}, text, rule) / (100 if text.endswith("%") else 1)
@@ -77,12 +77,12 @@ def parse_share(text: str) -> float:
 
 
 def show_count(count: float) -> str:
-    """Return a number with its thousands apart."""
+    """Return a number with its thousands separated."""
     return f"{count:,.0f}"
 
 
 def show_size(size: float) -> str:
-    """Return bytes with the unit that fits."""
+    """Return a size in the unit that fits."""
     for unit in ("B", "KB", "MB", "GB"):
         if size < 1024:
             return f"{size:.3g} {unit}" if size < 100 else f"{size:.0f} {unit}"

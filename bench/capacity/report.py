@@ -1,4 +1,4 @@
-"""A capacity sheet for people: what it needs, what to set where, and all that was assumed.
+"""A capacity sheet as text: what is needed, what to set where, and everything that was assumed.
 
 Thread: any. Pure.
 """
@@ -46,7 +46,7 @@ def need_rows(sheet: Sheet, machine: Machine) -> Iterator[Row]:
     yield (
         "machines",
         show_count(sheet.machines),
-        f"{carrying}, for their {limit}, carry all; {machine.spare} may be away",
+        f"{carrying} carry everything, limited by their {limit}; {machine.spare} may be away",
     )
     yield (
         "workers",
@@ -71,19 +71,19 @@ def need_rows(sheet: Sheet, machine: Machine) -> Iterator[Row]:
 
 
 def setting_rows(sheet: Sheet) -> Iterator[Row]:
-    """Yield where, what, and why: on each machine, unless it says otherwise."""
+    """Yield where, what, and why: on each machine, unless the row says otherwise."""
     default = "as it is"
     yield "aiowsgi", f"--workers {sheet.workers_each} --reuse-port", "the kernel spreads connections evenly"
     yield "aiowsgi", f"--max-connections {sheet.max_connections}", "of each worker"
-    yield "aiowsgi", f"--backlog {sheet.backlog}", "who comes at once when another machine is lost"
+    yield "aiowsgi", f"--backlog {sheet.backlog}", "for clients that arrive together when another machine is lost"
     if sheet.graceful_seconds > DEFAULT_GRACEFUL_SECONDS:
         yield (
             "aiowsgi",
             f"--graceful-timeout {sheet.graceful_seconds}s",
-            f"a worker's streams end at {DRAIN_RATE} in a second; the grace of who stops it is longer",
+            f"a worker's streams end at {DRAIN_RATE} a second; whatever stops it must allow longer",
         )
     if sheet.listen_addresses > 1:
-        yield "aiowsgi", f"{sheet.listen_addresses} × --bind", "more ports than one address of a proxy has for another"
+        yield "aiowsgi", f"{sheet.listen_addresses} × --bind", "a proxy's address has too few ports for one of these"
     yield "LimitNOFILE", str(sheet.descriptors), "of each worker; nofile in limits.conf, ulimits of a container"
     nr_open = str(sheet.descriptors) if sheet.descriptors > DEFAULT_NR_OPEN else default
     yield "fs.nr_open", nr_open, f"{DEFAULT_NR_OPEN:,} is the default"
@@ -93,8 +93,8 @@ def setting_rows(sheet: Sheet) -> Iterator[Row]:
     packets = str(sheet.packets) if sheet.packets > DEFAULT_PACKETS else default
     yield "net.core.netdev_max_backlog", packets, "what arrives in 10 ms"
     pages = " ".join(map(str, sheet.tcp_memory))
-    yield "net.ipv4.tcp_mem", pages, "pages, where the machine's own are fewer: two of each connection, and half more"
-    yield "net.ipv4.tcp_wmem", "4096 16384 262144", "a slow client fills its socket's buffer: at most so much"
+    yield "net.ipv4.tcp_mem", pages, "pages, unless the machine has more: two per connection, and half as much again"
+    yield "net.ipv4.tcp_wmem", "4096 16384 262144", "a slow client fills its socket's buffer: at most this much"
     yield "net.ipv4.tcp_rmem", "4096 16384 262144", "the same, of what clients send"
     yield "net.netfilter.nf_conntrack_max", str(sheet.tracked), "at least; or no tracking on these ports"
     ports = WIDE_PORTS if sheet.port_range else default
@@ -102,7 +102,7 @@ def setting_rows(sheet: Sheet) -> Iterator[Row]:
 
 
 def assumption_rows(demand: Demand, machine: Machine, figures: Figures) -> Iterator[Row]:
-    """Yield all that was assumed: what, how much, and where it comes from."""
+    """Yield everything that was assumed: what, how much, and where it comes from."""
     yield (
         "connections",
         show_count(demand.connections),
@@ -118,13 +118,13 @@ def assumption_rows(demand: Demand, machine: Machine, figures: Figures) -> Itera
     yield "a machine", f"{machine.cores} cores", f"{machine.reserved} of them for the kernel and others"
     yield "its memory", show_size(machine.memory), f"{machine.memory_share:.0%} for workers and sockets"
     yield "a worker", "one core", f"busy for {machine.utilisation:.0%}; at most {MOST_CONNECTIONS:,} connections"
-    yield "proxies", str(machine.proxies), "with one address each; TLS ends there; no limit of theirs is counted"
+    yield "proxies", str(machine.proxies), "with one address each; TLS ends there; their own limits are not considered"
     yield "keep-alive", f"{KEEP_ALIVE_SECONDS:g} s", "a comment in a stream without an event for so long"
     yield "unevenness", f"× {UNEVEN:g}", f"on limits; {OTHER_DESCRIPTORS:,} descriptors of a worker for other things"
     for name, unit in NAMES.items():
         figure = figures[name]
         if name == "application" and demand.application is not None:
-            yield name, f"{demand.application:g} µs", "as was said"
+            yield name, f"{demand.application:g} µs", "as given"
         else:
             shown = show_size(figure.value) if unit == "bytes" else f"{figure.value:g} {unit}"
             yield name, shown, f"{figure.what} ({figure.how}; {figure.date})"

@@ -15,7 +15,7 @@ from bench.errors import BenchError
 
 __all__ = ["Demand", "Machine", "Sheet", "compute"]
 
-# What the server does by itself: see ``aiowsgi --help``.
+# The server's own defaults and limits: see ``aiowsgi --help``.
 MOST_CONNECTIONS = 50_000
 DEFAULT_BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 15.0
@@ -24,7 +24,7 @@ DRAIN_SHARE = 0.8
 DEFAULT_GRACEFUL_SECONDS = 25
 # Room for connections that are not spread evenly, and for those that are being replaced.
 UNEVEN = 1.25
-# Descriptors of a worker beside its connections: the loop, logs, temporary files, the application's own.
+# Descriptors of a worker besides its connections: the loop, logs, temporary files, the application's own.
 OTHER_DESCRIPTORS = 1000
 # Linux's default of net.ipv4.ip_local_port_range, and the widest one.
 DEFAULT_PORTS = 60_999 - 32_768 + 1
@@ -45,13 +45,13 @@ class Demand:
     """What is asked for.
 
     Args:
-        connections: that clients hold open.
+        connections: held open by clients.
         parked: share of them that are streams of events; the others are idle.
-        rps: requests per second, beside the streams.
-        events: that are sent per second.
+        rps: requests per second, besides the streams.
+        events: sent per second.
         audience: share of the streams that each event goes to.
         event_size: bytes, as sent.
-        event_seconds: after which an event has left for the last client of its worker.
+        event_seconds: within which a worker has sent an event to the last of its clients.
         application: µs of processor time for a request in the application; ``None`` takes the measured example's.
     """
 
@@ -67,16 +67,16 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What there is.
+    """A machine, and how many such machines may be away.
 
     Args:
         cores: of a machine.
-        reserved: cores that are left to the kernel's interrupts and to what else runs there; none on a single one.
+        reserved: cores left to the kernel's interrupts and to other programs; none of a single one.
         memory: bytes of a machine.
         utilisation: of a core, by a worker, in the busiest minute.
         memory_share: of the memory, by all workers and their sockets.
-        spare: machines that may be away while the others carry all.
-        proxies: in front, which each have one address towards the machines.
+        spare: machines that may be away while the others carry everything.
+        proxies: in front; each has one address towards the machines.
     """
 
     cores: int = 8
@@ -90,15 +90,15 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """What is needed. "each" is a machine's while ``spare`` others are away.
+    """What is needed. Names with "each" are for one machine while ``spare`` others are away.
 
     Args:
-        deliveries: events times those who get them, per second.
+        deliveries: events times their recipients, per second.
         comments: keep-alive comments per second.
         busy_cores: processor time per second.
-        workers_for: what each bound alone would need: ``cpu``, ``connections``, ``delay``.
+        workers_for: how many each bound alone would need: ``cpu``, ``connections``, ``delay``.
         machines_for: the same: ``workers``, ``memory``.
-        machines: in all, the spare ones among them.
+        machines: in all, including the spare ones.
         workers_each: processes on a machine.
         connections_each: on a machine.
         connections_per_worker: of each of its processes, on average.
@@ -113,13 +113,13 @@ class Sheet:
         listen_addresses: of a machine, so that ports suffice.
         port_range: whether the widest range of ports is needed for that.
         tracked: connections that a machine's firewall has to know.
-        tcp_memory: pages that sockets may fill: without care, before it hurts, at most.
-        packets: that wait for the kernel on a machine.
+        tcp_memory: the kernel's three thresholds for the pages of sockets: low, pressure, high.
+        packets: that may wait for the kernel on a machine.
         megabits_each: to the clients, per second.
         graceful_seconds: the option, so that a worker's streams end at the usual rate.
         returns_each: clients that come to a machine within a second or so when another one breaks down.
         returns_seconds: until it has taken them all, if it does nothing else.
-        broker_messages: per second that a broker gives out.
+        broker_messages: sent out by a broker per second.
     """
 
     deliveries: float
@@ -161,7 +161,7 @@ def compute(demand: Demand, machine: Machine, figures: Figures) -> Sheet:
     streams = demand.connections * demand.parked
     reached = streams * demand.audience
     deliveries = demand.events * reached
-    # A stream in which something is sent that often needs no comment.
+    # A stream that carries events this often needs no comments.
     silent = demand.events * demand.audience * KEEP_ALIVE_SECONDS < 1
     comments = streams / KEEP_ALIVE_SECONDS if silent else 0.0
 
@@ -191,7 +191,7 @@ def compute(demand: Demand, machine: Machine, figures: Figures) -> Sheet:
     connections_per_worker = _count(connections_each / workers_each)
     max_connections = _round_up(connections_per_worker * UNEVEN, 1000)
     machines = carrying + machine.spare
-    # Of one that breaks down, all clients come back at once, to all that are left; of the only one, to itself.
+    # When a machine breaks down, all its clients come back at once, to those left; to itself if it is the only one.
     returns_each = _count(connections_each / max(1, machines - 1))
     pages = connections_each * PAGES_EACH
     ports_each = machine.proxies * DEFAULT_PORTS
@@ -220,7 +220,7 @@ def compute(demand: Demand, machine: Machine, figures: Figures) -> Sheet:
         port_range=port_range,
         tracked=_round_up(connections_each * UNEVEN, 1000),
         tcp_memory=(3 * pages // 4, pages, 3 * pages // 2),
-        # What arrives in 10 ms: requests, and an acknowledgement for whatever is sent.
+        # What arrives in 10 ms: requests, and an acknowledgement for everything sent.
         packets=max(DEFAULT_PACKETS, _power_of_two((demand.rps / carrying + sent_each) * 0.01)),
         megabits_each=sent_each * (demand.event_size + PACKET_OVERHEAD) * 8 / 1e6,
         graceful_seconds=max(DEFAULT_GRACEFUL_SECONDS, _count(drain_seconds)),
@@ -231,10 +231,10 @@ def compute(demand: Demand, machine: Machine, figures: Figures) -> Sheet:
 
 
 def _machines(workers: int, usable_cores: int, clients_size: float, worker_size: float, room: float) -> int:
-    """Return on how few machines so many workers find a core each, and with their clients the room."""
+    """Return the fewest machines that have a core for each worker, and memory for the workers and their clients."""
     if room <= worker_size:
-        raise BenchError(f"--memory: {room:,.0f} bytes of a machine are no room for a worker of {worker_size:,.0f}")
-    # The more workers share a machine, the fewer machines are needed for them, and the less room has each for clients.
+        raise BenchError(f"--memory: {room:,.0f} bytes of a machine leave no room for a worker of {worker_size:,.0f}")
+    # With more workers on each machine fewer machines are needed for them, but each has less room for clients.
     return min(
         max(_count(workers / count), _count(clients_size / (room - count * worker_size)))
         for count in range(1, usable_cores + 1)

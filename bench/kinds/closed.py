@@ -1,6 +1,6 @@
-"""Closed loops: as many requests as the connections can have, and what the server pays for each.
+"""Closed loops: as many requests as the connections can carry, and what each costs the server.
 
-wrk makes the load; where it is missing our own generator does, and the block says so.
+wrk makes the load; if it is missing our own generator does, and the block says so.
 """
 
 from __future__ import annotations
@@ -87,6 +87,6 @@ class _Loop:
             raise CellVoid("errors under load: " + ", ".join(f"{count:,} {word}" for word, count in errors.items()))
         scenario = self._job.scenario
         if scenario.load.get("count") == "bytes" and scenario.expect.size:
-            # At the end each connection is in the middle of a large answer, which has been paid for too.
+            # At the end each connection is in the middle of a large answer, whose cost counts too.
             requests = received / scenario.expect.size
         return _Run(requests, requests / duration)

@@ -1,6 +1,6 @@
 """A server as a guest in an asyncio program: how late the host's own timers are while it serves.
 
-Not the server's command is run, but :mod:`bench.programs.host`, which has it in its event loop beside a timer.
+Instead of the server's command :mod:`bench.programs.host` is run, with the server in its event loop beside a timer.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def measure(job: Job) -> Measurement:
 
 
 def _lags(port: int) -> list[float]:
-    """Return how late each of the host's timers was since this was asked last, in seconds."""
+    """Return how late each of the host's timers was since the last call, in seconds."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     try:
         connection.request("GET", "/lags")
         lags: list[float] = json.loads(connection.getresponse().read())
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise CellVoid(f"the host does not tell its lags: {error}") from error
+        raise CellVoid(f"the host does not report its lags: {error}") from error
     finally:
         connection.close()
     return lags

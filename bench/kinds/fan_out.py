@@ -1,8 +1,8 @@
-"""Open streams of events: what each costs, and how long an event takes to all of them.
+"""Open streams of events: what each costs, and how long an event takes to reach all of them.
 
-They are parked where the server can do that, and hold a thread or a greenlet each where it cannot; a server that takes
-threads is given as many as there are clients. What a client costs is all that the server has beyond what it has at rest
-with its usual threads.
+They are parked if the server can do that; otherwise each holds a thread or a greenlet, and a server that needs threads
+is given enough for all clients. What the clients cost is the memory beyond what the server has at rest with its usual
+threads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["measure"]
 
 _CONNECT_TIMEOUT = 30.0
 _DELIVERY_TIMEOUT = 10.0
-# For requests beside the streams: those that publish.
+# For the requests besides the streams: those that publish.
 _MORE_THREADS = 8
 
 

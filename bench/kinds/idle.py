@@ -11,7 +11,7 @@ from bench.kinds.open import TIMEOUT
 __all__ = ["measure"]
 
 _CONNECT_TIMEOUT = 3.0
-# A thousand connections, each with its first request; the slowest server here takes about 2 s.
+# The slowest server here takes about 2 s for a thousand connections, each with its first request.
 _SECONDS_PER_CONNECTION = 0.005
 _SPARE_DESCRIPTORS = 300
 

@@ -23,7 +23,7 @@ from bench.servers import NULL, Launch, Server
 __all__ = ["MB", "Job", "Measurement", "OpenLoop"]
 
 MB = 1e6
-# Milliseconds: beyond that the generator adds to what it measures.
+# Milliseconds; a generator that is later adds to what it measures.
 _LATE = 5.0
 
 
@@ -77,7 +77,7 @@ class OpenLoop:
 
     Args:
         at: when each was due, seconds from the start.
-        latency: from then on, seconds.
+        latency: from when it was due, seconds.
         outcome: an index into :data:`bench.load.open_loop.OUTCOMES`.
         late: how late the generator itself was at each.
         words: each status and each kind of failure, and how often it was seen.
@@ -95,7 +95,7 @@ class OpenLoop:
         return Histogram(latency for at, latency, outcome in zipped if begin <= at < end and not outcome)
 
     def share(self, outcome: str, begin: float = 0.0, end: float = float("inf")) -> float:
-        """Return the percentage of the requests that were due in between and ended like that."""
+        """Return the percentage of the requests due in between that had this outcome."""
         wanted = OUTCOMES.index(outcome)
         found = [each for at, each in zip(self.at, self.outcome, strict=True) if begin <= at < end]
         return 100 * found.count(wanted) / len(found)

@@ -1,8 +1,7 @@
-"""Closed loops whose latencies are asked for: few connections, or an application that takes longer than the generator.
+"""Closed loops measured for their latencies: few connections, or an application that takes longer than the generator.
 
-With one connection the generator makes blocking calls, and nothing is under way but that request. With several, the
-latencies are those *within* the loop: how evenly threads and requests take turns, not what the public would see of a
-stall.
+With one connection the generator makes blocking calls, and nothing else is under way. With several, the latencies are
+those *within* the loop: how evenly threads and requests take turns, not what users would see of a stall.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Requests at a fixed rate that every server can keep up with: what a public sees on an ordinary day."""
+"""Requests at a fixed rate that every server can keep up with: what users see on an ordinary day."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More requests than the threads can run, in an open loop; and how things are before and after that.
+"""More requests than the threads can run, in an open loop, with a calm time before and after it.
 
 Demand is the same for all: a share of what eight threads can do with an application that waits. What is refused or
 fails is a figure here, not an error.
@@ -13,7 +13,7 @@ __all__ = ["measure", "recovery"]
 _TIMEOUT = 10.0
 _CALM_SECONDS = 2.0
 _AFTER_SECONDS = 10.0
-# Back to normal: no slower than twice the median before, and a bit.
+# Back to normal: no slower than twice the median before the overload, plus 10 ms.
 _FACTOR, _GRACE = 2.0, 0.010
 
 
@@ -47,14 +47,14 @@ def recovery(seen: OpenLoop, end: float, threshold: float) -> float | None:
     """Return for how long after the overload requests were slower than the threshold, or failed.
 
     Returns:
-        Seconds; ``None`` where that was so until the end.
+        Seconds; ``None`` if that went on until the end.
     """
     after = sorted(
         (at, latency > threshold or outcome != 0)
         for at, latency, outcome in zip(seen.at, seen.latency, seen.outcome, strict=True)
         if at >= end
     )
-    # The slowest of a hundred does not count: it is also slow on a calm day.
+    # One slow or failed request of fifty does not count: a calm day has such, too.
     window = 50
     for place in range(len(after) - window + 1):
         if sum(bad for _, bad in after[place : place + window]) <= 1:

@@ -31,7 +31,7 @@ _START = 1.5
 
 
 def seconds_of(scenario: Scenario, quick: bool) -> float:
-    """Return about how long one block of a cell takes: what its measurement says of itself, and the server's start."""
+    """Return about how long one block of a cell takes: its kind's measurement, and the server's start and end."""
     load, seconds = scenario.load, scenario.seconds
     steps = load.get("steps", ())
     kinds: dict[str, float] = {

@@ -1,4 +1,4 @@
-"""A reload of the application under load: how many requests it costs, and for how long nobody is answered."""
+"""A reload of the application under load: how many requests it costs, and for how long none is answered."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def measure(job: Job) -> Measurement:
 
 
 def _generation(port: int) -> bytes:
-    """Return which process answers, and since when."""
+    """Return what identifies the process that answers, and its start."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     try:
         connection.request("GET", "/pid")

@@ -1,6 +1,6 @@
-"""Clients that take a minute to send a head, content, or to read an answer; and quick requests beside them.
+"""Clients that send a head or content, or read an answer, a few bytes a second; and quick requests beside them.
 
-What is asked is who else is served: a failure is a figure here, not an error.
+The question is who else is served: a failure is a figure here, not an error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long a server takes to its first answer, and what it has then, at rest."""
+"""How long a server takes until its first answer, and what it uses at rest after that."""
 
 from __future__ import annotations
 

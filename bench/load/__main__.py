@@ -92,7 +92,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 def main() -> None:
     """Run until the standard input ends."""
     raise_descriptor_limit()
-    # A collection in the middle of a measurement would be a latency of the generator's.
+    # A garbage collection during a measurement would show up as latency.
     gc.disable()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         runner.run(_Generator(int(sys.argv[1])).run())

@@ -1,7 +1,7 @@
 """A closed loop: a number of connections, each of which asks again as soon as it has its answer.
 
-With one connection it is the time that a request takes when there is nothing else to do; with several, what wrk does,
-where wrk is missing or the latencies *within* a closed loop are what is asked for.
+With one connection it measures how long a request takes when nothing else is going on; with several it does what wrk
+does, if wrk is missing or the latencies *within* a closed loop are wanted.
 
 Thread: event loop; :func:`one_by_one` blocks.
 """
@@ -124,8 +124,8 @@ async def closed_loop(
 async def greet(port: int, request: Request, *, connections: int, seconds: float) -> dict[str, object]:
     """Let each of many connections, all open at once, ask once, and see that each is answered.
 
-    A server may show a fine throughput and yet serve some of its connections only, as it does where an open connection
-    holds a thread.
+    A server may show a fine throughput and yet serve only some of its connections, as one does whose threads are held
+    by open connections.
 
     Returns:
         ``answered`` and ``errors`` (word to count).
@@ -136,7 +136,7 @@ async def greet(port: int, request: Request, *, connections: int, seconds: float
 
 
 def one_by_one(port: int, request: Request, *, seconds: float, timeout: float = 5.0) -> dict[str, object]:
-    """Ask on one connection, with blocking calls, which are what disturbs the least.
+    """Ask on one connection, with blocking calls, which disturb the measurement least.
 
     Returns:
         As :func:`closed_loop`.

@@ -36,7 +36,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        # By its duties: uvloop's transports are no instances of asyncio's class.
+        # uvloop's transports do the same, but are not instances of asyncio's class.
         self._transport = cast("asyncio.Transport", transport)
 
     def request(self, data: bytes, intended: float, timeout: float) -> None:
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
             self._end(answer)
 
     def eof_received(self) -> None:
-        """Look whether that ends the response; the transport closes."""
+        """See whether that ends the response; the transport closes."""
         try:
             answer = self._reader.feed_end()
         except BadResponse:

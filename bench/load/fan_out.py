@@ -28,7 +28,7 @@ class _Subscriber(asyncio.Protocol):
         self._open = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # By its duties: uvloop's transports are no instances of asyncio's class.
+        # uvloop's transports do the same, but are not instances of asyncio's class.
         self._transport = cast("asyncio.Transport", transport)
         self._transport.write(self._fan_out.opening)
 
@@ -74,7 +74,7 @@ class FanOut:
         """Open streams until there are ``count``; wait until each has its head.
 
         Returns:
-            ``subscribed``, which may be less.
+            ``subscribed``, which may be less than ``count``.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
@@ -90,7 +90,7 @@ class FanOut:
         return {"subscribed": self.subscribed}
 
     async def publish(self, events: int, interval: float, timeout: float) -> dict[str, object]:
-        """Publish events one after the other, and wait until all have arrived everywhere, or too long.
+        """Publish events one after the other, and wait until all have arrived everywhere, or for the timeout.
 
         Returns:
             ``delivered`` (a list of seconds), ``expected`` (how many deliveries) and ``published``.

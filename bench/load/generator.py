@@ -62,7 +62,7 @@ class Generator:
 @contextmanager
 def generator(port: int) -> Iterator[Generator]:
     """Run a generator for the server at that port until the block ends."""
-    # Should it be left behind all the same, its standard input ends, and with that the generator.
+    # If the generator is left behind all the same, it ends when its standard input does.
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.load", str(port)],
         cwd=ROOT,

@@ -14,7 +14,7 @@ __all__ = ["Answer", "BadResponse", "Request", "ResponseReader"]
 
 
 class BadResponse(Exception):
-    """What came is no HTTP response, or not all of one."""
+    """What arrived is not an HTTP response, or not all of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class ResponseReader:
         """Take what was received; return the response that it completes.
 
         Raises:
-            BadResponse: it is none, or there is more than one at a time: only one request is ever under way.
+            BadResponse: it is not one, or there is more than one: only one request is ever under way.
         """
         self._buffer = self._buffer + data if self._buffer else data
         if not self._status and not self._read_head():
@@ -140,7 +140,7 @@ class ResponseReader:
         return True
 
     def _read_chunks(self) -> bool:
-        """Take the chunks that are whole. A chunk's length stands in ``_left`` while its data is awaited."""
+        """Take the chunks that are whole. ``_left`` holds a chunk's length while its data is awaited."""
         buffer, place = self._buffer, 0
         while True:
             if not self._left:

@@ -1,8 +1,8 @@
 """An open loop: requests are due at a fixed rate, whatever the server does.
 
-A latency counts from the moment at which the request was *due*. A server that stalls for a second has kept everybody
-waiting who came in that second, and all of them are counted: there is no coordinated omission. A request takes a
-connection that is free, else a new one; where there may be no more, it waits, and its time runs.
+A latency counts from the moment at which the request was *due*. If a server stalls for a second, it keeps every request
+waiting that comes in that second, and all of them count: there is no coordinated omission. A request takes a free
+connection, or else a new one; if there may be no more, it waits, and its time runs.
 
 Thread: event loop.
 """
@@ -31,7 +31,7 @@ _SWEEP = 0.05
 class _Metronome:
     """Calls back in the loop whenever something is due, to within a few dozen microseconds.
 
-    An event loop wakes by the millisecond, which would be added to every latency.
+    An event loop's timers are only accurate to a millisecond, which would be added to every latency.
 
     Thread: the loop, and one of its own, which sleeps.
     """
@@ -168,7 +168,7 @@ class _OpenLoop:
             self._finished.set()
 
     def _sweep(self) -> None:
-        """End what is overdue."""
+        """Fail the requests that are overdue."""
         now = clock()
         while self._pending and self._pending[0] + self._timeout < now:
             self._record(self._pending.popleft(), "timeout")

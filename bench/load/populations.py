@@ -25,7 +25,7 @@ _AT_ONCE = 50
 
 
 def _new_socket() -> socket.socket:
-    """Return a socket with an address of its own; its port is chosen, at once, when it connects."""
+    """Return a socket bound to an address with ports to spare; its port is only chosen when it connects."""
     sock = socket.socket()
     if hasattr(socket, "SOL_IP"):
         sock.setsockopt(socket.SOL_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
@@ -34,7 +34,7 @@ def _new_socket() -> socket.socket:
 
 
 class IdlePopulation:
-    """Keep-alive connections on which one request was answered, and nothing happens after that."""
+    """Keep-alive connections on which one request was answered, and then nothing happens."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -200,7 +200,7 @@ class SlowPopulation:
 
     @property
     def cut(self) -> int:
-        """How often one was cut off, and came back."""
+        """How often the server cut a client off, which then comes back."""
         return sum(client.cut for client in self._clients)
 
     async def stop(self) -> None:

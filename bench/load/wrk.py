@@ -1,7 +1,7 @@
 """wrk, for the throughput of closed loops.
 
 Its latencies are not used: a connection of a closed loop does not ask while it waits, so that a stall of a second
-counts as one slow request and not as the thousand that a public would have sent.
+counts as one slow request and not as the thousand that users would have sent.
 
 Thread: any; runs ``wrk`` as a child, bounded.
 """
@@ -33,8 +33,8 @@ class WrkResult:
     Args:
         duration: seconds.
         requests: answers that were read whole.
-        bytes: received, of answers that were not complete at the end too.
-        errors: how many of each kind, where there were any.
+        bytes: received, including those of answers that were incomplete at the end.
+        errors: how many of each kind, if there were any.
     """
 
     duration: float
@@ -67,7 +67,7 @@ def parse_result(output: str) -> WrkResult:
     try:
         values = json.loads(line.removeprefix(_MARK))
     except ValueError as error:
-        raise MissingField(f"wrk: its line of results is no JSON: {line!r}") from error
+        raise MissingField(f"wrk: its line of results is not JSON: {line!r}") from error
     for name in _FIELDS:
         if not isinstance(values.get(name), int):
             raise MissingField(f"wrk: {name}: not in {line!r}")

@@ -14,7 +14,7 @@ __all__ = ["LEAST_BEYOND", "Histogram"]
 _WIDTH = math.log(1.01)
 # A microsecond: nothing here is quicker.
 _LEAST = 1e-6
-# A percentile is told only where at least this many samples lie beyond it: with 300 samples, p99 would be the third
+# A percentile is given only if at least this many samples lie beyond it: with 300 samples, p99 would be the third
 # worst.
 LEAST_BEYOND = 10
 
@@ -59,7 +59,7 @@ class Histogram:
 
     @classmethod
     def from_json(cls, counts: Mapping[str, int]) -> Histogram:
-        """Return what :meth:`to_json` was called on."""
+        """Return the histogram that :meth:`to_json` was called on."""
         self = cls()
         self._counts.update({int(bucket): count for bucket, count in counts.items()})
         return self

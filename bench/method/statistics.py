@@ -22,7 +22,7 @@ __all__ = ["LEAST_BLOCKS", "LEVEL", "Estimate", "estimate", "paired_ratio"]
 LEVEL = 0.95
 # With fewer there is no interval: two values say nothing of their spread.
 LEAST_BLOCKS = 3
-# Up to this number of resamples all of them are taken, which leaves nothing to chance: 5 blocks have 3,125.
+# If no more resamples than this exist, all are taken, which leaves nothing to chance: 5 blocks have 3,125.
 _MOST_RESAMPLES = 10_000
 
 
@@ -33,7 +33,7 @@ class Estimate:
     Args:
         median: of the blocks.
         low, high: the interval, or ``None`` where there are fewer blocks than :data:`LEAST_BLOCKS`.
-        blocks: how many values it stands on.
+        blocks: how many values it rests on.
     """
 
     median: float

@@ -1,4 +1,4 @@
-"""A server gives the right answer before it is given a number.
+"""A server must give the right answers before it is measured.
 
 Thread: any.
 """
@@ -20,7 +20,7 @@ _READ_SIZE = 256 * 1024
 
 
 def verify(port: int, scenario: Scenario) -> None:
-    """Ask once, as the scenario will, and look at all of the answer.
+    """Send the scenario's request once, and check the whole answer.
 
     Raises:
         CellVoid: the status, a field, the length or the content is not what the scenario expects.
@@ -54,7 +54,7 @@ def verify(port: int, scenario: Scenario) -> None:
 
 
 def greet(generator: Generator, scenario: Scenario) -> None:
-    """See that each of the scenario's connections is answered while all are open.
+    """Check that each of the scenario's connections is answered while all are open.
 
     Raises:
         CellVoid: some are not.

@@ -16,7 +16,7 @@ from bench.micro.benchmarks import BENCHMARKS
 
 def main() -> None:
     """Run all benchmarks."""
-    # By module, so that each process of pyperf's imports the checkout that it is started in.
+    # Run as a module, so that each of pyperf's processes imports the checkout that it is started in.
     runner = pyperf.Runner(processes=3, values=3, warmups=1, min_time=0.05, program_args=("-m", "bench.micro"))
     for name, prepare in BENCHMARKS.items():
         runner.bench_func(name, prepare())

@@ -1,7 +1,7 @@
 """The parts of a request's way through the server, each as a function to be called over and over.
 
-Each returns what it has made, so that a test can see that it does what its name says. The one part of ``bench/`` that
-imports ``aiowsgi``: what is timed here has no outside.
+Each returns its result, so that a test can check that it does what its name says. Imports ``aiowsgi``: what is timed
+here cannot be reached from outside.
 
 Thread: the caller's; the round trips have threads of their own.
 """
@@ -141,7 +141,7 @@ class RecordingSink:
         self.size += len(block)
 
     def check_connected(self) -> None:
-        """Always."""
+        """Do nothing: the client is always connected."""
 
     def finish(self) -> None:
         """Nothing is left to note."""
@@ -194,7 +194,7 @@ def serialize_response() -> Benchmark:
 
 
 class _Round:
-    """A job that says that it has been done."""
+    """A job whose end can be waited for."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -287,5 +287,5 @@ def _benchmarks() -> dict[str, Callable[[], Benchmark]]:
     return made
 
 
-#: Name to what prepares the function that is timed.
+#: Name to the function that prepares what is timed.
 BENCHMARKS = _benchmarks()

@@ -1,7 +1,7 @@
 """A whole request's way through the server, in one thread: no sockets, no second thread, no time that passes.
 
-What it takes is all of this project's part in a request, and of nothing else, so that it can be told to a hundredth
-where the same request over sockets differs by a tenth from one second to the next.
+This measures all of the project's own share of a request and nothing else, to within a hundredth; the same request over
+sockets varies by a tenth from one second to the next.
 
 Thread: the caller's.
 """
@@ -31,7 +31,7 @@ __all__ = ["WholeRequests"]
 
 
 class _Loop:
-    """As much of an event loop as requests need that nothing holds up: its timers never expire."""
+    """As much of an event loop as requests need that are not delayed: its timers never expire."""
 
     def __init__(self) -> None:
         self.ready: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()

@@ -1,7 +1,7 @@
 """``python -m bench.programs.host GUEST MODULE:ATTRIBUTE PORT THREADS``: an asyncio program with a server in its loop.
 
-Beside the guest it has a timer that is due every five milliseconds, and tells under ``/lags`` how late each was. Guests
-are loaded by their names, as programs under test are: nothing of the harness imports a server.
+Beside the guest a timer is due every five milliseconds; ``/lags`` answers how late it was each time. Guests are
+imported by name, inside this program under test: the harness itself imports no server.
 """
 
 from __future__ import annotations

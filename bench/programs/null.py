@@ -1,7 +1,7 @@
 """``python -m bench.programs.null PORT``: no server at all, to measure the load generator with.
 
-One epoll loop reads whatever comes and answers each request with the same bytes, without parsing more than where it
-ends. What a load generator reaches with it is about the most that it can show of any server on this machine.
+One epoll loop reads whatever comes and answers each request with the same bytes, parsing little more than where it
+ends. What a load generator reaches with it is about the most that it can reach with any server on this machine.
 
 The path says how large the answer is: ``/null/13`` has 13 bytes.
 """
@@ -21,7 +21,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: (\d{1,9})\r\n", re.IGNORECASE)
 
 
 class _Connection:
-    """What one connection has still to send, and the content that it has still to be sent."""
+    """A connection: what is still to be sent on it, and how much of a request's content is still to come."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock

@@ -1,6 +1,6 @@
-"""``python -m bench.programs.serve SERVER MODULE:ATTRIBUTE PORT``: servers that have no fitting command line.
+"""``python -m bench.programs.serve SERVER MODULE:ATTRIBUTE PORT``: servers without a suitable command line.
 
-wsgiref has none; bjoern has none; fastwsgi's cannot be told to be quiet.
+wsgiref and bjoern have none; fastwsgi's cannot be silenced.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _Server(WSGIServer):
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Write no line per request: the others do not either."""
+        """Write no line per request: the other servers do not either."""
 
 
 def _wsgiref(application: Any, port: int) -> None:

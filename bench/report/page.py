@@ -1,4 +1,4 @@
-"""``report.html``: one file with all in it, for the screen, light or dark, and for paper.
+"""``report.html``: one self-contained file for the screen, light or dark, and for paper.
 
 Thread: any. Pure, but for :func:`write`.
 """

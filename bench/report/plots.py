@@ -1,7 +1,7 @@
 """Plots, as SVG that takes its colours for text and lines from the page around it.
 
-One hue for aiowsgi and grey for the others; where there are lines, the colours of Okabe and Ito with markers and a name
-at the end of each line: nothing is told by colour alone.
+One hue for aiowsgi and grey for the others; for lines, the colours of Okabe and Ito with markers and a name at the end
+of each line: colour is never the only distinction.
 
 Thread: any. matplotlib draws; where it is missing there are no plots.
 
@@ -47,7 +47,7 @@ class Plot:
 
     Args:
         name: of its file, without the suffix.
-        scenario: it belongs to; empty for one over several.
+        scenario: the one that it belongs to; empty for a plot over several.
         title: in words.
         svg: the element, for a page that sets ``color`` and ``--grid``.
     """
@@ -64,7 +64,7 @@ def available() -> bool:
 
 
 def standalone(plot: Plot) -> str:
-    """Return the plot as a file of its own, light or dark as its reader has it."""
+    """Return the plot as a file of its own, light or dark as its reader prefers."""
     return plot.svg.replace(">", f">{_PAPER}", 1)
 
 
@@ -99,14 +99,14 @@ def _plot(canvas: Canvas, name: str, scenario: str, title: str) -> Plot:
     import matplotlib as mpl
 
     buffer = io.StringIO()
-    # Names within the SVG depend on the plot only: pages hold several, and files do not change without need.
+    # Ids within the SVG depend on the plot alone, so that files do not change without need.
     with mpl.rc_context({"svg.hashsalt": name}):
         canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
-    # A page holds several plots: names within each begin with its own.
+    # A page holds several plots: ids within each begin with the plot's name.
     svg = re.sub(r'((?:id="|xlink:href="#|url\(#))', rf"\g<1>{name}-", svg)
     label = html.escape(title, quote=True)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
@@ -311,7 +311,7 @@ def _draw_lines(axes: Axes, lines: dict[str, list[tuple[float, float]]]) -> None
             zorder=3 if own else 2,
             label=server,
         )
-    # Names beside the plot, in the order of the lines' ends, which is how a reader finds them.
+    # Names beside the plot, in the order of the lines' ends, where a reader looks for them.
     order = sorted(range(len(lines)), key=lambda place: -list(lines.values())[place][-1][1])
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(

@@ -1,6 +1,6 @@
 """What the project's README shows of a run: one table, and where aiowsgi loses.
 
-Computed like all else, so that neither is chosen by hand; a test compares the README with the run that it names.
+Computed like everything else, not chosen by hand; a test compares the README with the run that it names.
 
 Thread: any. Pure.
 """
@@ -16,7 +16,7 @@ from bench.results import Results
 
 __all__ = ["OWN_SERVER", "losses", "render"]
 
-#: Whose losses are told.
+#: The server whose losses are listed.
 OWN_SERVER = "aiowsgi-httptools"
 # Scenario, figure and heading of each column.
 _COLUMNS = (

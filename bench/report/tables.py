@@ -38,7 +38,7 @@ class Table:
 
     Args:
         reasons: servers without a figure, and why.
-        notes: what is to be known of single cells.
+        notes: remarks on single cells.
     """
 
     header: list[str]
@@ -103,7 +103,7 @@ def _heading(figure: Figure) -> str:
 
 
 def claims_table(results: Results) -> Table:
-    """Return what the run says of each claim."""
+    """Return what the run says about each claim."""
     ratio = Figure("", "", "", digits=2)
     rows, reasons, others = [], [], 0
     for claim in load_claims():
@@ -122,7 +122,7 @@ def claims_table(results: Results) -> Table:
 
 
 def change_row(change: Change) -> list[str]:
-    """Return what has become of a figure, as a row of ``compare``."""
+    """Return how a figure has changed, as a row of ``compare``."""
     word = "worse" if change.worse else "better" if change.better else ""
     return [
         change.scenario,

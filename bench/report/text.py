@@ -26,10 +26,10 @@ HOW_TO_READ = (
     "difference.",
     f"{MARK} marks a throughput above {LIMIT:.0%} of what the load generator reached with the null server, which does "
     "nothing: there the generator may be the limit, and the true throughput higher.",
-    "A latency under an open loop counts from the moment at which the request was due. A percentile is told only where "
+    "A latency under an open loop counts from the moment at which the request was due. A percentile is given only if "
     "at least ten samples lie beyond it.",
-    "A server that gave a wrong answer or any error under load has no figure in that scenario, but the reason. So has "
-    "one that cannot do it.",
+    "A server that gave a wrong answer or any error under load has the reason instead of a figure in that scenario. So "
+    "has one that cannot do what is asked.",
 )
 
 NOT_SHOWN = (
@@ -48,7 +48,7 @@ NOT_SHOWN = (
 
 
 def top_warnings(results: Results) -> list[str]:
-    """Return what stands before all numbers."""
+    """Return the warnings at the top of a report."""
     found = warnings(results.environment)
     run = results.run
     if run["quick"]:
@@ -57,7 +57,7 @@ def top_warnings(results: Results) -> list[str]:
     if blocks and max(blocks) < LEAST_BLOCKS:
         found.append(f"Fewer than {LEAST_BLOCKS} blocks were measured: there are no intervals.")
     if not run["finished"]:
-        found.insert(0, "The run was interrupted: this is what it has.")
+        found.insert(0, "The run was interrupted: this is what it had measured.")
     return found
 
 

@@ -26,9 +26,9 @@ def command() -> None:
 
 @command.command()
 @click.option("--clients", type=COUNT, default="10k", show_default=True, help="Browsers with a stream each.")
-@click.option("--workers", type=click.IntRange(2, 64), default=4, show_default=True, help="Of the rolling restart.")
+@click.option("--workers", type=click.IntRange(2, 64), default=4, show_default=True, help="In the rolling restart.")
 def crowd(clients: int, workers: int) -> None:
-    """Restart servers, and count how many browsers come back in a second; in a minute or two."""
+    """Restart servers, and count how many browsers come back in a second. Takes a minute or two."""
     from bench.simulations.crowd import Restart, simulate
 
     begun = time.monotonic()
@@ -60,7 +60,7 @@ def crowd(clients: int, workers: int) -> None:
 @click.option("--clients", type=COUNT, default="100k", show_default=True, help="Parked, on one channel.")
 @click.option("--events", type=click.IntRange(1, 1000), default=5, show_default=True, help="To all of them.")
 def parked(clients: int, events: int) -> None:
-    """Measure parked clients on connections in memory; also with a tenth of them. In about a minute."""
+    """Measure parked clients on connections in memory, and a tenth as many. Takes about a minute."""
     from bench.simulations.parked import measure
 
     rows = []
@@ -84,7 +84,7 @@ def sockets(clients: int, events: int) -> None:
     from bench.simulations.sockets import measure
 
     cost = measure(clients, events)
-    kernel = show_size(cost.kernel_size) if cost.kernel_size else "not told"
+    kernel = show_size(cost.kernel_size) if cost.kernel_size else "unknown"
     header = ["clients on sockets", "idle", "parked", "kernel", "CPU to come", "CPU per event and client"]
     row = [
         *(f"{clients:,}", show_size(cost.idle_size), show_size(cost.parked_size), kernel),

@@ -1,10 +1,11 @@
 """How many browsers come back in one second when the server that held their streams restarts.
 
-Everything but the network is the real thing: the engine of each worker, a channel, ``aiowsgi.sse``, the drain. Clock,
-connections and browsers are simulated, so that ten thousand of them restart in some seconds, the same way in every run.
+The server's part is the real thing: the engine of each worker, a channel, ``aiowsgi.sse``, the drain. Clock,
+connections and browsers are simulated, so that a restart with ten thousand of them takes seconds, and is the same in
+every run.
 
-A browser is an ``EventSource``: when its stream ends it waits, for as long as ``retry:`` has told it or else for 3 s,
-as Chromium does, and asks again, with ``Last-Event-ID``. It checks that it misses no event and gets none twice.
+A browser is an ``EventSource``: when its stream ends it waits for as long as ``retry:`` told it, or else for 3 s as
+Chromium does, and asks again, with ``Last-Event-ID``. Events that a browser misses or gets twice are counted.
 
 Thread: the main thread.
 
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Restart", "Returns", "simulate"]
 
 _BROWSER_SECONDS = 3.0
-# From the end of a stream to the browser, and from the browser to a server.
+# Until a browser learns of its stream's end, and until its request reaches a server.
 _LATENCY_SECONDS = (0.005, 0.05)
 _EVENT_INTERVAL = 2.0
-# So long after the restart began everybody is back.
+# By this long after the restart began, every browser is back.
 _PATIENCE_SECONDS = 120.0
 _STEP_SECONDS = 0.25
 _RETRY = re.compile(rb"retry: (\d+)\n\n")
@@ -47,13 +48,13 @@ class Restart:
 
     Args:
         clients: browsers in all, spread evenly over ``workers``.
-        workers: that are restarted.
-        start_seconds: from one worker's turn to the next, for its replacement to start; 0 ends all at once, and the
-            clients return to others, which are there.
+        workers: how many are restarted.
+        start_seconds: from one worker's turn to the next, in which a replacement starts; 0 ends all at once, when the
+            replacements are already there.
         drain_rate: the option.
         graceful_timeout: the option.
-        told: browsers heed the farewell; without it they are as they were before there was one.
-        seed: of the latencies and of the workers that are met.
+        told: browsers heed ``retry:``; ``False`` shows how they behaved before it was sent.
+        seed: for the latencies, and for which worker a browser returns to.
     """
 
     clients: int
@@ -101,13 +102,13 @@ class Returns:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of it.
+    """The outcome of a restart.
 
     Args:
         returns: of the browsers.
         drain_seconds: until the last old worker had ended.
-        missed: events that a browser has not had, over all.
-        doubled: events that a browser has had twice.
+        missed: events that browsers did not get, in all.
+        doubled: events that browsers got twice, in all.
     """
 
     returns: Returns
@@ -207,7 +208,7 @@ class _Cluster:
         for number in range(self.restart.clients):
             self._connect(_Browser(), old[number % len(old)])
         self._advance(0.0)
-        self._send()  # without an id nobody could say what it has missed
+        self._send()  # gives each browser an id: without one, what it misses is unknown
         self._advance(0.0)
         self._begun = loop.time()
         for turn, worker in enumerate(old):
@@ -224,7 +225,7 @@ class _Cluster:
         return Outcome(returns, drain_seconds, self._missed, self._doubled)
 
     def _replace(self, old: _Worker) -> None:
-        """Another is ready; the old one takes nothing more, and drains."""
+        """Have another worker take its place; the old one gets no more clients, and drains."""
         self._serving[self._serving.index(old)] = self._start()
         old.drain()
 
@@ -234,7 +235,7 @@ class _Cluster:
         self._loop.call_later(_EVENT_INTERVAL, self._send)
 
     def _advance(self, seconds: float) -> None:
-        """Let time pass, and every worker move."""
+        """Let time pass, and every worker do its work."""
         loop = self._loop
         end = loop.time() + seconds
         self._settle()

@@ -1,8 +1,8 @@
 """What a parked client costs with a hundred thousand of them: memory for each, and processor time for each event.
 
 The server's engine on a real event loop, with real tasks and a real channel; only the connections are in memory, so
-that neither descriptors nor the kernel set a limit. Three populations, each in a process of its own, tell the server's
-part from that of the simulation: connections alone, the same that have had an answer and are idle, and parked ones.
+that neither descriptors nor the kernel set a limit. Three populations, each in a process of its own, separate the
+server's part from the simulation's: bare connections, idle ones that have had an answer, and parked ones.
 
 Thread: the main thread, which becomes the event loop's.
 """
@@ -86,7 +86,7 @@ def _in_a_process(population: str, clients: int, events: int) -> dict[str, float
 
 
 def run_population(population: str, clients: int, events: int) -> dict[str, float]:
-    """Hold one population in this process; return what each of it costs."""
+    """Hold one population in this process; return what each of its clients costs."""
     loop_factory = choose_loop("auto")[1]
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(_Population(population).run(clients, events))
@@ -134,7 +134,7 @@ class _Population:
     async def run(self, clients: int, events: int) -> dict[str, float]:
         server = Server(self._application, Config(queue_size=_BATCH_COUNT, keep_alive=3600, threads=4))
         held: list[_Client] = []
-        await self._connect(server, held, _BATCH_COUNT)  # all that is loaded late
+        await self._connect(server, held, _BATCH_COUNT)  # so that all that is loaded late is loaded
         size_before, time_before = _resident_size(), time.process_time()
         await self._connect(server, held, clients)
         found = {
@@ -148,7 +148,7 @@ class _Population:
 
     async def _connect(self, server: Server, held: list[_Client], count: int) -> None:
         loop = asyncio.get_running_loop()
-        # What of it a transport in memory uses.
+        # A transport in memory uses only what the two loops have in common.
         virtual_loop = cast(VirtualLoop, loop)
         for done in range(0, count, _BATCH_COUNT):
             batch = min(_BATCH_COUNT, count - done)
@@ -187,4 +187,4 @@ if __name__ == "__main__":
     name, clients_text, events_text = sys.argv[1:]
     json.dump(run_population(name, int(clients_text), int(events_text)), sys.stdout)
     sys.stdout.flush()
-    os._exit(0)  # to take 100,000 connections apart is of no use to anybody
+    os._exit(0)  # taking 100,000 connections apart would serve no purpose

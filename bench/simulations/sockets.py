@@ -1,7 +1,7 @@
 """What a client costs on real sockets: the server's memory and processor time with the kernel's part of both.
 
-Fewer than in memory, since both ends are on this machine and each has a descriptor; so that a figure which differs from
-the simulation's is the kernel's, or the transport's. Imports nothing of aiowsgi: the server is one of the harness's.
+Fewer clients than in memory, since both ends of each need a descriptor on this machine. If a figure differs from that
+simulation's, it is because of the kernel or the transport. Imports nothing of aiowsgi: the server is the harness's.
 
 Thread: the main thread.
 """
@@ -28,9 +28,9 @@ _SERVER = "aiowsgi-httptools"
 _WARM_COUNT = 200
 _READ_SIZE = 64 * 1024
 _BATCH_COUNT = 100
-# What Linux has for each connected TCP socket; a slab counts its objects, whoever they belong to.
+# The slabs that have an object for each connected TCP socket on Linux; they count those of all processes.
 _SLABS = ("TCP", "sock_inode_cache", "filp", "eventpoll_epi")
-# Of the dentry of a socket there is one, among those of all files: it is counted by its size.
+# A socket also has one dentry, in a slab shared with all files: one object's size is counted per socket.
 _DENTRY = "dentry"
 
 
@@ -42,7 +42,7 @@ class SocketCost:
         clients: how many there were.
         idle_size: bytes of the server for each idle connection.
         parked_size: bytes of the server for each parked one.
-        kernel_size: bytes of the kernel for each connection, at one of its ends; 0 where it does not tell.
+        kernel_size: bytes of the kernel for each connection, at one of its ends; 0 if it may not be read.
         park_seconds: of processor time, for a client to come and be parked.
         event_seconds: of processor time, user and system, for an event to reach one client.
         delay_seconds: from the request that publishes to the last client, the median.
@@ -94,7 +94,7 @@ def _held(clients: int, server: str, path: str) -> Iterator[tuple[ServerProcess,
 
 
 class _Crowd:
-    """Connections that each ask once, and whatever they are sent."""
+    """Connections that each ask once, and then read whatever they are sent."""
 
     def __init__(self, port: int, path: str) -> None:
         self._port = port
@@ -105,7 +105,7 @@ class _Crowd:
         self._parked = path == "/subscribe"
 
     def connect(self, count: int, process: ServerProcess) -> tuple[float, float]:
-        """Open so many more; return bytes of the server and seconds of its processor time for each."""
+        """Open this many more; return the server's bytes and seconds of processor time for each."""
         before, size = process.snapshot(), process.memory().proportional
         # The first block of a stream, or the content.
         mark = b"\n\n" if self._parked else b"Hello, world!"
@@ -132,7 +132,7 @@ class _Crowd:
         return time.monotonic() - begun
 
     def _await(self, mark: bytes, missing: set[int]) -> None:
-        """Read until each of these has been sent a mark; it comes in one piece."""
+        """Read until each of these has received the mark, which arrives in one piece."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while missing:
             if time.monotonic() > deadline:
@@ -152,10 +152,10 @@ class _Crowd:
 
 
 def _slab_size() -> int:
-    """Return the kernel's memory for sockets, as far as it tells who asks."""
+    """Return the kernel's memory for sockets; 0 if it may not be read."""
     try:
         lines = Path("/proc/slabinfo").read_text().splitlines()[2:]
-    except OSError:  # it tells root only
+    except OSError:  # only root may read it
         return 0
     found = {name: (int(active), int(size)) for name, active, _, size, *_ in map(str.split, lines)}
     sockets = found.get("sock_inode_cache", (0, 0))[0]

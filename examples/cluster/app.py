@@ -1,6 +1,6 @@
 """A board that every tab follows, whichever worker of whichever instance it is connected to.
 
-Run the whole cluster in this folder with ``python run.py``; or one instance, where a Redis listens, with
+Run the whole cluster in this folder with ``python run.py``; or, if a Redis is running, one instance with
 ``aiowsgi app:app``.
 """
 
@@ -16,7 +16,7 @@ from flask import Flask, Response, render_template, request
 import aiowsgi
 from aiowsgi.event_stream import EventStream
 
-# Who took a message, and who serves a tab: for people to see that it does not matter.
+# Which worker took a message, or serves a tab: so that people see that it does not matter.
 WORKER = {"instance": os.environ.get("INSTANCE") or socket.gethostname(), "process": os.getpid()}
 
 # Each worker has one connection to Redis for reading, whatever the number of its tabs.
@@ -65,7 +65,7 @@ def say() -> tuple[str, int] | tuple[str, int, dict[str, str]]:
     text = request.form.get("text", "").strip()[:200]
     if not text:
         return "there is no text\n", 400
-    # The sender's name for this message: who did not get an answer may send it again, and everybody shows it once.
+    # The sender's name for this message: a sender that gets no answer may send it again, and tabs show it only once.
     token = request.form.get("token", "")[:64]
     try:
         event_id = board.send(json.dumps({"text": text, "token": token, **WORKER}), event="said")

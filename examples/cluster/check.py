@@ -5,12 +5,12 @@ over its own socket, and added to the stream by redis-cli, which knows nothing o
 killed with SIGKILL, all its processes at once, and started again; Redis is killed with SIGKILL and started again
 with its data; and each instance is told to reload, by SIGHUP.
 
-What is compared, in the end: the stream in Redis, as XRANGE has it from its first entry to its last, with what each
-client was given over all its connections. Ids, names and data are the same, in the same order, with none missing and
-none twice. And of what was published: a message whose id the publisher was told is in the stream under that id. One
-whose publisher was told nothing (the connection broke off) or 503 may be there or not; it is sent again with its
-token, until an id is told, and may be in the stream twice then, under two ids; those are counted. Nothing else is
-there.
+In the end, the stream in Redis, as XRANGE has it from its first entry to its last, is compared with what each client
+was given over all its connections: ids, names and data have to be the same, in the same order, with none missing and
+none twice. And the stream is compared with what was published: a message whose publisher was told an id is in the
+stream under that id. One whose publisher was told nothing (the connection broke off) or 503 may be there or not; it is
+sent again with its token until it has an id, and may then be in the stream twice, under two ids; those are counted.
+Nothing else may be there.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PAUSE = 0.2
 
 
 class Published:
-    """What publishers have sent, and were told of it."""
+    """What publishers have sent, and what they were told."""
 
     def __init__(self) -> None:
         #: Ids, with the tokens that were sent.
@@ -51,7 +51,7 @@ class Published:
 
 
 async def publish(source: str, send: Callable[[str], Awaitable[str]], published: Published, end: asyncio.Event) -> None:
-    """Publish messages until the end; each until its id is told."""
+    """Publish messages until the end; each is sent again until it has an id."""
     number = 0
     while not end.is_set():
         number += 1
@@ -64,7 +64,7 @@ async def publish(source: str, send: Callable[[str], Awaitable[str]], published:
 
 
 def poster(cluster: Cluster, name: str, published: Published) -> Callable[[str], Awaitable[str]]:
-    """Return what posts a message to an instance, and returns its id or nothing."""
+    """Return a function that posts a message to an instance, and returns its id or nothing."""
 
     async def post(token: str) -> str:
         published.tries[token] += 1
@@ -80,14 +80,14 @@ def poster(cluster: Cluster, name: str, published: Published) -> Callable[[str],
             head = content = b""
         published.refused += b" 503 " in head
         published.unanswered += not head
-        # An answer that was cut off is none.
+        # An answer that was cut off does not count.
         return content.decode().strip() if b" 201 " in head and content.endswith(b"\n") else ""
 
     return post
 
 
 def outsider(cluster: Cluster, published: Published) -> Callable[[str], Awaitable[str]]:
-    """Return what adds a message to the stream in another process."""
+    """Return a function that adds a message to the stream in another process."""
 
     async def add(token: str) -> str:
         published.tries[token] += 1
@@ -97,7 +97,7 @@ def outsider(cluster: Cluster, published: Published) -> Callable[[str], Awaitabl
             *command, "event", "said", "data", data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         output, _ = await process.communicate()
-        # Else it is what Redis, or nobody, has to say.
+        # Anything else is an error of Redis's, or nothing.
         is_id = re.fullmatch(rb"\d+-\d+\n", output)
         published.unanswered += not is_id
         return output.decode().strip() if is_id else ""
@@ -113,7 +113,7 @@ async def stream_of(cluster: Cluster) -> list[Event]:
 
 
 async def workers_of(cluster: Cluster, name: str) -> set[int]:
-    """Return the processes of an instance that serve, by its control socket."""
+    """Return the serving processes of an instance, as its control socket lists them."""
     path = cluster.socket_of(name).with_suffix(".control")
     with contextlib.suppress(OSError, ValueError, KeyError):
         reader, writer = await asyncio.open_unix_connection(path)
@@ -165,8 +165,8 @@ class Check:
     """One run.
 
     Args:
-        cluster: that is there.
-        say: is told what happens.
+        cluster: already running.
+        say: called with what happens.
     """
 
     def __init__(self, cluster: Cluster, say: Callable[[str], None]) -> None:
@@ -220,7 +220,7 @@ class Check:
             self._tell(f"{name} has new workers")
         end.set()
         await asyncio.wait(publishing)
-        with contextlib.suppress(ClusterError):  # who has not is among the problems
+        with contextlib.suppress(ClusterError):  # clients that do not are among the problems
             await until(self._all_have, "all clients to have the last message", 30)
         self._tell("all clients have the last message")
 
@@ -261,13 +261,13 @@ def compare_published(published: Published, stream: list[Event]) -> list[str]:
 
 
 def place(event_id: str) -> tuple[int, int]:
-    """Return what ids are ordered by."""
+    """Return the key by which ids are ordered."""
     milliseconds, _, number = event_id.partition("-")
     return int(milliseconds), int(number)
 
 
 def difference(got: list[Event], stream: list[Event]) -> str:
-    """Say where what a client was given departs from the stream."""
+    """Say where the events that a client was given depart from the stream."""
     for number, (event, entry) in enumerate(zip(got, stream, strict=False)):
         if event != entry:
             return f"event {number} is {event}, the stream has {entry} there"

@@ -1,8 +1,8 @@
-"""A client of server-sent events that does what a browser does, and notes all that it is given.
+"""A client of server-sent events that does what a browser does, and records all that it is given.
 
-It comes back when its connection is lost, after as long as the server's ``retry:`` says, and names the last event that
-it has. One that is turned away (any status but 200) a browser gives up; the page of this example makes a new
-EventSource then, which names its last event in the URL, and so does this.
+When its connection is lost, it comes back after the time that the server's ``retry:`` says, and names the last event
+that it has. When it is turned away (by any status but 200), a browser gives up; the page of this example then makes a
+new EventSource, which names its last event in the URL, and so does this client.
 
 Source: HTML Living Standard, section 9.2 "Server-sent events"; RFC 9112 section 7.1 for chunks.
 """
@@ -13,9 +13,9 @@ import asyncio
 import random
 from dataclasses import dataclass, field
 
-#: What a browser waits for when nobody has said.
+#: Seconds that a browser waits when it was not told how long.
 RETRY = 1.0
-#: So much is waited at most: a check is not to take all day.
+#: The longest wait: a check should not take all day.
 LONGEST_RETRY = 3.0
 TURNED_AWAY_RETRY = 0.5
 
@@ -37,12 +37,12 @@ class Counts:
     lost: int = 0
     turned_away: int = 0
     comments: int = 0
-    #: Who served them, as each says.
+    #: The workers that served them, as they introduce themselves.
     workers: set[str] = field(default_factory=set)
 
 
 class Malformed(Exception):
-    """The server has sent what is no stream of events."""
+    """The server has sent something that is not a stream of events."""
 
 
 class Stream(asyncio.Protocol):
@@ -146,7 +146,7 @@ class EventSource:
             self._counts.lost += self.is_open
             self.is_open = False
             delay = TURNED_AWAY_RETRY if self._was_turned_away else min(self.retry, LONGEST_RETRY)
-            # As browsers do, which are not to come all at once.
+            # As browsers do, so that they do not all come together.
             await asyncio.sleep(delay * random.uniform(1, 1.2))
 
     def _request(self) -> bytes:
@@ -167,7 +167,7 @@ class EventSource:
         self._counts.turned_away += 1
 
     def receive(self, block: bytes) -> None:
-        """Take what stands before an empty line."""
+        """Take what comes before an empty line."""
         event = Event("", "message", "")
         data = []
         for line in block.decode().split("\n"):

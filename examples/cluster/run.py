@@ -1,7 +1,7 @@
 """Redis, HAProxy and three instances of two workers each, on this machine: ``python run.py``, and Ctrl-C.
 
-Only HAProxy has a port, a free one of 127.0.0.1 (``PORT=8080 python run.py`` for a certain one); the others have Unix
-sockets in a folder of their own. What ends is started again after a second.
+Only HAProxy has a port, a free one of 127.0.0.1 (``PORT=8080 python run.py`` for a given one); the others have Unix
+sockets in a folder of their own. A program that ends is started again after a second.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INSTANCES = ("web1", "web2", "web3")
 KEY = "aiowsgi:channel:board"
 #: Programs, with the packages of Debian that have them.
 PROGRAMS = {"redis-server": "redis-server", "redis-cli": "redis-tools", "haproxy": "haproxy"}
-# What requests and streams may take to end, when a worker is replaced or all ends.
+# How long requests and streams may take to end, when a worker is replaced or everything stops.
 GRACEFUL = "2s"
 PATIENCE = 60.0
 
@@ -36,7 +36,7 @@ class ClusterError(Exception):
 
 
 def find(program: str) -> str | None:
-    # Debian has some where only root's PATH goes.
+    # Debian installs some in folders that only root's PATH includes.
     return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
 
@@ -76,19 +76,19 @@ class Program:
         name: for people.
         command: what is run.
         log: where its output goes.
-        variables: its environment, beside this process's.
-        descriptors: are passed on.
+        variables: its environment, besides this process's.
+        descriptors: passed on to it.
     """
 
     def __init__(
         self, name: str, command: list[str], log: TextIO, variables: dict[str, str], descriptors: tuple[int, ...] = ()
     ) -> None:
         self.name = name
-        #: Processes that were started, one after the other.
+        #: How many processes were started, one after the other.
         self.count = 0
-        #: Else it need not be started again: it will end again.
+        #: If not, it need not be started again: it would end again.
         self.has_served = False
-        #: The one that runs; 0 if none does.
+        #: The process that is running; 0 if none is.
         self.pid = 0
         self._command = command
         self._options: dict[str, Any] = {
@@ -139,12 +139,12 @@ class Program:
             os.kill(self.pid, signum)
 
     def kill(self) -> None:
-        """End it, and all that it has started, as a machine does that loses its power."""
+        """Kill it, and all that it has started, as a power failure would."""
         if self.pid:
             os.killpg(self.pid, signal.SIGKILL)
 
     async def stop(self) -> None:
-        """End it for good, or until it is started."""
+        """End it, until it is started again."""
         self._wanted.clear()
         self.signal(signal.SIGTERM)
         try:
@@ -161,7 +161,7 @@ class Cluster:
     Args:
         port: HAProxy's; 0 for a free one.
         log: where the programs' output goes.
-        say: is told what is started.
+        say: called with what is started.
 
     Raises:
         ClusterError: what is needed is not there, or does not start.
@@ -172,7 +172,7 @@ class Cluster:
         self._say = say
         self._log = log
         self._folder = tempfile.TemporaryDirectory(prefix="aiowsgi-cluster-")
-        # HAProxy is given it as it is: no other program can have taken the port meanwhile.
+        # HAProxy inherits this socket: no other program can take the port in between.
         self._listener = socket.create_server(("127.0.0.1", port), backlog=4096)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/"
@@ -262,14 +262,14 @@ class Cluster:
         """Wait until a program cannot be kept running.
 
         Raises:
-            ClusterError: that is so.
+            ClusterError: when that happens.
         """
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
 
     async def redis_is_there(self) -> None:
-        """Wait until Redis answers; while it reads its data it says so."""
+        """Wait until Redis answers; while it is still loading its data, it answers something else."""
 
         async def answers() -> bool:
             return await ask(self.redis_socket, b"PING\r\n") == b"+PONG\r\n"
@@ -297,7 +297,7 @@ class Cluster:
 
 
 def allow_descriptors() -> None:
-    """Allow this process and its children as many as the system does: HAProxy has two for each client."""
+    """Allow this process and its children enough descriptors, if the system does: HAProxy has two for each client."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 20_000 if hard == resource.RLIM_INFINITY else min(hard, 20_000)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -79,7 +79,7 @@ def make_admin(board):
 
 
 async def serve_admin(app):
-    """Runs in aiohttp's loop, from its start to its end."""
+    """Serve the admin in aiohttp's loop, from the program's start to its end."""
     async with aiowsgi.Server(make_admin(app[BOARD]), host="127.0.0.1", port=ADMIN_PORT, threads=2) as server:
         print(f"admin at {server.url}", flush=True)
         yield

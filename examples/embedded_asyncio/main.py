@@ -13,7 +13,7 @@ PORT = int(os.environ.get("PORT", "8000"))
 
 
 class Station:
-    """Takes the machine's load, in the event loop; what it took may be read in any thread."""
+    """Measures the machine's load, in the event loop; its readings may be read in any thread."""
 
     def __init__(self, loop):
         self.readings = deque(maxlen=60)
@@ -29,7 +29,7 @@ class Station:
             self._wanted.clear()
 
     def measure_now(self):
-        """From another thread: the loop's objects are reached through call_soon_threadsafe alone."""
+        """To be called from another thread: only call_soon_threadsafe may reach the loop's objects."""
         self._loop.call_soon_threadsafe(self._wanted.set)
 
 

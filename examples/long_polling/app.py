@@ -17,7 +17,7 @@ import aiowsgi
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-# Below what proxies wait for an answer.
+# Less than proxies wait for an answer.
 WAIT_SECONDS = float(os.environ.get("WAIT_SECONDS", "25"))
 
 channel = aiowsgi.Channel("messages", history=1000)
@@ -54,7 +54,7 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
     if method == "GET":
         after = parse_qs(environ["QUERY_STRING"]).get("after", [None])[0]
         start_response("200 OK", fields)
-        # A question that waits when the server drains is answered all the same: half an answer would be no JSON.
+        # A request that is waiting when the server drains is still answered: half an answer would not be JSON.
         return aiowsgi.park(environ, answer(after), finish=True)
     if method == "POST":
         size = min(int(environ.get("CONTENT_LENGTH") or 0), 10_000)

@@ -26,7 +26,7 @@ def order():
     return {"ordered": request.form["thing"]}, 201
 
 
-# A mounted application hears nothing of the program's end, so that the program tells it.
+# A mounted application is not told of the program's end, so the program has to tell it.
 adapter = aiowsgi.ASGIAdapter(shop, threads=4)
 
 

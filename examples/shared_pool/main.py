@@ -17,7 +17,7 @@ def shop(environ, start_response):
 
 
 def make_metrics(servers):
-    """What both servers do; ``stats()`` belongs to the loop, so that it is asked there."""
+    """Show what both servers are doing; ``stats()`` belongs to the loop, so it is called there."""
     loop = asyncio.get_running_loop()
 
     async def stats():

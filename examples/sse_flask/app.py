@@ -1,4 +1,4 @@
-"""A board on which every open tab sees at once what somebody says.
+"""A board on which every open tab immediately sees what somebody says.
 
 Run it in this folder with ``aiowsgi app:app``.
 """
@@ -25,7 +25,7 @@ def index() -> str:
 @app.get("/events")
 def events() -> Response:
     stream = aiowsgi.sse(board, request.environ, retry=2)
-    # From here on the event loop goes on by itself: this thread is free when the view has returned.
+    # From here on the event loop carries on alone: this thread is free as soon as the view has returned.
     body = aiowsgi.park(request.environ, stream)
     # The second header keeps nginx from collecting the events before it passes them on.
     return Response(

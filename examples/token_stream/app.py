@@ -1,4 +1,4 @@
-"""A completion, sent token by token, by a model that is not one.
+"""A completion, sent token by token, by an imitation of a model.
 
 Run it in this folder with ``aiowsgi app:app``.
 """
@@ -45,7 +45,7 @@ counts: Counter[str] = Counter(begun=0, finished=0, cancelled=0)
 
 
 async def generate(prompt: str) -> AsyncIterator[str]:
-    """Stand for a model's asynchronous client: a connection of its own, which is closed in the end."""
+    """Stand in for a model's asynchronous client: one with a connection of its own, which is closed in the end."""
     counts["begun"] += 1
     chance = random.Random(prompt)
     try:

@@ -156,7 +156,7 @@ for application in (WriteLate, WriteLateToAList):
         f"write: {application.__name__}", application, "The write() Callable", outcome=Outcome.COMPLETE, content=b"all"
     )
 
-#: Its own exception comes back: there is no clause to name.
+#: The application's own exception is raised again: there is no clause to name.
 RERAISED = Faults("RuntimeError", SECRET)
 RERAISED.add(
     "start_response: exc_info after output", exc_info_after_output, outcome=Outcome.BROKEN_OFF, content=b"first"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SECRET", "Fault", "Faults", "Outcome"]
 
-#: Stands in what applications do wrong; no client may ever see it.
+#: Appears in whatever applications do wrong; no client may ever see it.
 SECRET = "an-internal-secret"
 
 
@@ -59,5 +59,5 @@ class Faults(list[Fault]):
         outcome: Outcome = Outcome.REFUSED,
         content: bytes = b"",
     ) -> None:
-        """Add a fault; ``logged`` comes to what the family has in common."""
+        """Add a fault; ``logged`` is added to the words that the family has in common."""
         self.append(Fault(name, application, outcome, (*self._logged, *logged), content))

@@ -9,7 +9,7 @@ SECRET_BLOCK = SECRET.encode()
 
 
 class Fatal(BaseException):
-    """Caught by nobody who catches ``Exception``."""
+    """Not caught by ``except Exception``."""
 
 
 ERRORS = [
@@ -182,7 +182,7 @@ for error in (RuntimeError(SECRET), OSError(5, SECRET), SystemExit(SECRET), Fata
     for when in (at_close, at_close_with_a_length, at_close_of_a_list):
         FAULTS.add(f"{when.__name__}: {name}", when(error), name, outcome=Outcome.COMPLETE, content=b"all")
 
-# Not a way out of an application, of all exceptions: PEP 479 makes it a RuntimeError within a generator.
+# StopIteration stands apart: within a generator PEP 479 makes it a RuntimeError, so that it never gets out of one.
 FAULTS.add("at_the_call: StopIteration", at_the_call(StopIteration(SECRET)), "StopIteration")
 FAULTS.add(
     "after_a_block: StopIteration",

@@ -193,7 +193,7 @@ def test_fault_under_middleware_reaches_its_error_handling(serve, error_log, fau
 
 
 def test_close_that_raises_after_a_whole_stream_to_http_1_0_does_not_reset_it(serve, error_log):
-    """The response was complete: its end is orderly, and does not hang on which thread is quicker."""
+    """The response was complete: its end is orderly, and does not depend on which thread is quicker."""
     server = serve(raising.at_close(RuntimeError("after all")))
     for _ in range(20):
         with server.connect() as client:

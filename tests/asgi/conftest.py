@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def adapt() -> AsyncIterator[Callable[..., ASGIAdapter]]:
-    """Adapt a WSGI application: ``adapt(application, threads=8, **options)``; in the end no memory may be accounted."""
+    """Adapt a WSGI application: ``adapt(application, threads=8, **options)``; at the end no memory may be accounted."""
     async with contextlib.AsyncExitStack() as stack:
 
         def make(application: WSGIApplication, *arguments: Any, **options: Any) -> ASGIAdapter:

@@ -73,7 +73,7 @@ def serve() -> Iterator[Serve]:
             return stack.enter_context(UvicornThread(application, **options))
 
         yield start
-    # What is mounted in a program is not told of its end, and gives back the switch interval when it goes.
+    # An adapter that is mounted does not learn of the program's end; it restores the switch interval when collected.
     gc.collect()
 
 
@@ -176,7 +176,7 @@ def test_slow_reader_stops_the_generator(serve: Serve) -> None:
         client.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
         wait_until(lambda: adapter.pool.stats().stalled)
         stopped.set()
-        # What the kernel holds, twice, the transport and the pipe: a bound, and no more of it while nobody reads.
+        # As much as both ends' kernel buffers, the transport and the pipe hold; nothing more while nobody reads.
         made = notes.qsize()
         assert len(client.receive().content) in (made * 64 * 1024, (made + 1) * 64 * 1024)
 
@@ -202,7 +202,7 @@ def flask_app() -> flask.Flask:
 
 @pytest.fixture(params=["", "/site"])
 def root_path(request: pytest.FixtureRequest) -> str:
-    """Return where a proxy mounts the whole program; it hands paths on without that."""
+    """Return the prefix under which a proxy mounts the whole program, and which it removes from paths."""
     return request.param
 
 

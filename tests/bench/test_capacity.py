@@ -271,7 +271,7 @@ def test_options_of_the_command_reach_the_sheet() -> None:
 
 
 def test_every_field_of_the_sheet_is_shown_or_compared() -> None:
-    """None is computed for nobody."""
+    """None is computed in vain."""
     source = (ROOT / "bench/capacity/report.py").read_text()
     unused = [field.name for field in dataclasses.fields(Sheet) if f".{field.name}" not in source]
     assert unused == []

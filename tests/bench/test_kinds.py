@@ -184,7 +184,7 @@ def test_interrupted_run_ends_its_server_and_keeps_a_report(tmp_path: Path):
     try:
         assert process.stderr is not None
         assert "measurements, about" in process.stderr.readline()
-        # At the very moment at which there is one: it must not be left behind between its start and what ends it.
+        # The moment that there is a server: it must not be left behind, even before the code that ends it is reached.
         children = _until_it_has_a_server(process.pid)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)

@@ -1,4 +1,4 @@
-"""The micro-benchmarks do what their names say; how long it takes is for them to tell."""
+"""The micro-benchmarks do what their names say; how long they take is not tested."""
 
 from __future__ import annotations
 

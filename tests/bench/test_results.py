@@ -43,7 +43,7 @@ def plan() -> Plan:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Let measurements be nothing but what they are asked for: what is tested is which ones there are."""
+    """Replace measurements, and return which ones were asked for: that is what is tested."""
     asked: list[tuple[str, str]] = []
 
     def measure(job: Job) -> Measurement:

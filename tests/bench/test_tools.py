@@ -80,7 +80,7 @@ def test_status_lacking_a_field_is_refused_by_name():
 
 
 def test_snapshot_and_memory_of_a_session_are_those_of_its_process():
-    # A session of its own, as the servers that are measured have: others may hold processes that are not to be read.
+    # A session of its own, as measured servers have: another one may hold processes that must not be counted.
     program = "print(sum(range(3_000_000)), flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True

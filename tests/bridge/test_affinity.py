@@ -70,7 +70,7 @@ def gate_until(happen: Callable[[], object]) -> threading.Lock:
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    """Put one with processors 0 to 3 of 8 in the place of ours."""
+    """Replace the kernel by one that offers processors 0 to 3 of 8."""
     kernel = Kernel(range(4))
     monkeypatch.setattr(module, "_anywhere", None)
     monkeypatch.setattr(os, "sched_setaffinity", kernel.set, raising=False)
@@ -159,7 +159,7 @@ def test_thread_that_wakes_while_all_are_being_let_go_is_free(kernel: Kernel) ->
     seat = Seat(frozenset({1}), frozenset(range(4)), frozenset(range(8)))
 
     def close() -> None:
-        seat.closed = True  # and nobody has been looked for yet
+        seat.closed = True  # before the threads to be freed have been looked for
 
     assert seat.wait(gate_until(close), 1.0)
     assert kernel.wanted[LOOP_THREAD] == set(range(8))

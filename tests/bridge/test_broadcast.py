@@ -1,4 +1,4 @@
-"""The log behind channels, called once more by a thread that is in it already. The rest is with the channels."""
+"""The log behind channels, re-entered by a thread that is already in it. The rest is tested with the channels."""
 
 from __future__ import annotations
 

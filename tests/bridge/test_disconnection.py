@@ -73,13 +73,13 @@ def test_disconnection_does_not_call_a_callback_that_was_taken_back() -> None:
 
     disconnection.add_callback(callback)
     disconnection.remove_callback(callback)
-    disconnection.remove_callback(callback)  # once more, which is nothing
+    disconnection.remove_callback(callback)  # again, which does nothing
     disconnection.set()
     assert called == []
 
 
 class Equal:
-    """A callback that equals any other, and first does something, as a collection or a signal may."""
+    """A callback that equals any other; a comparison first does something, as a collection or a signal may."""
 
     def __init__(self, first: Callable[[], object]) -> None:
         self._first = first
@@ -110,13 +110,13 @@ def test_disconnection_whose_callbacks_change_while_one_is_taken_back_has_the_ot
         disconnection.add_callback(callback)
     disconnection.remove_callback(Equal(lambda: changes.pop()() if changes else None))
     disconnection.set()
-    assert called == [2, 3]  # the first one went while the comparison with it was under way, and then that after it
+    assert called == [2, 3]  # the first was removed while being compared, then the one after it
 
 
 def test_disconnection_may_be_used_by_the_thread_that_holds_its_lock() -> None:
     disconnection = Disconnection()
     called: list[int] = []
-    with aiowsgi.bridge.disconnection._lock:  # and a signal comes
+    with aiowsgi.bridge.disconnection._lock:  # as where a signal interrupts its holder
         disconnection.add_callback(lambda: called.append(1))
         disconnection.add_callback(print)
         disconnection.remove_callback(print)

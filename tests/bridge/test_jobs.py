@@ -49,7 +49,7 @@ def test_every_waiting_thread_gets_a_job_of_those_put_at_once() -> None:
 
     def work() -> None:
         jobs.get(timeout=20)
-        all_have_one.wait(20)  # nobody comes for a second one: each needs somebody to call it
+        all_have_one.wait(20)  # no thread takes a second job: each job must wake one
 
     threads = [threading.Thread(target=work) for _ in range(count)]
     for thread in threads:
@@ -232,7 +232,7 @@ def test_thread_for_which_there_is_no_room_looks_by_itself_in_the_end(monkeypatc
     thread.start()
     while len(looks) < 2:
         time.sleep(0)
-    room = 1  # and nobody calls
+    room = 1  # and no thread is woken for it
     thread.join(30)
     assert taken == [1]
 

@@ -20,7 +20,7 @@ from tests.process.server_process import environment
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    """Return the ends of a pipe that nobody reads yet; what a thread still writes into it is let go in the end."""
+    """Return the ends of a pipe that nobody reads yet; it is emptied at the end, to release threads that write."""
     reading, writing = os.pipe()
     yield reading, writing
     os.set_blocking(reading, False)
@@ -91,7 +91,7 @@ def test_fifo_is_checked_without_a_word_to_its_reader(tmp_path: Path, monkeypatc
     try:
         assert not waited
         LogFile.check(path)
-        assert select.select([reading], [], [], 0)[0] == []  # readable, once a writer has come and gone
+        assert select.select([reading], [], [], 0)[0] == []  # it would be readable if a writer had come and gone
     finally:
         os.close(reading)
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere

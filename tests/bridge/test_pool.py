@@ -22,7 +22,7 @@ LONG = 30.0
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Poll for what no event tells of: that a thread has come to rest."""
+    """Poll for a condition that no event announces, such as that a thread has come to rest."""
     deadline = time.monotonic() + LONG
     while not condition():
         assert time.monotonic() < deadline
@@ -30,7 +30,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 class Task:
-    """A job that tells when it runs, and ends when it is told to; in between it may be stalled."""
+    """A job that signals when it runs, and ends when it is told to; in between it may be stalled."""
 
     def __init__(self, pool: ThreadPool, stalls: bool = False) -> None:
         self.pool = pool
@@ -218,7 +218,7 @@ def test_pool_survives_a_job_that_raises_anything(
 
 
 class Late(BaseException):
-    """What another thread sets for a request, and the request has ended."""
+    """An exception that another thread sets for a request which has already ended."""
 
 
 def interrupt(ident: int) -> None:
@@ -237,7 +237,7 @@ def test_pool_whose_idle_thread_is_interrupted_has_another(
     assert first.thread is not None
     assert first.thread.ident is not None
     interrupt(first.thread.ident)
-    later = tasks.submit(2)  # wakes the thread, which meets it then
+    later = tasks.submit(2)  # wakes the thread, in which it is raised then
     for task in later:
         assert task.running.wait(LONG)
         task.may_end.set()
@@ -266,7 +266,7 @@ def test_pool_whose_thread_is_interrupted_anywhere_loses_none(
             pass
         interrupt(ident)
         wait_for(lambda: tasks.pool.stats().waiting == 0)
-        if len(caplog.records) == number:  # it waits for a job, and meets it then
+        if len(caplog.records) == number:  # the thread waits for a job: it is raised once one comes
             tasks.pool.submit(Nothing())
         wait_for(lambda count=number + 1: len(caplog.records) == count)  # type: ignore[misc]
     wait_for(lambda: tasks.pool.stats().idle == len(threads_named("test-pool")) == 1)
@@ -434,7 +434,7 @@ def test_pool_has_one_thread_more_for_one_that_is_stalled_and_stuck(make: Callab
     mark_stuck(task)
     (other, waiting) = tasks.submit(2)
     assert other.running.wait(LONG)
-    task.client_ready.set()  # and it is stuck, and no more
+    task.client_ready.set()  # now it is stuck, but not stalled
     assert task.going_on.wait(LONG)
     assert tasks.pool.stats().stalled == 0
     assert len(threads_named("test-pool")) == 2
@@ -513,7 +513,7 @@ def test_pool_with_a_limit_lets_the_other_threads_wait_for_their_turn(make: Call
     waiting = tasks.submit(3)
     begun[0].may_end.set()
     begun[1].may_end.set()
-    wait_for(lambda: tasks.pool.stats().idle == 2)  # one works, and that is as many as may
+    wait_for(lambda: tasks.pool.stats().idle == 2)  # one thread works, as many as the limit allows
     assert not any(task.running.is_set() for task in waiting)
     begun[2].may_end.set()
     for task, *others in (waiting, waiting[1:], waiting[2:]):
@@ -561,7 +561,7 @@ def test_pool_with_a_limit_ends_all_its_threads_when_it_is_closed(make: Callable
     wait_for(lambda: tasks.pool.stats().idle == 3)
     tasks.pool.close()
     wait_for(lambda: len(threads_named("test-pool")) == 1)
-    tasks.pool.limit_running(1, LONG)  # whoever limits it may not have heard of that
+    tasks.pool.limit_running(1, LONG)  # the caller may not know yet that it is closed
     busy.may_end.set()
     wait_for(lambda: not threads_named("test-pool"))
 
@@ -571,7 +571,7 @@ def test_limit_that_is_not_said_anew_is_none(make: Callable[..., Tasks]) -> None
     running = tasks.submit(3)
     assert all_running(running)
     tasks.pool.limit_running(1, 0.1)
-    waiting = tasks.submit(2)  # one of which has to wait, if it has come to that yet
+    waiting = tasks.submit(2)  # one of them may have to wait already
     for task in running[1:]:
         task.may_end.set()
     assert all_running(waiting)
@@ -615,7 +615,7 @@ def test_thread_that_cannot_start_leaves_its_room_to_another(
     tasks.pool.limit_running(1, LONG)
 
     def start(self: threading.Thread) -> None:
-        # Until now it counted, so that the thread that was called has gone back to sleep.
+        # Meanwhile this thread counts as running, so that the one that was woken goes back to sleep.
         time.sleep(0.05)
         raise error
 
@@ -688,7 +688,7 @@ def test_pool_whose_limit_and_threads_change_all_the_time_loses_no_job(make: Cal
                 time.sleep(0)
         over.set()
         changing.join(LONG)
-        tasks.pool.limit_running(1, LONG)  # and nobody calls after this but the threads themselves
+        tasks.pool.limit_running(1, LONG)  # from here on only the threads wake one another
         for _ in range(count):
             assert done.acquire(timeout=LONG)
     finally:
@@ -721,7 +721,7 @@ def test_pool_closed_ends_idle_threads_at_once_and_others_with_their_jobs(make: 
 
 
 def test_pool_closed_still_runs_the_jobs_that_wait(make: Callable[..., Tasks]) -> None:
-    # A file's job may have to close what it holds.
+    # A job may have to close a file that it holds.
     tasks = make(2)
     running = tasks.submit(2)
     assert all_running(running)

@@ -24,7 +24,7 @@ LOOP_THREAD = threading.get_native_id()
 
 
 class FakeAffinity(Affinity):
-    """Of a loop that nobody has to hold."""
+    """Binds no thread; notes what it is asked to hold."""
 
     def __init__(self) -> None:
         self.can_hold = self.is_left_alone = True
@@ -43,7 +43,7 @@ class FakeAffinity(Affinity):
 
 
 class Machine:
-    """Threads that get so many jobs done in a second, and want so much of a core, of which they are given a share.
+    """Threads that do a number of jobs per second, and want some part of a core, of which they are given a share.
 
     Rates are for all of them together: ``free``, or ``limited`` while one works at a time.
     """
@@ -86,7 +86,7 @@ class Machine:
         known = {
             1: Account(self._computed, self._delayed),
             LOOP_THREAD: Account(self._loop_computed, 0.0),
-            # Some that begin and end all the time, and have done a lot.
+            # Threads that begin and end all the time, and have already done a lot.
             2 + int(self._jobs) % 2: Account(1000.0, 1000.0),
         }
         return {thread_id: known[thread_id] for thread_id in thread_ids if thread_id in known}
@@ -239,7 +239,7 @@ def test_job_that_takes_long_has_another_one_beside_it(machine: Machine) -> None
 def test_all_threads_are_let_go_for_a_look_from_time_to_time(machine: Machine) -> None:
     saturation = machine.saturation()
     machine.run(saturation, 1)
-    machine.free_wanted = 8.0  # which one thread cannot show
+    machine.free_wanted = 8.0  # invisible while one thread works at a time
     machine.run(saturation, 60)
     assert not saturation.taking_turns
     assert machine.limits.count(None) == 1
@@ -309,7 +309,7 @@ def test_processor_that_others_want_is_left_to_them_ever_longer(machine: Machine
         machine.run(saturation, 0.01)
         if len(machine.held.holds) > held and machine.held.holds[held]:
             times.append(machine.loop.time())
-    assert saturation.taking_turns  # that is no reason against it
+    assert saturation.taking_turns  # they go on taking turns all the same
     pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
     for pause, least in zip(pauses, [1, 2, 4, 8, 10], strict=True):
         assert least <= pause <= least + 0.6

@@ -87,7 +87,7 @@ def test_interval_that_the_program_sets_meanwhile_stays() -> None:
 
 
 def hold_up(haste: Haste, *jobs: float, late: float = 0.013) -> None:
-    """Tell that the loop was held up, what the next jobs computed, and that it was again."""
+    """Report that the loop was held up, how long the next jobs computed, and that it was held up again."""
     haste.note(late)
     for job in jobs:
         haste.judge(job)

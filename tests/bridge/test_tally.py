@@ -9,7 +9,7 @@ from aiowsgi.bridge.tally import Tally
 
 
 class Interrupting(str):
-    """A name that adds to a tally and reads it while that adds to it, as the garbage collector may by a ``__del__``."""
+    """A name that adds to a tally and reads it while the tally adds to it, as a ``__del__`` in a collection may."""
 
     __slots__ = ("read", "tally")
     tally: Tally | None

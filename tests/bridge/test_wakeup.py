@@ -227,7 +227,7 @@ def test_thread_waits_for_the_end_of_the_turn_of_a_loop_that_is_late(loop: Count
         threads = [give_way(wakeup) for _ in range(3)]
         loop.run_turn()
         assert woken == [1]
-        assert all(thread.is_alive() for thread in threads)  # what the turn has still to do comes first
+        assert all(thread.is_alive() for thread in threads)  # the rest of the turn comes first
         loop.run_turn()
         for thread in threads:
             thread.join(10)

@@ -39,7 +39,7 @@ def environ_of(client: RawClient, *fields: str, target: str = "/path?query") -> 
 
 
 def check_environ(environ: dict[str, str], scheme: str = "http") -> None:
-    """Whoever the client says that it is, it is who it is."""
+    """Whatever the client claims, environ has its real address and scheme."""
     assert environ["REMOTE_ADDR"] == CLIENT
     assert environ["wsgi.url_scheme"] == scheme
     assert (environ["SCRIPT_NAME"], environ["PATH_INFO"], environ["QUERY_STRING"]) == ("", "/path", "query")
@@ -236,7 +236,7 @@ def test_haproxy_sends_nothing_to_a_server_that_drains(tmp_path: Path) -> None:
         wait_until(lambda: len(pids()) == 2, "both servers")
         leaving.signal(signal.SIGTERM)
         wait_until(lambda: pids() == {staying.process.pid}, "one server only")
-        assert leaving.process.poll() is None  # it still listens: the check told, no refusal
+        assert leaving.process.poll() is None  # it still listens: HAProxy knows from the check, not from a refusal
         leaving.signal(signal.SIGINT)
         leaving.wait()
 

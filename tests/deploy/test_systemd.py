@@ -70,7 +70,7 @@ needs_analyze = pytest.mark.skipif(systemd_version() < 250, reason="not installe
 
 
 def complaints(*units: Path) -> list[str]:
-    """Return what systemd says of the units; a machine's own ones are none of ours."""
+    """Return what systemd complains of in these units, leaving out the machine's own."""
     found = analyze("verify", "--man=no", "--recursive-errors=no", *map(str, units))
     lines = [line for line in found.stderr.splitlines() if "aiowsgi" in line]
     assert found.returncode == 0 or lines, found.stderr

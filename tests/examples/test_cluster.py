@@ -65,7 +65,7 @@ class RunningCluster(ServerProcess):
 
 
 def runs(group: int) -> bool:
-    """Tell whether a process of a group runs; one that was killed may be there until the system's first has noticed."""
+    """Tell whether a process of a group runs; one that was killed may linger until process 1 reaps it."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             state, _, own_group = path.read_text().rpartition(")")[2].split()[:3]
@@ -155,7 +155,7 @@ def test_page_shows_what_another_tab_says_and_what_becomes_of_the_cluster(tmp_pa
         assert re.search(r"taken by web\d · event \d+-\d+", two.text)
         two.wait_until("document.querySelectorAll('.instance.up').length === 3")
 
-        # Redis does not answer, then it is gone, and then there: whoever speaks is told, and whoever listens stays.
+        # Redis hangs, then is gone, then is back: senders are told, and streams stay open.
         os.kill(running.pids("redis")[-1], signal.SIGSTOP)
         say(one, "while away")
         one.wait_until("document.getElementById('problem').innerText.includes('Redis')")
@@ -165,7 +165,7 @@ def test_page_shows_what_another_tab_says_and_what_becomes_of_the_cluster(tmp_pa
         one.wait_until(f"(document.getElementById('form').requestSubmit(), {shows('while away')})")
         two.wait_until(shows("while away"))
 
-        # Whose instance is killed says so, and comes back to another one.
+        # The page whose instance is killed says so, and comes back to another one.
         match = re.search(r"connected to (web\d)", two.text)
         assert match
         running.kill(match[1])

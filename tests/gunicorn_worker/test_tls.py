@@ -55,7 +55,7 @@ def test_worker_speaks_tls_over_reload_and_drain(folder: Path, certificates: Cer
             client.send(GET_HOLD)
             wait_for_file(folder, "running")
             server.signal(signal.SIGTERM)
-            # That is how the worker shows that it has been told too: the master says so before it does.
+            # This shows that the worker has been told as well: the master logs that before it tells it.
             assert idle.at_end()
             (folder / "go").touch()
             response = client.receive()

@@ -75,7 +75,7 @@ def test_mutated_request_is_read_the_same_by_both_parsers(sent: bytes, data: st.
     whole = [read_request(new_connection(parser_name), [sent]) for parser_name in PARSERS]
     assert in_pieces[0] == in_pieces[1]
     assert whole[0] == whole[1]
-    # In pieces the fault that comes first decides, whole the rule that comes first: the status may be another's.
+    # In pieces the first fault in the bytes decides; whole, the first rule that is checked does: statuses may differ.
     assert _without_status(in_pieces[0]) == _without_status(whole[0])
 
 

@@ -350,7 +350,7 @@ def test_call_with_exc_info_after_content_raises_that_exception_in_the_applicati
         client.send(f"{method} / HTTP/1.1\r\nHost: test\r\n\r\n".encode())
         if how == "generator" and method == "HEAD":
             assert client.receive("HEAD").status_code == 200
-            return  # nothing is iterated for nobody
+            return  # nothing is iterated for a HEAD
         if method == "HEAD":
             assert client.receive("HEAD").status_code == 200
         else:

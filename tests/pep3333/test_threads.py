@@ -51,7 +51,7 @@ def test_multithread_with_one_thread_is_false(environ_of):
 
 
 def test_multithread_with_one_thread_and_another_for_slow_clients_is_true(environ_of):
-    # Whoever asks for the second thread is told so.
+    # An option asks for the second thread, so environ says so.
     assert environ_of(GET, threads=1, max_threads=2)["wsgi.multithread"] is True
 
 

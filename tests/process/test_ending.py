@@ -39,7 +39,7 @@ def test_only_a_second_signal_forces(asked: list[str | signal.Signals], steps: l
         # timeout(1) signals its child, and then the group that its child is in.
         ([(TERM, 0.0), (TERM, 0.49)], [Step.DRAIN, Step.GO_ON]),
         ([(INT, 0.0), (INT, 0.0), (INT, 0.001)], [Step.HASTEN, Step.GO_ON, Step.GO_ON]),
-        # Of the first, not of the one before; and another one is another.
+        # Half a second counts from the first signal, not from the last one; a different signal is always another.
         ([(TERM, 0.0), (TERM, 0.3), (TERM, 0.6)], [Step.DRAIN, Step.GO_ON, Step.FORCE]),
         ([(TERM, 0.0), (TERM, 0.5)], [Step.DRAIN, Step.FORCE]),
         ([(TERM, 0.0), (INT, 0.0)], [Step.DRAIN, Step.FORCE]),

@@ -20,7 +20,7 @@ PEER = ConnectionInfo("http", "192.0.2.1", "50000", "192.0.2.80", "80")
 
 
 def request_ids(header: str | None = None, *trusted: str) -> RequestIds:
-    """Return what gives ids, trusting Unix sockets' peers and those named."""
+    """Return a giver of request ids that trusts Unix sockets' peers and those named."""
     return RequestIds(header, Peers(("unix", *trusted)))
 
 

@@ -55,7 +55,7 @@ class Crowd:
     def ask_before(self, data: bytes) -> SteppedClient:
         """Have all clients but the last begin a request, and the last send something; return that one.
 
-        All has been read from their sockets then; what is more than a batch is postponed.
+        By then everything has been read from their sockets; what exceeds a batch is postponed.
         """
         *others, last = self.clients
         for number, client in enumerate(others):

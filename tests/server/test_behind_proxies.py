@@ -145,7 +145,7 @@ def test_client_that_resets_at_once_never_passes_for_the_peer_of_a_unix_socket(
         return application(environ, start_response)
 
     server = serve(telling, **options)
-    for _ in range(200):  # of which a third to all did
+    for _ in range(200):  # from a third to all of them showed the fault
         with server.connect() as client:
             client.send(header + GET.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n"))
             client.reset()

@@ -46,7 +46,7 @@ def server() -> Iterator[MemoryServer]:
 
 
 def begin(server: MemoryServer, content: bytes, size: int) -> SteppedClient:
-    """Return a client that has sent so much of its content, and all of that lies in the file."""
+    """Return a client that has sent ``size`` bytes of its content, all of which are in the file."""
     assert size > LIMIT
     client = SteppedClient(server)
     client.send(head(len(content)) + content[:size])
@@ -83,7 +83,7 @@ def test_content_that_ends_behind_a_write_is_written_before_the_application_runs
     content = some_bytes(25_000)
     client = begin(server, content, 20_000)
     send_on(client, content[20_000:22_000])
-    # With a request that is none of the content's.
+    # With another request behind it, which is not counted as content.
     assert send_on(client, content[22_000:] + GET) == 5000
     assert server.io_pool.step()
     server.loop.run_ready()

@@ -323,7 +323,7 @@ def test_response_whole_that_is_not_taken_is_reset_after_write_timeout() -> None
 
 
 def test_response_small_that_is_not_taken_is_reset_after_keep_alive_and_write_timeout() -> None:
-    # Less than makes the transport ask for a pause: nobody waits for it but the deadline, at first that of an idle
+    # Too little for the transport to ask for a pause: only a deadline watches over it, at first that of an idle
     # connection.
     with MemoryServer(blocks(1, 30_000), write_timeout=60, keep_alive=10, kernel_size=1000) as server:
         client = SteppedClient(server)

@@ -265,7 +265,7 @@ def test_clients_that_were_refused_and_do_not_leave_make_room_soon(serve: Serve,
         client = stack.enter_context(server.connect())
         client.send(GET)
         assert client.receive().status_code == 200
-        # Three times four of them, each for the five seconds that are left to them where there is room.
+        # Three groups of four: 15 s if each had the five seconds that are left to them when there is room.
         assert time.monotonic() - began_at < 10
 
 

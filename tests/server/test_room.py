@@ -57,7 +57,7 @@ def test_look_in_vain_at_all_connections_is_followed_by_a_rest_of_twenty_times_a
 
 
 def test_rest_after_a_look_that_took_long_is_bounded() -> None:
-    """It is the machine that was busy with other things."""
+    """A long look only means that the machine was busy with other things."""
     assert not finds_idle_after_a_look_in_vain(0.1, 0.2)
     assert finds_idle_after_a_look_in_vain(0.1, 0.4)
 

@@ -200,7 +200,7 @@ def test_start_of_a_started_server_is_refused_and_changes_nothing(loop_name: str
 def test_start_of_a_server_that_is_shut_down_meanwhile_raises_and_releases_everything(
     loop_name: str, tmp_path: Path
 ) -> None:
-    """It waits for a broker that says nothing; then nobody would answer those whom it accepted."""
+    """It waits for a broker that stays silent; had it started then, nobody would answer the clients it accepted."""
     pytest.importorskip("redis")
     path = tmp_path / "sock"
 
@@ -560,7 +560,7 @@ def test_shutdown_with_less_time_shortens_one_that_has_begun(loop_name: str, del
 def test_shutdown_in_a_hurry_ends_the_delay_of_one_that_has_begun(
     loop_name: str, first: dict[str, Any], second: dict[str, Any]
 ) -> None:
-    """Also where ``graceful_timeout`` is no longer than what it leaves."""
+    """Even if ``graceful_timeout`` is no longer than the time that the hurried shutdown leaves."""
 
     async def main() -> None:
         server = Server(hello, bind=FREE_PORT, graceful_timeout=0.2, drain_delay=600)

@@ -54,8 +54,8 @@ _OPTIONS: dict[str, Any] = {
     "queue_timeout": 10,
     "keep_alive": 10,
 }
-#: The shortest time after which the server may break off a client that has done nothing wrong but to be slow: that for
-#: which it reads on after its last answer.
+#: The shortest time after which the server may cut off a client whose only fault is to be slow: how long it reads on
+#: after its last answer.
 _PATIENCE = 5.0
 #: Blocks of requests are at most this large, and bodies that are handed over whole.
 _BLOCK_SIZE = 30_000

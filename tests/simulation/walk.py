@@ -33,8 +33,8 @@ class Walk:
             request_buffer=choice((0, 2000, 2000)),
             response_buffer=choice((1, 3000, 3000)),
         )
-        # Each walk has a temper of its own: a few kinds of requests, which then meet each other often; some walks never
-        # see a clock, some no vandal. What needs three rare things at once is rare no longer.
+        # Each walk has a character of its own: a few kinds of requests, which then meet often; in some no time passes,
+        # in some no client misbehaves. So what needs three rare things at once is no longer rare.
         self._kinds = self.random.sample(KINDS, self.random.randint(2, 8))
         self._sizes = [*self.random.sample(_SIZES, 2), 30_000]
         self._content_sizes = self.random.sample(_CONTENT_SIZES, 3)
