@@ -149,7 +149,7 @@ def test_timeout_is_told_from_the_limit_of_a_request(tmp_path: Path, settings: d
 @pytest.mark.parametrize("settings", [{}, {"worker_class": "sync"}, {"timeout": None}, {"threads": "1"}])
 def test_limit_of_a_request_that_a_sync_worker_has_by_default_is_told(tmp_path: Path, settings: dict[str, Any]) -> None:
     (line,) = [line for line in lines(**settings) if "request_timeout" in line]
-    assert line.startswith('# request_timeout = "30s"  # gunicorn\'s default: a sync worker is killed')
+    assert line.startswith('# request_timeout = "30s"  # gunicorn\'s default: a sync worker whose request takes longer')
     assert DEFAULTS["timeout"] == 30
     assert config_of(tmp_path, **settings).request_timeout == 0
     assert tomllib.loads(line.removeprefix("# ")) == {"request_timeout": "30s"}
