@@ -180,7 +180,7 @@ class Config:
         GiB, Kind.SIZE, "Largest request content; larger is 413.", group=REQUESTS, least=0,
         aliases=("max_request_body_size",))
     request_buffer: int = option(
-        MiB, Kind.SIZE, "Request content held in memory; what is beyond goes to a temporary file.",
+        MiB, Kind.SIZE, "Request content held in memory; larger content goes to a temporary file.",
         group=REQUESTS, least=0, aliases=("inbuf_overflow",))
     request_buffer_total: int = option(
         256 * MiB, Kind.SIZE, "Request content held in memory over all requests; beyond it all goes to files.",

@@ -33,8 +33,8 @@ def test_public_names_in_readme_are_those_of_the_package():
     assert set(re.findall(r"`(\w+)`", section)) - {"aiowsgi"} == set(aiowsgi.__all__)
 
 
-def test_five_line_application_in_readme_runs():
-    section = README.split("Five lines in `hello.py`", 1)[1]
+def test_four_line_application_in_readme_runs():
+    section = README.split("Four lines in `hello.py`", 1)[1]
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     assert code is not None
     names: dict[str, object] = {}

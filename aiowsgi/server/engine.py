@@ -139,8 +139,6 @@ class Engine:
         self.queue_waits: deque[float] = deque(maxlen=1000)
         #: Requests that have been answered whole.
         self.completed_count = 0
-        #: The server does not yet want requests; it may already be asked whether it does.
-        self.starting = False
         #: The server will drain soon, and still serves.
         self.leaving = False
         #: No new requests are wanted.

@@ -36,7 +36,6 @@ _COUNTERS = {
     "broker_events": "What became of channels' events at their brokers: sent from here, read here, dropped for slow"
     " subscribers; resets, and lost connections; and attempts to send that failed.",
     "worker_restarts": "Workers that were started to replace another.",
-    "log_lines_dropped": "Lines of the access log that could not be written.",
 }
 _GAUGES = {
     "connections": "Open connections, by what they wait for.",

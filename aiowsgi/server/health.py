@@ -19,9 +19,8 @@ from aiowsgi.server.responder import OwnRequest
 if TYPE_CHECKING:
     from aiowsgi.server.engine import Engine
 
-__all__ = ["BROKER_AWAY", "DRAINING", "QUEUE_FULL", "STARTING", "THREADS_STUCK", "Health"]
+__all__ = ["BROKER_AWAY", "DRAINING", "QUEUE_FULL", "THREADS_STUCK", "Health"]
 
-STARTING = "starting"
 DRAINING = "draining"
 QUEUE_FULL = "queue_full"
 THREADS_STUCK = "threads_stuck"
@@ -46,7 +45,6 @@ class Health:
         """Return why requests are not welcome now; nothing where they are."""
         engine = self._engine
         conditions = {
-            STARTING: engine.starting,
             DRAINING: engine.leaving or engine.draining,
             QUEUE_FULL: engine.intake.full,
             THREADS_STUCK: self._threads_stuck(),

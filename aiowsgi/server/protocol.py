@@ -743,6 +743,11 @@ class Protocol(asyncio.Protocol):
         sock = self._transport.get_extra_info("socket")
         return -1 if sock is None else int(sock.fileno())
 
+    def client_gone(self) -> None:
+        """See :class:`~aiowsgi.server.watch.Watched`."""
+        self._cut_off("disconnected")
+        self.abort()
+
     def abort(self) -> None:
         """Close the connection immediately, whatever it does, and so that a response cut short does not look whole."""
         self._cut_off("aborted")

@@ -27,13 +27,13 @@ class Watched(Protocol):
         """Return the socket's descriptor; -1 where there is none."""
         ...
 
-    def abort(self) -> None:
-        """Close the connection at once."""
+    def client_gone(self) -> None:
+        """Close the connection immediately: its client is gone."""
         ...
 
 
 class DisconnectWatch:
-    """Asks the kernel about connections, and aborts those whose client is gone."""
+    """Asks the kernel about connections, and closes those whose clients are gone."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -67,6 +67,6 @@ class DisconnectWatch:
         for fd in by_fd:
             poll.register(fd, 0)  # POLLHUP and POLLERR are always reported: both directions are closed, or were reset
         for fd, _ in poll.poll(0):
-            by_fd[fd].abort()
+            by_fd[fd].client_gone()
         if self._connections:
             self._timer = self._loop.call_later(_INTERVAL_SECONDS, self._look)

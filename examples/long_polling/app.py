@@ -26,7 +26,7 @@ channel = aiowsgi.Channel("messages", history=1000)
 async def answer(after: str | None) -> AsyncIterator[bytes]:
     """Wait for a message; answer with it and with all that have come by then."""
     subscription = channel.subscribe(after)
-    last, missed = after, False
+    last, missed = after or subscription.place, False
     messages: list[str] = []
     try:
         async with asyncio.timeout(WAIT_SECONDS):

@@ -66,8 +66,8 @@ def test_answer_before_content_that_is_malformed_is_the_only_one(path: str) -> N
         assert answer.startswith(b"HTTP/1.1 200 " if path == "/alive" else b"HTTP/1.1 503 ")
 
 
-def test_server_that_starts_or_leaves_is_alive_and_not_ready() -> None:
-    for state, reason in (("starting", "starting"), ("leaving", "draining"), ("draining", "draining")):
+def test_server_that_leaves_is_alive_and_not_ready() -> None:
+    for state, reason in (("leaving", "draining"), ("draining", "draining")):
         with HealthServer() as server:
             setattr(server.engine, state, True)
             assert server.get("/alive") == (200, {"status": "ok", "reasons": [reason]})

@@ -242,6 +242,17 @@ def test_client_that_goes_while_the_application_runs_is_disconnected() -> None:
         assert (only(server).outcome, only(server).status_code, only(server).thread_time) == ("disconnected", 0, 1.0)
 
 
+def test_client_that_closes_its_connection_while_the_application_runs_is_disconnected() -> None:
+    with ObservedServer(waits(10)) as server:
+        client = server.connect()
+        client.send(request())
+        client.end()
+        server.advance(1)
+        client.reset()  # of which the transport, which has read the end, does not tell
+        server.advance(20)
+        assert (only(server).outcome, only(server).status_code) == ("disconnected", 0)
+
+
 def test_client_that_goes_while_it_sends_content_is_disconnected() -> None:
     with ObservedServer(hello) as server:
         client = server.connect()
