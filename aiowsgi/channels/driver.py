@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import queue
 import select
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ __all__ = ["Away", "Connector", "Page", "Refused", "Sender", "StreamInfo", "Wire
 
 # Answers of a server that is starting, loading, or not a master (any more): to be asked again, perhaps elsewhere.
 _AWAY_CODES = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED", "BUSY")
+
+# For redis-py's pools, some of which have a lower limit if none is given, and fail at once when it is reached.
+_UNLIMITED = 2**31
 
 
 class Away(Exception):
@@ -147,18 +151,18 @@ class Connector:
         options = self._options(timeout, dict(parse_url(address.url)))
         return redis_asyncio.ConnectionPool(retry=retry, **options)
 
-    def sync_pool(self, timeout: float, count: int) -> Any:
-        """Return redis-py's pool for threads."""
+    def sync_pool(self, timeout: float) -> Any:
+        """Return redis-py's pool for threads; the caller limits how many connections are in use."""
         address = self.address
         retry = Retry(NoBackoff(), 0)
         if address.sentinels:
             master, own = self._sentinel_options(timeout)
             sentinel = redis_sentinel.Sentinel(address.sentinels, sentinel_kwargs={**own, "retry": retry})
             return redis_sentinel.SentinelConnectionPool(
-                address.service, sentinel, retry=retry, max_connections=count, **master
+                address.service, sentinel, retry=retry, max_connections=_UNLIMITED, **master
             )
         options = self._options(timeout, dict(parse_url_sync(address.url)))
-        return redis.BlockingConnectionPool(retry=retry, max_connections=count, timeout=timeout, **options)
+        return redis.ConnectionPool(retry=retry, max_connections=_UNLIMITED, **options)
 
     async def connect(self, timeout: float | None = None) -> Wire:
         """Open a connection.
@@ -212,7 +216,12 @@ class Sender:
 
     def __init__(self, connector: Connector, timeout: float, count: int = 16) -> None:
         self._connector = connector
-        self._pool = connector.sync_pool(timeout / 3, count)
+        self._timeout = timeout / 3
+        self._pool = connector.sync_pool(self._timeout)
+        # redis-py's only pool that waits for a free connection is not for Sentinels.
+        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(count):
+            self._places.put(None)
 
     def ask(self, *words: bytes | str | int) -> Any:
         """Send one command; return its answer.
@@ -221,6 +230,16 @@ class Sender:
             Away: there is none in time; ``sent`` tells whether the command may have been carried out.
             Refused: the answer is an error.
         """
+        try:
+            self._places.get(timeout=self._timeout)
+        except queue.Empty:
+            raise Away("no connection is free") from None
+        try:
+            return self._ask(words)
+        finally:
+            self._places.put(None)
+
+    def _ask(self, words: Sequence[bytes | str | int]) -> Any:
         connection = None
         sent = False
         try:
@@ -228,7 +247,9 @@ class Sender:
             connection = self._pool.get_connection()
             sent = True
             connection.send_command(*words)
-            return connection.read_response()
+            # Not the default of connections that a Sentinel manages: one that is still owed an answer would give it to
+            # the next command.
+            return connection.read_response(disconnect_on_error=True)
         except (exceptions.RedisError, OSError) as error:
             raise self._connector.translated(error, sent=sent) from None
         finally:

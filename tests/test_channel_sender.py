@@ -1,0 +1,140 @@
+"""Sending from threads, over a Redis that a test plays: also one that a Sentinel names."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from typing import Any, BinaryIO
+
+import pytest
+
+pytest.importorskip("redis")
+
+from aiowsgi.channels.address import BrokerAddress
+from aiowsgi.channels.driver import Away, Connector, Refused, Sender
+
+PATIENCE = 10.0
+
+
+class PlayedRedis:
+    """Answers XADD as the test says, and anything else by OK. It is its own Sentinel, too."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self.port: int = listener.getsockname()[1]
+        #: Taken by one XADD each: what it waits for, and its answer.
+        self.answers: queue.SimpleQueue[tuple[threading.Event | None, bytes]] = queue.SimpleQueue()
+        #: What each XADD has added.
+        self.added: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._connections = ExitStack()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, scheme: str) -> str:
+        return f"{scheme}://127.0.0.1:{self.port}/{'shop' if 'sentinel' in scheme else '0'}"
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._connections.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection = self._connections.enter_context(self._listener.accept()[0])
+            except OSError:  # closed
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with connection.makefile("rb") as commands:
+                while words := _read_words(commands):
+                    connection.sendall(self._answer(words))
+        except OSError:  # closed by the other side
+            pass
+
+    def _answer(self, words: list[bytes]) -> bytes:
+        if words[0] == b"SENTINEL":
+            port = str(self.port)
+            state = "name", "shop", "ip", "127.0.0.1", "port", port, "flags", "master", "num-other-sentinels", "0"
+            return b"*1\r\n*%d\r\n" % len(state) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w.encode()) for w in state)
+        if words[0] != b"XADD":
+            return b"+OK\r\n"
+        self.added.put(words[-1])
+        gate, answer = self.answers.get(timeout=PATIENCE)
+        if gate is not None:
+            gate.wait(PATIENCE)
+        return answer
+
+
+def _read_words(commands: BinaryIO) -> list[bytes]:
+    words = []
+    for _ in range(int(commands.readline()[1:] or 0)):
+        size = int(commands.readline()[1:])
+        words.append(commands.read(size + 2)[:size])
+    return words
+
+
+@pytest.fixture
+def played() -> Iterator[PlayedRedis]:
+    with socket.create_server(("127.0.0.1", 0)) as listener, closing(PlayedRedis(listener)) as redis:
+        yield redis
+
+
+schemes = pytest.mark.parametrize("scheme", ["redis", "redis+sentinel"])
+
+
+def make_sender(redis: PlayedRedis, scheme: str, timeout: float, **options: Any) -> Sender:
+    return Sender(Connector(BrokerAddress.parse(redis.url(scheme)), PATIENCE), timeout, **options)
+
+
+@schemes
+def test_answer_that_is_late_is_not_taken_for_the_next_command_s(played: PlayedRedis, scheme: str) -> None:
+    late = threading.Event()
+    played.answers.put((late, b"$3\r\n1-1\r\n"))
+    played.answers.put((None, b"-OOM command not allowed\r\n"))
+    with closing(make_sender(played, scheme, 0.3)) as sender:
+        with pytest.raises(Away, match="does not answer") as caught:
+            sender.ask("XADD", "key", "*", "data", "1")
+        assert caught.value.sent
+        # Sent over the same connection, the second command would be on its way by then.
+        timer = threading.Timer(0.05, late.set)
+        timer.start()
+        with pytest.raises(Refused, match="not allowed"):
+            sender.ask("XADD", "key", "*", "data", "2")
+        timer.join()
+
+
+@schemes
+def test_thread_that_sends_while_all_connections_are_in_use_waits_for_one(played: PlayedRedis, scheme: str) -> None:
+    gate = threading.Event()
+    played.answers.put((gate, b"$3\r\n1-1\r\n"))
+    played.answers.put((None, b"$3\r\n2-1\r\n"))
+    ids: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def send(data: str) -> None:
+        try:
+            ids.put(sender.ask("XADD", "key", "*", "data", data))
+        except Away as error:
+            ids.put(error)
+
+    with closing(make_sender(played, scheme, 3 * PATIENCE, count=1)) as sender:
+        threads = [threading.Thread(target=send, args=(data,)) for data in ("first", "second")]
+        threads[0].start()
+        assert played.added.get(timeout=PATIENCE) == b"first"
+        threads[1].start()
+        threads[1].join(0.05)
+        gate.set()
+        assert [ids.get(timeout=PATIENCE) for _ in threads] == [b"1-1", b"2-1"]
+        for thread in threads:
+            thread.join(PATIENCE)
+
+
+@schemes
+def test_thread_that_gets_no_connection_in_time_has_not_sent(played: PlayedRedis, scheme: str) -> None:
+    with closing(make_sender(played, scheme, 0.3, count=0)) as sender:
+        with pytest.raises(Away, match="no connection is free") as caught:
+            sender.ask("XADD", "key", "*", "data", "1")
+        assert not caught.value.sent
