@@ -175,5 +175,5 @@ def _content(data: bytes | str, event: str | None) -> bytes:
     if not isinstance(data, (bytes, str)):
         raise TypeError(f"data of an event is {type(data).__name__}, not bytes or str")
     if event is not None and not is_event_name(event):
-        raise ValueError(f"event={event!r}: must be one line, without NUL")
+        raise ValueError(f"event={event!r}: must be one line, without NUL or surrogates")
     return data.encode() if isinstance(data, str) else data

@@ -16,8 +16,8 @@ __all__ = ["RESET", "Event", "is_event_name"]
 RESET = "reset"
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
-# A name with one of these would end its line, or the receiver's text.
-_NOT_IN_A_NAME = re.compile(r"[\r\n\0]")
+# A name with one of these would end its line, or the receiver's text; or, with a surrogate, could not be encoded.
+_NOT_IN_A_NAME = re.compile(r"[\r\n\0\ud800-\udfff]")
 
 
 class Event(bytes):
