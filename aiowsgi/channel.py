@@ -9,6 +9,7 @@ Thread: any.
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 from aiowsgi.channels.event import Event, is_event_name
@@ -54,7 +55,7 @@ class Channel:
             broker it is told so by an event named ``reset``. ``"disconnect"``: its subscription ends as if the channel
             had been closed, and a browser comes back for what is in the history; that leaves no gap if ``history`` is
             well above ``limit``.
-        send_timeout: seconds that :meth:`send` may wait for a broker; more than 0.
+        send_timeout: seconds that :meth:`send` may wait for a broker; more than 0, and finite.
 
     Whatever the number of subscribers, the channel keeps ``history + limit`` events at most; with a broker, ``limit``
     in each process that has subscribers.
@@ -84,8 +85,8 @@ class Channel:
             problems.append(f"limit={limit}: must be at least 1")
         if policy not in get_args(Policy):
             problems.append(f"policy={policy}: must be one of {', '.join(get_args(Policy))}")
-        if not send_timeout > 0:
-            problems.append(f"send_timeout={send_timeout}: must be more than 0")
+        if not 0 < send_timeout < math.inf:
+            problems.append(f"send_timeout={send_timeout}: must be more than 0, and finite")
         if broker is not None and not name:
             problems.append(f"name={name!r}: a channel with a broker must have one")
         if problems:

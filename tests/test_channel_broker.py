@@ -12,8 +12,10 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
+from types import FrameType
 from typing import Any
 
 import httpx
@@ -21,6 +23,7 @@ import pytest
 
 from aiowsgi import BrokerUnavailable, Channel, ConfigError, Event, Server, StartupError, park, sse
 from aiowsgi.channels.address import BrokerAddress
+from aiowsgi.channels.broker import brokers
 from aiowsgi.channels.driver import Page, Wire
 from aiowsgi.channels.feed import Feed
 from aiowsgi.channels.link import Link
@@ -138,6 +141,29 @@ def test_channel_without_a_name_or_history_is_refused_with_a_broker() -> None:
     with pytest.raises(ConfigError) as caught:
         Channel(broker="redis://localhost", history=0, send_timeout=0)
     assert [problem.partition("=")[0] for problem in caught.value.problems] == ["history", "send_timeout", "name"]
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("inf"), float("nan")])
+def test_channel_whose_send_could_wait_for_ever_or_not_at_all_is_refused(seconds: float) -> None:
+    with pytest.raises(ConfigError, match=rf"^send_timeout={seconds}: must be more than 0, and finite$"):
+        Channel("orders", broker="redis://localhost", send_timeout=seconds)
+
+
+def test_brokers_are_listed_also_while_a_thread_makes_another_one() -> None:
+    channels = [Channel("one", broker="redis://localhost:1/1")]
+
+    def make_another(frame: FrameType, event: str, _: object) -> None:
+        # Between two steps of what iterates over them.
+        if event == "return" and frame.f_code.co_filename == weakref.__file__ and len(channels) == 1:
+            channels.append(Channel("another", broker="redis://localhost:1/2"))
+
+    sys.setprofile(make_another)
+    try:
+        found = brokers()
+    finally:
+        sys.setprofile(None)
+    assert len(channels) == 2
+    assert "redis://localhost:1/1" in [broker.label for broker in found]
 
 
 def test_channel_without_redis_py_is_told_which_extra_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,8 @@ def broker_of(url: str) -> Broker:
 
 def brokers() -> list[Broker]:
     """Return the brokers of this process's channels."""
-    return list(_brokers.values())
+    # Not values(): a thread may make another one meanwhile, and these references are copied at once.
+    return [broker for reference in _brokers.valuerefs() if (broker := reference()) is not None]
 
 
 class Broker:
