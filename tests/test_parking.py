@@ -25,8 +25,10 @@ import werkzeug.wsgi
 import aiowsgi
 from aiowsgi.bridge import blocking
 from aiowsgi.server import drain, parked
+from aiowsgi.testing import MemoryServer
 from tests.conftest import LOOPS, ServerThread, running_server
 from tests.raw import RawClient, Truncated
+from tests.simulation.memory import GET, SteppedClient
 
 PATIENCE = 10.0
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
@@ -929,6 +931,32 @@ def test_park_after_the_response_raises(site: Site) -> None:
     wait_until(lambda: not site.server.call(lambda: site.server.server.engine.exchanges), "the request ends")
     with pytest.raises(aiowsgi.ApplicationError, match="only while its application runs"):
         aiowsgi.park(environs[0], Stream())
+
+
+def test_park_when_a_streamed_response_has_ended_raises_and_leaves_it_whole(errors: Any) -> None:
+    class Body:
+        def __init__(self, environ: dict[str, Any]) -> None:
+            self.environ = environ
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"whole"
+
+        def close(self) -> None:
+            aiowsgi.park(self.environ, stream)
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return Body(environ)
+
+    stream = Stream(b"never")
+    with MemoryServer(application) as server:
+        client = SteppedClient(server)
+        for _ in range(2):
+            client.send(GET)
+            assert client.receive().content == b"whole"
+        server.settle()
+    assert (stream.begun, len(errors())) == (False, 2)
+    assert "only before its end" in errors()[0]
 
 
 def test_park_what_is_not_asynchronously_iterable_raises_type_error() -> None:

@@ -354,7 +354,7 @@ class Exchange:
             raise ApplicationError("a response can be parked only once", "aiowsgi.park()")
         if self not in self._engine.exchanges:
             raise ApplicationError("a response can be parked only while its application runs", "aiowsgi.park()")
-        if self.whole is None:
+        if self.whole is None and not self._finished:
             _check_length_unknown(self._content_length)
             self.finishes = finish
             self._parked_coding = content_coding
