@@ -813,6 +813,26 @@ def test_park_stream_whose_aclose_raises_system_exit_does_not_end_the_loop(site:
     assert "SystemExit" in errors()[0]
 
 
+def test_park_stream_that_is_ended_early_closes_as_a_task_that_nobody_cancels() -> None:
+    counts: list[int] = []
+
+    class Noting(Stream):
+        async def aclose(self) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            counts.append(task.cancelling())
+
+    site = Site()
+    site.parks(Noting(b"first", hold=True))
+    with MemoryServer(site) as server:
+        client = SteppedClient(server)
+        client.send(GET)
+        server.settle()
+        client.reset()
+        server.settle()
+    assert counts == [0]
+
+
 def test_park_stream_whose_aclose_hangs_delays_nobody_and_is_given_up(
     site: Site, errors: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,6 +183,8 @@ class ParkedResponse:
                 self._settle(error)
             else:
                 self._settle(None)
+            # What has interrupted it has done so: for whoever closes it, this task is not being cancelled.
+            self._task.uncancel()
         if iterator is not None:
             await self._close(iterator)
         if iterator is not self._iterable:
