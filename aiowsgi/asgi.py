@@ -34,9 +34,13 @@ from aiowsgi.version import __version__
 from aiowsgi.wsgi.environ import endpoint_environ
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from wsgiref.types import WSGIApplication, WSGIEnvironment
 
 __all__ = ["ASGIAdapter"]
+
+# As in a server's drain.
+_CLOSING_SECONDS = 1.0
 
 
 class ASGIAdapter:
@@ -118,7 +122,8 @@ class ASGIAdapter:
     async def aclose(self) -> None:
         """Take no more requests, wait for those that are being answered, and end the threads. Idempotent.
 
-        Parked responses end one after another, as when a server drains.
+        Parked responses end one after another, as when a server drains; the closing of what was parked is cancelled
+        when ``graceful_timeout`` is over.
         """
         self._closed = True
         engine = self._engine
@@ -128,9 +133,14 @@ class ASGIAdapter:
             engine.on_change(self._changed.set)
             for exchange in self._exchanges:
                 exchange.drain()
-            while self._exchanges or engine.exchanges or engine.closing_tasks:
-                self._changed.clear()
-                await self._changed.wait()
+            end = engine.loop.time() + self.config.graceful_timeout
+            await self._wait_until(lambda: not (self._exchanges or engine.exchanges))
+            # What was parked has the rest of that time to close, and a moment more.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(max(end, engine.loop.time()) + _CLOSING_SECONDS):
+                    await self._wait_until(lambda: not engine.closing_tasks)
+            for task in engine.closing_tasks:
+                task.cancel()
         if engine is not None:
             engine.dispersal.close()
             engine.haste.close()
@@ -138,6 +148,11 @@ class ASGIAdapter:
             self._engine = None
         for pool in {self.pool, self._io_pool} - {self._shared_pool}:
             pool.close()
+
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one scope, as https://asgi.readthedocs.io/ describes it."""

@@ -260,6 +260,27 @@ async def test_aclose_ends_a_crowd_in_turns_and_each_with_a_farewell(adapt: Adap
     assert all(re.fullmatch(rb"retry: \d+\n\n", farewell) for farewell in farewells)
 
 
+async def test_aclose_does_not_wait_for_ever_for_a_parked_stream_to_close(
+    adapt: Adapt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hanging(Stream):
+        async def aclose(self) -> None:
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                ended.set()
+
+    monkeypatch.setattr("aiowsgi.asgi._CLOSING_SECONDS", 0.05)
+    ended = asyncio.Event()
+    adapter = adapt(parking(Hanging(b"first")), graceful_timeout=0)
+    conversation = Conversation(adapter, http_scope())
+    await conversation.start()
+    await conversation.sent()
+    async with asyncio.timeout(5):  # half of what one may take to close while the program goes on
+        await adapter.aclose()
+        await ended.wait()
+
+
 async def test_aclose_waits_for_a_parked_stream_that_finishes(adapt: Adapt) -> None:
     stream = Stream(b"first")
     adapter = adapt(parking(stream, finish=True))
