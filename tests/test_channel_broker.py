@@ -604,6 +604,60 @@ async def test_loss_is_told_once_and_not_to_those_who_come_after_it(home: Home, 
         await each.aclose()
 
 
+async def test_page_that_comes_once_the_feed_has_got_there_is_not_taken(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has waited for it any more."""
+    channel = home.channel()
+    quick = channel.subscribe()
+    await settle(quick)
+    asked, answered, read = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    page_after, take_entries = Wire.page_after, Link._take
+
+    async def answer_late(wire: Wire, *arguments: Any) -> Page:
+        page = await page_after(wire, *arguments)
+        asked.set()
+        await answered.wait()
+        return page
+
+    async def read_late(link: Link, *arguments: Any) -> None:
+        await read.wait()
+        await take_entries(link, *arguments)
+
+    monkeypatch.setattr(Wire, "page_after", answer_late)
+    monkeypatch.setattr(Link, "_take", read_late)
+    first = await channel.asend("1")
+    await channel.asend("2")
+    subscription = channel.subscribe(first)
+    assert subscription.take() is None
+    assert not await subscription.wait(0.01)
+    await unless_late(asked.wait())
+    read.set()
+    assert await take(quick, 2) == [b"1", b"2"]
+    assert subscription.take() == b"2"
+    answered.set()
+    await channel.asend("3")
+    assert await take(subscription, 1) == [b"3"]
+    for each in (subscription, quick):
+        await each.aclose()
+
+
+async def test_close_ends_a_subscription_also_where_redis_has_lost_what_was_sent(
+    home: Home, redis: RedisProcess
+) -> None:
+    channel = home.channel()
+    subscription = channel.subscribe()
+    await settle(subscription)
+    await channel.asend("lost")
+    assert await take(subscription, 1) == [b"lost"]
+    redis.restart(with_data=False)
+    (event,) = await take(subscription, 1)
+    assert event.event == "reset"
+    channel.close()
+    with pytest.raises(StopAsyncIteration):
+        await unless_late(anext(subscription))
+
+
 def test_send_takes_a_new_connection_where_the_loop_was_not_told_of_the_old_one_s_end(
     home: Home, redis: RedisProcess
 ) -> None:

@@ -49,6 +49,8 @@ class Feed:
         self.primed = False
         #: Whether the present connection reads it.
         self.ready = False
+        #: When Redis was last asked for all that was not read yet: what was sent before is here, or lost.
+        self.asked_at = 0.0
         #: When to look again, if Redis has refused it.
         self.retry_at = 0.0
         self.fault = ""

@@ -218,6 +218,7 @@ class Link:
                 if feed.ready or self.loop.time() < feed.retry_at:
                     continue
                 again = True
+                asked_at = time.monotonic()
                 try:
                     await (self._catch_up(reader, feed) if feed.primed else self._prime(reader, feed))
                 except Refused as error:
@@ -227,7 +228,7 @@ class Link:
                         feed.fault = str(error)
                         _logger.error("channel %s: %s refuses to read it: %s", feed.key, self._broker.label, error)
                 else:
-                    feed.ready, feed.fault = True, ""
+                    feed.ready, feed.fault, feed.asked_at = True, "", asked_at
                     feed.log.wake()
         self._answered()
         return any(feed.ready for feed in self._feeds.values())

@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import contextvars
 import re
+import time
 from collections import deque
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
@@ -76,8 +77,9 @@ class RemoteHome:
         self.broker: Broker = broker_of(url)
         self.tally = Tally()
         self.closed = False
-        # The id of this process's last event: once the channel is closed, subscriptions read up to it.
-        self._last_sent = BEGINNING
+        # The order of the highest id that this process was given, and when it was last given one: once the channel is
+        # closed, subscriptions read up to there.
+        self._last_sent = (order(BEGINNING), 0.0)
 
     def send(self, data: bytes, event: str | None) -> str:
         """Add an event to the stream; see :meth:`aiowsgi.Channel.send`."""
@@ -114,7 +116,7 @@ class RemoteHome:
 
     def _sent(self, answer: bytes) -> str:
         id = answer.decode()
-        self._last_sent = max(self._last_sent, id, key=order)
+        self._last_sent = max(self._last_sent[0], order(id)), time.monotonic()
         self.count("sent")
         return id
 
@@ -132,9 +134,15 @@ class RemoteHome:
         self.closed = True
         self.broker.wake_subscribers()
 
-    def has_sent_no_later_than(self, id: str) -> bool:
-        """Tell whether no event of this process comes after an id."""
-        return order(self._last_sent) <= order(id)
+    def has_sent_no_later_than(self, id: str, read_at: float = 0.0) -> bool:
+        """Tell whether no event of this process comes after an id.
+
+        Args:
+            id: of an event.
+            read_at: when Redis was asked for all up to there: what was sent before and has a later id is lost.
+        """
+        last, sent_at = self._last_sent
+        return last <= order(id) or sent_at < read_at
 
     def subscribe(self, last_event_id: str | None) -> RemoteSubscription:
         """Make a subscription; see :meth:`aiowsgi.Channel.subscribe`."""
@@ -233,7 +241,7 @@ class RemoteSubscription(Subscription):
         if self._link.state == "away":
             return True
         if self._number is not None:
-            return self._number == feed.log.end and self._home.has_sent_no_later_than(feed.tail)
+            return self._number == feed.log.end and self._home.has_sent_no_later_than(feed.tail, feed.asked_at)
         return self._after is not None and self._known and self._home.has_sent_no_later_than(self._after)
 
     def _take_from(self, feed: Feed) -> Event | None:
@@ -309,16 +317,19 @@ class RemoteSubscription(Subscription):
         from aiowsgi.channels.driver import Away, Refused
 
         assert self._link is not None
+        after = self._after
         try:
             async with self._link.wire() as wire:
-                count = 1 if self._after is None else _PAGE_COUNT
-                page = await wire.page_after(feed.key, self._after or BEGINNING, count)
+                count = 1 if after is None else _PAGE_COUNT
+                page = await wire.page_after(feed.key, after or BEGINNING, count)
         except Exception as error:
             if not isinstance(error, (Away, Refused)):
                 self._link.unforeseen(error)
             await feed.log.wait(feed.log.end, _RETRY_SECONDS)
         else:
-            self._take_page(feed, page)
+            # Unless nobody has waited for it, and the feed has got there in the meantime.
+            if self._number is None and self._after == after:
+                self._take_page(feed, page)
         finally:
             self._task = None
 
