@@ -80,7 +80,7 @@ class Link:
         self._commands = _Commands(broker)
         self._reader: Wire | None = None
         self._reader_id = 0
-        self._pinned = False
+        self._pin_count = 0
         # Of the read under way: its number, whether Redis holds it, whether it lacks a stream, and what ends it.
         self._turn = 0
         self._blocked = False
@@ -113,19 +113,22 @@ class Link:
         feed.subscriber_count -= 1
         if not feed.subscriber_count:
             del self._feeds[feed.key]
-            if not self._feeds and not self._pinned:
+            if not self._feeds and not self._pin_count:
                 self._interrupt()
 
     def pin(self) -> None:
-        """Stay connected from now on, even without subscribers; for code that asks whether the broker is there."""
-        self._pinned = True
+        """Stay connected, even without subscribers, until every caller has called :meth:`unpin`.
+
+        For code that asks whether the broker is there.
+        """
+        self._pin_count += 1
         self._changed.set()
         self._deserted.clear()
 
     def unpin(self) -> None:
-        """End :meth:`pin`."""
-        self._pinned = False
-        if not self._feeds:
+        """End one caller's :meth:`pin`."""
+        self._pin_count -= 1
+        if not self._feeds and not self._pin_count:
             self._interrupt()
 
     def wake_subscribers(self) -> None:
@@ -180,12 +183,12 @@ class Link:
 
     async def _wanted(self) -> bool:
         """Wait a moment for a subscriber; return whether the link is still wanted."""
-        while not (self._feeds or self._pinned):
+        while not (self._feeds or self._pin_count):
             self.state = "idle"
             used_count = self._commands.used_count
             self._changed.clear()
             await _wait(self._changed, _LINGER_SECONDS)
-            if not (self._feeds or self._pinned or self._commands.busy) and self._commands.used_count == used_count:
+            if not (self._feeds or self._pin_count or self._commands.busy) and self._commands.used_count == used_count:
                 return False
         return True
 
@@ -196,7 +199,7 @@ class Link:
             with contextlib.suppress(Refused):  # this user may not; the connection is given up instead
                 self._reader_id = await reader.ask("CLIENT", "ID")
             # cancelling(): the loop's end cancels this task only once, and that may be swallowed.
-            while (self._feeds or self._pinned) and not self._task.cancelling():
+            while (self._feeds or self._pin_count) and not self._task.cancelling():
                 if await self._make_ready(reader):
                     await self._read(reader)
                 else:
@@ -377,7 +380,7 @@ class Link:
         if self._patience is not None and not self._interrupted:
             self._interrupted = True
             self._patience.reschedule(self.loop.time())
-        if not (self._feeds or self._pinned):
+        if not (self._feeds or self._pin_count):
             self._changed.set()
             self._deserted.set()
 
