@@ -229,7 +229,9 @@ class Link:
                     feed.failure_count += 1
                     if feed.fault != str(error):
                         feed.fault = str(error)
-                        _logger.error("channel %s: %s refuses to read it: %s", feed.key, self._broker.label, error)
+                        _log(
+                            logging.ERROR, "channel %s: %s refuses to read it: %s", feed.key, self._broker.label, error
+                        )
                 else:
                     feed.ready, feed.fault, feed.asked_at = True, "", asked_at
                     feed.log.wake()
@@ -245,7 +247,8 @@ class Link:
             page = await reader.page_after(feed.key, feed.tail, _READ_COUNT, feed.added)
             if not page.continuous:
                 self._broker.tally.add({"resets": 1})
-                _logger.warning(
+                _log(
+                    logging.WARNING,
                     "channel %s: %s does not have all events since %s: subscribers are told",
                     feed.key,
                     self._broker.label,
@@ -317,7 +320,7 @@ class Link:
         self.answered_at = self.loop.time()
         if self.state != "reading":
             if self.state == "away":
-                _logger.info("%s is back", self._broker.label)
+                _log(logging.INFO, "%s is back", self._broker.label)
             self.state, self.reason = "reading", ""
             self._broker.answers()
 
@@ -330,13 +333,13 @@ class Link:
         text = self._broker.connector.address.without_secrets(f"{type(error).__name__}: {error}")
         if again or self._fault != text:
             self._fault = text
-            _logger.error("internal error in reading from %s", self._broker.label, exc_info=error)
+            _log(logging.ERROR, "internal error in reading from %s", self._broker.label, error=error)
         return Away(f"internal error: {text}")
 
     def _went_away(self, error: Exception) -> None:
         text = str(error)
         if self.state != "away" or self.reason != text:
-            _logger.error("%s is away: %s; subscribers wait", self._broker.label, text)
+            _log(logging.ERROR, "%s is away: %s; subscribers wait", self._broker.label, text)
         if self.state == "reading":
             self._broker.tally.add({"losses": 1})
         for feed in self._feeds.values():
@@ -383,6 +386,12 @@ class Link:
         if not (self._feeds or self._pin_count):
             self._changed.set()
             self._deserted.set()
+
+
+def _log(level: int, message: str, *arguments: object, error: Exception | None = None) -> None:
+    # A log handler that fails must not end the reader, on which all streams of this loop depend.
+    with contextlib.suppress(Exception):
+        _logger.log(level, message, *arguments, exc_info=error)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -9,6 +9,7 @@ Thread: event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -36,9 +37,10 @@ async def check_brokers() -> None:
         StartupError: one refuses the user and password. One that is not there may still come: the log says that the
             server waits for it.
     """
-    found = brokers()
-    if found:
-        await asyncio.gather(*map(_check, found))
+    # All are waited for: no check may go on, and log, once the start has failed.
+    for error in await asyncio.gather(*map(_check, brokers()), return_exceptions=True):
+        if error is not None:
+            raise error
 
 
 async def _check(broker: Broker) -> None:
@@ -49,9 +51,15 @@ async def _check(broker: Broker) -> None:
     except Away as error:
         if error.credentials:
             raise StartupError(f"broker {broker.label}: {error}") from None
-        _logger.warning("broker %s is not there yet: %s; it is waited for", broker.label, error)
+        _warn("broker %s is not there yet: %s; it is waited for", broker.label, error)
     except Refused as error:
-        _logger.warning("broker %s: %s", broker.label, error)
+        _warn("broker %s: %s", broker.label, error)
+
+
+def _warn(message: str, *arguments: object) -> None:
+    # A log handler that fails must not keep the server from starting.
+    with contextlib.suppress(Exception):
+        _logger.warning(message, *arguments)
 
 
 def hold_links() -> list[Link]:
