@@ -49,7 +49,7 @@ NOTES = """\b
 Sizes are bytes, or as in 512K, 10M, 1G; durations are seconds, or as in 500ms, 2m, 1h.
 Options can be set in aiowsgi.toml (queue_size = 50), else under [tool.aiowsgi] in pyproject.toml,
 or in a variable (AIOWSGI_QUEUE_SIZE=50), which wins over the file; a flag wins over both.
-SIGTERM lets running requests finish, SIGINT for a second; a second signal ends the server immediately.
+SIGTERM lets running requests finish, SIGINT for a second; a second signal ends all immediately.
 """
 
 GROUPS = {item.name: item.group for item in OPTIONS}

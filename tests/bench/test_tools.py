@@ -44,7 +44,7 @@ def test_wrk_lacking_a_field_is_refused_by_name(name: str):
 
 
 def test_wrk_with_a_line_that_is_cut_is_refused():
-    with pytest.raises(MissingField, match="no JSON"):
+    with pytest.raises(MissingField, match="is not JSON"):
         parse_result(output("wrk.txt").rstrip()[:-5])
 
 
