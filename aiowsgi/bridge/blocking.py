@@ -15,7 +15,6 @@ import contextlib
 import linecache
 import logging
 import os
-import sys
 import sysconfig
 import threading
 import time
@@ -25,6 +24,7 @@ from types import CodeType, FrameType, TracebackType
 from typing import Any
 
 from aiowsgi.bridge.affinity import go_anywhere
+from aiowsgi.bridge.threads import thread_frames
 
 __all__ = ["BLOCKING_SECONDS", "WatchedCoroutine"]
 
@@ -252,7 +252,7 @@ def _look(loop_thread: _LoopThread, now: float, limit: float) -> float:
         return min(limit - age, BLOCKING_SECONDS)  # at the moment at which it becomes too long
     notice = loop_thread.notice
     if notice is None or notice.since != since:
-        place = _blocking_place(sys._current_frames().get(loop_thread.thread.ident or 0))
+        place = _blocking_place(thread_frames().get(loop_thread.thread.ident or 0))
         if place is not None and loop_thread.since == since:
             loop_thread.notice = _Notice(since, place)
     elif age >= _STILL_BLOCKING_SECONDS and not notice.told:

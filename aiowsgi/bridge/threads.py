@@ -5,20 +5,39 @@ Thread: any.
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 from collections.abc import Callable
+from types import FrameType
 
 __all__ = [
     "LOG_THREAD_NAME",
     "call_aside",
     "in_main_thread",
     "join_threads",
+    "thread_frames",
     "thread_names",
     "thread_names_without_copies",
 ]
 
 #: Of each :class:`~aiowsgi.bridge.log_writer.LogWriter`'s thread.
 LOG_THREAD_NAME = "aiowsgi-log"
+
+
+def thread_frames() -> dict[int, FrameType]:
+    """Return the frame that each thread is executing, by :func:`threading.get_ident`.
+
+    Without a garbage collection, which CPython 3.11 may begin under a lock that it needs itself for some of the
+    garbage, such as a ``threading.local``: the process would stand still (gh-106883).
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if collects:
+            gc.enable()
 
 
 def thread_names() -> dict[int, str]:

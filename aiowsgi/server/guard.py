@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 from collections.abc import Callable
 
+from aiowsgi.bridge.threads import thread_frames
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.exchange import Exchange
 from aiowsgi.server.stacks import describe_request, exchange_of, stack_of
@@ -94,7 +94,7 @@ class RequestGuard:
                 self._tell(logging.WARNING, exchange, f"has run for {seconds:.1f} s")
 
     def _tell(self, level: int, exchange: Exchange, what: str) -> None:
-        stack = next((stack_of(each) for each in sys._current_frames().values() if exchange_of(each) is exchange), "")
+        stack = next((stack_of(each) for each in thread_frames().values() if exchange_of(each) is exchange), "")
         # A log handler that fails must not keep a client from its 504, nor other requests from being looked at.
         with contextlib.suppress(Exception):
             _logger.log(level, "%s: %s\n%s", describe_request(self._engine, exchange), what, stack)
@@ -119,7 +119,7 @@ class RequestGuard:
         self.stuck_count += 1
         engine = self._engine
         # Not known for a thread that is running a greenlet's stack.
-        frames = sys._current_frames().items()
+        frames = thread_frames().items()
         thread_id = next((thread_id for thread_id, frame in frames if exchange_of(frame) is exchange), None)
         has_room = engine.pool.mark_stuck(exchange, thread_id)
         if exchange not in engine.exchanges:

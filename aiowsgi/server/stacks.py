@@ -13,7 +13,7 @@ import sys
 import traceback
 from types import FrameType
 
-from aiowsgi.bridge.threads import thread_names
+from aiowsgi.bridge.threads import thread_frames, thread_names
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.exchange import Exchange
 
@@ -70,7 +70,7 @@ def stack_report(engine: Engine | None = None, below: FrameType | None = None) -
         below: the frame that a signal interrupted in this thread; frames above it belong to the report itself.
     """
     names = thread_names()
-    frames = sys._current_frames()
+    frames = thread_frames()
     parts = []
     own = sys._getframe()
     for ident, frame in frames.items():

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from aiowsgi.bridge.affinity import Seat
 from aiowsgi.bridge.pool import Job, ThreadPoolStats
+from aiowsgi.bridge.threads import thread_frames
 
 __all__ = ["StepPool"]
 
@@ -227,7 +228,7 @@ class _Worker:
 
     def stack(self) -> str:
         assert self._thread.ident is not None
-        return "".join(traceback.format_stack(sys._current_frames()[self._thread.ident]))
+        return "".join(traceback.format_stack(thread_frames()[self._thread.ident]))
 
     def end(self) -> None:
         self._given.put(None)

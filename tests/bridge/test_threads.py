@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import threading
 import pytest
 
 from aiowsgi.bridge.log_writer import LogFile, LogWriter
-from aiowsgi.bridge.threads import thread_names_without_copies
+from aiowsgi.bridge.threads import thread_frames, thread_names_without_copies
 from tests.hosting import PATIENCE
 from tests.process.server_process import environment
 
@@ -43,6 +44,43 @@ def test_threads_of_a_forked_process_are_joined_also_those_of_an_executor() -> N
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
     assert (done.stdout.split(), done.stderr) == (["done", "0"], "")
+
+
+# Garbage that the next allocations would have collected, and whose end takes the lock under which frames are gathered.
+COLLECTING = """
+import gc, threading
+from aiowsgi.bridge.threads import thread_frames
+going = threading.Event()
+for _ in range(30):
+    threading.Thread(target=going.wait, daemon=True).start()
+gc.collect()
+gc.disable()
+class Holder:
+    def __init__(self):
+        self.own, self.local = self, threading.local()
+        self.local.value = 1
+for _ in range(1000):
+    Holder()
+gc.set_threshold(gc.get_count()[0] + 3)
+gc.enable()
+print(len(thread_frames()), gc.isenabled())
+"""
+
+
+def test_frames_of_threads_are_had_while_garbage_waits_to_be_collected() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTING], env=environment(), capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (done.stdout.split(), done.stderr) == (["31", "True"], "")
+
+
+def test_frames_of_threads_leave_a_collector_off_that_was_off() -> None:
+    gc.disable()
+    try:
+        assert threading.get_ident() in thread_frames()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_threads_that_a_copy_will_not_have_are_all_others_but_the_logs() -> None:
