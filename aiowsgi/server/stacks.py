@@ -9,7 +9,7 @@ Thread: any; also a signal handler of a thread that is stuck.
 from __future__ import annotations
 
 import json
-import sys
+import threading
 import traceback
 from types import FrameType
 
@@ -72,10 +72,10 @@ def stack_report(engine: Engine | None = None, below: FrameType | None = None) -
     names = thread_names()
     frames = thread_frames()
     parts = []
-    own = sys._getframe()
+    own = threading.get_ident()
     for ident, frame in frames.items():
         title = f"thread {names.get(ident, 'unknown')} ({ident})"
-        if frame is own:
+        if ident == own:
             if below is None:
                 parts.append(f"{title}, which writes this")
                 continue

@@ -18,6 +18,7 @@ import pytest
 
 from aiowsgi import ClientDisconnected
 from tests.conftest import ServerThread
+from tests.hosting import PATIENCE
 from tests.process.server_process import wait_until
 from tests.raw import RawClient
 
@@ -565,16 +566,19 @@ def test_client_whose_response_breaks_off_once_it_reads_is_let_go_once(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = bytes(8_000_000)  # more than the kernel holds
+    going = threading.Event()
 
     def failing(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", [])
         yield content
+        assert going.wait(PATIENCE)
         raise RuntimeError("on purpose")
 
     server = serve(failing)
     with connect_with_little_room(server) as client:
         client.send(b"GET / HTTP/1.0\r\n\r\n")
         wait_until(lambda: server.call(server.server.stats).connections.writing == 1, "a response on its way")
+        going.set()
         wait_until(lambda: server.call(server.server.stats).threads.idle == 1, "its end, which waits for the client")
         with pytest.raises(ConnectionResetError):
             client.receive()
