@@ -544,7 +544,7 @@ def test_park_of_a_response_that_is_encoded_all_the_same_is_500(site: Site, erro
     with site.connect() as client:
         assert client.get().status_code == 500
     stream.wait_until_closed()
-    assert "Content-Encoding: gzip, and what was parked is identity" in errors()[0]
+    assert "Content-Encoding: gzip, but what was parked is identity" in errors()[0]
 
 
 @pytest.mark.parametrize("coding", ["gzip", "identity"])
