@@ -6,6 +6,7 @@ Thread: any.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -16,28 +17,50 @@ __all__ = [
     "call_aside",
     "in_main_thread",
     "join_threads",
+    "own_thread_id",
     "thread_frames",
     "thread_names",
     "thread_names_without_copies",
 ]
 
+# Reentrant: a signal handler may want the frames as well.
+_gathering = threading.RLock()
+
+
+def _begin_anew() -> None:
+    """In a copy of the process, whose other threads are gone, one of them perhaps with the lock."""
+    global _gathering
+    _gathering = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
 #: Of each :class:`~aiowsgi.bridge.log_writer.LogWriter`'s thread.
 LOG_THREAD_NAME = "aiowsgi-log"
+
+
+def own_thread_id() -> int:
+    """Return the calling thread's :func:`threading.get_ident`."""
+    return threading.get_ident()
 
 
 def thread_frames() -> dict[int, FrameType]:
     """Return the frame that each thread is executing, by :func:`threading.get_ident`.
 
     Without a garbage collection, which CPython 3.11 may begin under a lock that it needs itself for some of the
-    garbage, such as a ``threading.local``: the process would stand still (gh-106883).
+    garbage, such as a ``threading.local``: the process would stand still (gh-106883). Later versions begin none there.
     """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
+    if sys.version_info >= (3, 12):
         return sys._current_frames()
-    finally:
-        if collects:
-            gc.enable()
+    with _gathering:  # or one thread would find the collector off because of another, and leave it so
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames()
+        finally:
+            if collects:
+                gc.enable()
 
 
 def thread_names() -> dict[int, str]:

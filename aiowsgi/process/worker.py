@@ -57,6 +57,8 @@ START_FAILURE = 3
 # At least this many heartbeats fit into the silence that is allowed.
 _HEARTBEATS = 4
 _LONGEST_HEARTBEAT_SECONDS = 1.0
+# For its last message to be taken; well below what the supervisor gives it to end.
+_LAST_WORDS_SECONDS = 1.0
 # Beyond the graceful timeout, for a worker whose supervisor is gone: nothing else would end it.
 _ORPHAN_MARGIN_SECONDS = 5
 
@@ -237,6 +239,10 @@ class _Worker:
             done=server.engine.completed_count,
             metrics=report(server, "metrics"),
         )
+        end = loop.time() + _LAST_WORDS_SECONDS
+        while self._pipe.unsent and loop.time() < end:  # behind a long message that the supervisor is still reading
+            await asyncio.sleep(0.01)
+            self._pipe.flush()
         loop.remove_reader(self._pipe.fileno())
         loop.remove_writer(self._pipe.fileno())
 

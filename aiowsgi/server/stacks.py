@@ -9,11 +9,10 @@ Thread: any; also a signal handler of a thread that is stuck.
 from __future__ import annotations
 
 import json
-import threading
 import traceback
 from types import FrameType
 
-from aiowsgi.bridge.threads import thread_frames, thread_names
+from aiowsgi.bridge.threads import own_thread_id, thread_frames, thread_names
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.exchange import Exchange
 
@@ -72,7 +71,7 @@ def stack_report(engine: Engine | None = None, below: FrameType | None = None) -
     names = thread_names()
     frames = thread_frames()
     parts = []
-    own = threading.get_ident()
+    own = own_thread_id()
     for ident, frame in frames.items():
         title = f"thread {names.get(ident, 'unknown')} ({ident})"
         if ident == own:

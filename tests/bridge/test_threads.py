@@ -74,6 +74,23 @@ def test_frames_of_threads_are_had_while_garbage_waits_to_be_collected() -> None
     assert (done.stdout.split(), done.stderr) == (["31", "True"], "")
 
 
+def test_frames_that_several_threads_ask_for_leave_the_collector_on() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [
+            threading.Thread(target=lambda: [thread_frames() for _ in range(1000)], name="asking") for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert gc.isenabled()
+    finally:
+        sys.setswitchinterval(interval)
+        gc.enable()
+
+
 def test_frames_of_threads_leave_a_collector_off_that_was_off() -> None:
     gc.disable()
     try:
