@@ -7,7 +7,7 @@ sockets), ``dump``, ``statistics``, ``report`` and ``answer``.
 
 The end of the stream is a message too: a worker whose supervisor is gone leaves, however the supervisor ended.
 
-Thread: that of the event loop or of the supervisor, and its signal handlers.
+Thread: that of the event loop or of the supervisor, and its signal handlers; :meth:`MessagePipe.send` any.
 
 Source: unix(7) on SCM_RIGHTS.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import threading
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -47,6 +48,8 @@ class MessagePipe:
         #: Lines, the first perhaps begun, and the descriptors that go with them.
         self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
         self._descriptors: deque[int] = deque()
+        # Whoever has it sends. Nobody waits for it: a signal handler's own thread may have it.
+        self._sending = threading.Lock()
         #: The other side is gone, or has closed its end.
         self.ended = False
 
@@ -83,9 +86,18 @@ class MessagePipe:
         return True
 
     def flush(self) -> None:
-        """Send what could not be sent before."""
+        """Send what could not be sent before. Whoever comes while another sends leaves that to it."""
+        room = True
+        # Looked at again by whoever has just sent: something may have been left to it.
+        while room and self._unsent and self._sending.acquire(blocking=False):
+            try:
+                room = self._send_unsent()
+            finally:
+                self._sending.release()
+
+    def _send_unsent(self) -> bool:
+        """Send what waits; return whether there was room for all of it. One thread at a time."""
         while self._unsent:
-            # Taken out while it is being sent: a signal handler may send as well.
             line, descriptors = self._unsent.popleft()
             try:
                 if descriptors:
@@ -99,10 +111,11 @@ class MessagePipe:
                 if descriptors:
                     continue  # they have been closed; or nobody is there, and the next line fails too
                 self._unsent.clear()  # the other side is gone; the end of the stream says so
-                return
+                return True
             if sent_size < len(line):
                 self._unsent.appendleft((line[sent_size:], descriptors))
-                return
+                return False
+        return True
 
     def receive(self) -> list[Message]:
         """Return the messages that have arrived; no more can come once :attr:`ended` is true."""

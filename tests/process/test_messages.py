@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -90,6 +91,29 @@ def test_long_message_goes_on_whenever_there_is_room(pipes: tuple[MessagePipe, M
     (message,) = received(own, other, 1)
     assert len(message["text"]) == 3_000_000
     assert not other.unsent
+
+
+def test_threads_that_send_at_once_tear_no_message(pipes: tuple[MessagePipe, MessagePipe]) -> None:
+    own, other = pipes
+    count = 40
+
+    def send(name: str) -> None:
+        for number in range(count):
+            own.send("answer", name=name, number=number, text=name * 30_000)
+
+    messages: list[Message] = []
+    with ThreadPoolExecutor(2) as threads:
+        sending = [threads.submit(send, name) for name in "ab"]
+        while not all(each.done() for each in sending) or own.unsent:
+            messages += other.receive()
+            own.flush()
+    messages += other.receive_all()
+    for each in sending:
+        each.result()
+    for name in "ab":
+        numbers = [message["number"] for message in messages if message["name"] == name]
+        assert numbers == sorted(numbers)
+    assert len(messages) == 2 * count
 
 
 def test_message_that_would_be_taken_for_the_end_is_not_sent(pipes: tuple[MessagePipe, MessagePipe]) -> None:
