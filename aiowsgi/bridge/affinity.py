@@ -13,6 +13,11 @@ was moved away is *brought back* the same way, between two jobs, now and then. (
 process by its id gets that of its first thread, which is the loop's; and what the loop starts is held with it, until
 the loop is released.)
 
+Whoever calls a thread to a job still has the interpreter for some microseconds. A thread that waits on that processor
+therefore waits under the policy for those that need not run at once (``SCHED_BATCH``): else the kernel would let it
+take the place of its caller, only to find that it has to wait for that. Hello with 64 clients: 0.06 context switches
+for each request instead of 0.17, and 3.4 % less processor time (100 alternations of 0.15 s within one process).
+
 If anything else sets the affinity of a thread, that wins: a thread whose affinity is not what was set here is left as
 it is. Only a choice of the very processor on which the loop is held cannot be told from what was set here: it is undone
 at the release, and has to be made again. At the release threads get the affinity back that they had before. Where only
@@ -20,7 +25,7 @@ a container bounds them, that is every processor, so that they follow whatever t
 
 Thread: event loop, but :class:`Seat` and :func:`go_anywhere`: any.
 
-Source: sched_setaffinity(2), cpuset(7).
+Source: sched_setaffinity(2), sched(7), cpuset(7).
 """
 
 from __future__ import annotations
@@ -79,9 +84,13 @@ class Seat:
             return True
         if not self._take():
             return gate.acquire(timeout=seconds)
+        patient = False
         try:
+            patient = _change_policy("SCHED_OTHER", "SCHED_BATCH")
             return gate.acquire(timeout=seconds)
         finally:
+            if patient:
+                _change_policy("SCHED_BATCH", "SCHED_OTHER")
             self._leave()
 
     def bring_back(self) -> None:
@@ -196,6 +205,17 @@ def _unbind(here: frozenset[int], anywhere: frozenset[int], thread_id: int = 0) 
         # If its container has lost the processor, the kernel lets the thread run anywhere: nobody has chosen that.
         if found != here and os.sched_getaffinity(thread_id) != found:
             os.sched_setaffinity(thread_id, found)
+
+
+def _change_policy(found: str, wanted: str) -> bool:
+    """Change the calling thread's scheduling policy from one to another; return false if it has another one."""
+    try:
+        if os.sched_getscheduler(0) != getattr(os, found):
+            return False  # somebody's choice
+        os.sched_setscheduler(0, getattr(os, wanted), os.sched_param(0))
+    except (AttributeError, OSError):  # not on this system, or not in this sandbox
+        return False
+    return True
 
 
 def _processor_of(thread_id: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -197,6 +198,59 @@ def test_thread_that_is_interrupted_while_it_waits_is_free(kernel: Kernel) -> No
     assert kernel.calls == [{1}, set(range(8))]
 
 
+@pytest.fixture
+def policies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Replace the kernel's scheduling policies; the last one is the calling thread's."""
+    policies = [os.SCHED_OTHER]
+    monkeypatch.setattr(os, "sched_getscheduler", lambda thread_id: policies[-1], raising=False)
+    monkeypatch.setattr(os, "sched_setscheduler", lambda thread_id, policy, param: policies.append(policy))
+    return policies
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="needs Linux")
+@pytest.mark.parametrize("interrupt", [False, True])
+def test_thread_that_waits_need_not_run_at_once(kernel: Kernel, policies: list[int], interrupt: bool) -> None:
+    seat = Seat(frozenset({1}), frozenset(range(4)), frozenset(range(8)))
+
+    def look() -> None:
+        assert policies == [os.SCHED_OTHER, os.SCHED_BATCH]
+        if interrupt:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) if interrupt else contextlib.nullcontext():
+        assert seat.wait(gate_until(look), 1.0)
+    assert policies == [os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_OTHER]
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="needs Linux")
+@pytest.mark.parametrize("before", ["SCHED_BATCH", "SCHED_IDLE", "SCHED_FIFO"])
+def test_policy_that_somebody_has_chosen_stays(kernel: Kernel, policies: list[int], before: str) -> None:
+    policies[:] = [getattr(os, before)]
+    seat = Seat(frozenset({1}), frozenset(range(4)), frozenset(range(8)))
+    assert seat.wait(gate_until(lambda: None), 1.0)
+    assert policies == [getattr(os, before)]
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="needs Linux")
+def test_policy_that_somebody_chooses_while_it_waits_stays(kernel: Kernel, policies: list[int]) -> None:
+    seat = Seat(frozenset({1}), frozenset(range(4)), frozenset(range(8)))
+    assert seat.wait(gate_until(lambda: policies.append(os.SCHED_IDLE)), 1.0)
+    assert policies[-1] == os.SCHED_IDLE
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EPERM, "no"), OSError(errno.ENOSYS, "no")])
+def test_sandbox_without_policies_is_no_hindrance(
+    kernel: Kernel, error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
+    seat = Seat(frozenset({1}), frozenset(range(4)), frozenset(range(8)))
+    assert seat.wait(gate_until(lambda: None), 1.0)
+    assert kernel.calls == [{1}, set(range(8))]
+
+
 def test_container_that_has_other_numbers_than_there_are_processors_is_no_bound(kernel: Kernel) -> None:
     kernel.container = kernel.wanted[LOOP_THREAD] = frozenset({4, 5, 6, 7})
     kernel.count = 4  # as musl counts
@@ -369,11 +423,11 @@ def thread_sees() -> set[int]:
     return seen[0]
 
 
-def is_bound(thread_id: int, processors: set[int]) -> bool:
-    """Wait until a thread is bound so."""
+def comes_true(condition: Callable[[], bool]) -> bool:
+    """Wait for a condition."""
     deadline = threading.Event()
     for _ in range(round(PATIENCE / 0.01)):
-        if os.sched_getaffinity(thread_id) == processors:
+        if condition():
             return True
         deadline.wait(0.01)
     return False
@@ -396,12 +450,29 @@ def test_application_sees_all_processors_and_its_thread_waits_on_one(
             assert seen_by(pool, look) == processors
         thread_id = seen_by(pool, threading.get_native_id)
         assert isinstance(thread_id, int)
-        assert is_bound(thread_id, here)
+        assert comes_true(lambda: os.sched_getaffinity(thread_id) == here)
     finally:
         pool.gather(None)
         affinity.release()
     assert os.sched_getaffinity(thread_id) == processors
     assert seen_by(pool, look) == processors
+
+
+@needs_processors
+def test_thread_of_a_pool_waits_patiently(processors: set[int], pool: ThreadPool) -> None:
+    affinity = Affinity()
+    seat = affinity.hold()
+    assert seat is not None
+    try:
+        pool.gather(seat)
+        thread_id = seen_by(pool, threading.get_native_id)
+        assert isinstance(thread_id, int)
+        assert comes_true(lambda: os.sched_getscheduler(thread_id) == os.SCHED_BATCH)
+        assert seen_by(pool, lambda: os.sched_getscheduler(0)) == os.SCHED_OTHER
+    finally:
+        pool.gather(None)
+        affinity.release()
+    assert seen_by(pool, lambda: os.sched_getscheduler(0)) == os.SCHED_OTHER
 
 
 @needs_processors
