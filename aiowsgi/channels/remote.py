@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import contextvars
 import re
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable
@@ -78,8 +79,9 @@ class RemoteHome:
         self.tally = Tally()
         self.closed = False
         # The order of the highest id that this process was given, and when it was last given one: once the channel is
-        # closed, subscriptions read up to there.
+        # closed, subscriptions read up to there. Any thread sends.
         self._last_sent = (order(BEGINNING), 0.0)
+        self._sent_lock = threading.Lock()
 
     def send(self, data: bytes, event: str | None) -> str:
         """Add an event to the stream; see :meth:`aiowsgi.Channel.send`."""
@@ -116,7 +118,8 @@ class RemoteHome:
 
     def _sent(self, answer: bytes) -> str:
         id = answer.decode()
-        self._last_sent = max(self._last_sent[0], order(id)), time.monotonic()
+        with self._sent_lock:
+            self._last_sent = max(self._last_sent[0], order(id)), time.monotonic()
         self.count("sent")
         return id
 
