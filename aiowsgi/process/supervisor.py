@@ -53,6 +53,7 @@ from aiowsgi.process.folders import Folders
 from aiowsgi.process.inside import Inside
 from aiowsgi.process.messages import Message
 from aiowsgi.process.notify import Notifier
+from aiowsgi.process.reload_outcome import ReloadOutcome
 from aiowsgi.process.roster import NEVER, Roster
 from aiowsgi.process.sockets import ListeningSockets
 from aiowsgi.process.spawn import WorkerProcess, check_platform, describe_exit, fork_worker, spawn_worker
@@ -127,10 +128,7 @@ class Supervisor:
         self._abandoned_count = 0
         #: What workers that have left had done since the supervisor began: only figures that never fall.
         self._past_figures: Figures = {"requests": {"done": 0}}
-        #: How the last reload has ended; empty while one is under way.
-        self._reload_outcome: dict[str, Any] = {"reload": "none"}
-        #: Who waits for that: the number of the worker that was asked, and the function that answers.
-        self._reload_waiters: list[tuple[int, Callable[[dict[str, Any]], object]]] = []
+        self._reload_outcome = ReloadOutcome()
         self._finish: Finish | None = None
         self._forced_by = 0
 
@@ -263,8 +261,8 @@ class Supervisor:
         if step is Step.GO_ON:
             return
         self._notifier.stopping()
-        if not self._reload_outcome:
-            self._reload_ended("given up", "the server is ending")
+        if self._reload_outcome.under_way:
+            self._reload_outcome.end("given up", "the server is ending")
         seconds = self._config.graceful_timeout
         if step is Step.HASTEN:
             self._roster.stop(min(seconds, QUICK_SECONDS), time.monotonic())
@@ -289,13 +287,13 @@ class Supervisor:
         try:
             config = self._reread()
         except AiowsgiError as error:
-            if not self._reload_outcome:
+            if self._reload_outcome.under_way:
                 text = f"reload given up, the one that is under way goes on: {error}"
                 logger.error("%s", text)
                 return text
             self._reload_given_up(str(error))
             return ""
-        self._reload_outcome = {}
+        self._reload_outcome.begin()
         if self._roster.proven:  # otherwise it is that of a reload whose first worker still starts
             self._served_config = self._config
         old = self._served_config
@@ -394,7 +392,7 @@ class Supervisor:
         with contextlib.suppress(KeyError):
             self._selector.unregister(process.pipe)
         process.ended(exit_code)
-        self._reload_waiters = [waiter for waiter in self._reload_waiters if waiter[0] != number]
+        self._reload_outcome.forget(number)
         self._censuses.leave_out(number)
         how = f"(pid {process.pid}) {describe_exit(exit_code)}"
         self._roster.ended(number, how, exit_code, time.monotonic())
@@ -413,8 +411,7 @@ class Supervisor:
             case AskToDrain(worker, seconds, leave_backlog, serve_on):
                 process = self._processes.get(worker.number)
                 if process is not None:
-                    # Else this worker would wait for its own end; another may be asked.
-                    self._answer_waiters({"reload": "under way"}, of=worker.number)
+                    self._reload_outcome.put_off(worker.number)
                     process.pipe.send("drain", seconds=seconds, leave_backlog=leave_backlog, serve_on=serve_on)
             case SendSignal(worker, signum):
                 process = self._processes.get(worker.number)
@@ -502,8 +499,8 @@ class Supervisor:
         else:
             logger.info("%s", self._status("all workers serve"))
         self._notifier.ready(self._status("serving"))
-        if not self._reload_outcome:
-            self._reload_ended("done", self._status("all workers serve"))
+        if self._reload_outcome.under_way:
+            self._reload_outcome.end("done", self._status("all workers serve"))
         if self._notifier.watchdog_interval:
             self._watchdog_at = min(self._watchdog_at, time.monotonic())
 
@@ -511,20 +508,7 @@ class Supervisor:
         logger.error("reload given up, the workers that serve stay: %s", reason)
         if self._started:
             self._notifier.ready(self._status("reload failed"))
-        self._reload_ended("given up", reason)
-
-    def _reload_ended(self, how: str, text: str) -> None:
-        self._reload_outcome = {"reload": how, "text": text}
-        self._answer_waiters(self._reload_outcome)
-
-    def _answer_waiters(self, answers: dict[str, Any], of: int | None = None) -> None:
-        """Answer those who wait for the end of a reload: all, or those who have asked one worker."""
-        waiters, self._reload_waiters = self._reload_waiters, []
-        for number, answer in waiters:
-            if of is None or number == of:
-                answer(answers)
-            else:
-                self._reload_waiters.append((number, answer))
+        self._reload_outcome.end("given up", reason)
 
     def _status(self, what: str) -> str:
         return f"{what}: {self._workers_text()}"
@@ -569,10 +553,8 @@ class Supervisor:
             answer({"error": refusal})
         elif what == "reload":
             answer({"done": "reloading, one worker at a time", "under_way": True})
-        elif what == "reloaded" and self._reload_outcome:
-            answer(self._reload_outcome)
         elif what == "reloaded":
-            self._reload_waiters.append((number, answer))
+            self._reload_outcome.tell(number, answer)
         elif what == "drain":
             answer({"done": "draining"})
             self._end(self._ending.ordered("drain"))
