@@ -45,6 +45,8 @@ class _Loop:
     def call_at(self, when: float, callback: Callable[..., object], *args: object) -> _Loop:
         return self
 
+    call_later = call_at
+
     def cancel(self) -> None:
         """Cancel a timer."""
 

@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from tests.chromium import browser
 from tests.conftest import running_server
+from tests.deploy.daemons import needs
 from tests.frameworks.command_line import EXAMPLES, readme_commands, served_by_command
 from tests.process.server_process import wait_until
 from tests.raw import RawClient, Truncated
@@ -123,6 +125,19 @@ def test_django_job_is_followed_to_its_end_and_not_after() -> None:
                 assert follower.read_chunk() == b""
         assert site.client.get("/jobs/1/events").status_code == 204
         assert site.client.get("/jobs/2/events").status_code == 404
+
+
+@needs("chromium")
+@pytest.mark.timeout(120)
+def test_django_page_shows_jobs_to_their_ends_and_when_it_comes_back_too_late() -> None:
+    with served("sse_django", STEP_SECONDS="0.02") as site, browser() as chromium:
+        page = chromium.open(str(site.client.base_url))
+        page.evaluate("document.getElementById('start').click()")
+        page.wait_until("document.body.innerText.includes('done')")
+        assert "Job 1" in page.text
+        page.evaluate("follow(1)")  # as a tab whose connection was lost just before the end
+        page.wait_until("document.body.innerText.includes('ended')")
+        assert not chromium.complaints
 
 
 def test_long_polling_client_misses_nothing_between_two_questions() -> None:
