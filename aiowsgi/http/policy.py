@@ -220,7 +220,7 @@ class RequestPolicy:
         method, target, minor = match.groups()
         if method == b"CONNECT":
             return None
-        return self._accept(head, method.decode("ascii"), target.decode("ascii"), minor == b"1", variables)
+        return self._accept(head, method.decode(), target.decode(), minor == b"1", variables)
 
     def read_head(self, head: bytes, parser: HeadParser) -> RequestHead:
         """Read one whole head, from the request line to the empty line that ends it.
