@@ -7,18 +7,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import pytest
 
 pytest.importorskip("redis")
 
-from aiowsgi.channels import remote
 from aiowsgi.channels.address import BrokerAddress
 from aiowsgi.channels.driver import Away, Connector, Refused, Sender
-from aiowsgi.channels.remote import RemoteHome
-from aiowsgi.channels.settings import ChannelSettings
 
 PATIENCE = 10.0
 
@@ -142,21 +138,3 @@ def test_thread_that_gets_no_connection_in_time_has_not_sent(played: PlayedRedis
         with pytest.raises(Away, match="no connection is free") as caught:
             sender.ask("XADD", "key", "*", "data", "1")
         assert not caught.value.sent
-
-
-def test_thread_that_is_overtaken_does_not_set_back_what_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    home = RemoteHome(ChannelSettings("overtaken", 10, 10, "drop-oldest", 1.0), "redis://127.0.0.1:1/0")
-    overtaking = threading.Thread(target=home._sent, args=(b"6-0",), daemon=True)
-
-    def be_overtaken() -> float:
-        """Have another thread send, while this one is between reading what was last and writing it."""
-        if not overtaking.ident:
-            overtaking.start()
-            overtaking.join(0.1)  # all of it, if nothing holds it up
-        return 0.0
-
-    monkeypatch.setattr(remote, "time", SimpleNamespace(monotonic=be_overtaken))
-    home._sent(b"5-0")
-    overtaking.join(PATIENCE)
-    assert not home.has_sent_no_later_than("5-0")
-    assert home.has_sent_no_later_than("6-0")

@@ -20,12 +20,12 @@ import asyncio
 import contextlib
 import contextvars
 import re
-import threading
 import time
 from collections import deque
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
+from aiowsgi.bridge.highest import Highest
 from aiowsgi.bridge.tally import Tally
 from aiowsgi.channels.broker import Broker, broker_of
 from aiowsgi.channels.event import RESET, Event
@@ -79,9 +79,9 @@ class RemoteHome:
         self.tally = Tally()
         self.closed = False
         # The order of the highest id that this process was given, and when it was last given one: once the channel is
-        # closed, subscriptions read up to there. Any thread sends.
-        self._last_sent = (order(BEGINNING), 0.0)
-        self._sent_lock = threading.Lock()
+        # closed, subscriptions read up to there.
+        self._last_sent = Highest(order(BEGINNING))
+        self._sent_at = Highest(0.0)
 
     def send(self, data: bytes, event: str | None) -> str:
         """Add an event to the stream; see :meth:`aiowsgi.Channel.send`."""
@@ -118,8 +118,8 @@ class RemoteHome:
 
     def _sent(self, answer: bytes) -> str:
         id = answer.decode()
-        with self._sent_lock:
-            self._last_sent = max(self._last_sent[0], order(id)), time.monotonic()
+        self._last_sent.report(order(id))
+        self._sent_at.report(time.monotonic())
         self.count("sent")
         return id
 
@@ -144,8 +144,7 @@ class RemoteHome:
             id: of an event.
             read_at: when Redis was asked for all up to there: what was sent before and has a later id is lost.
         """
-        last, sent_at = self._last_sent
-        return last <= order(id) or sent_at < read_at
+        return bool(self._last_sent.value <= order(id) or self._sent_at.value < read_at)
 
     def subscribe(self, last_event_id: str | None) -> RemoteSubscription:
         """Make a subscription; see :meth:`aiowsgi.Channel.subscribe`."""

@@ -17,10 +17,11 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import threading
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
+
+from aiowsgi.bridge.one_at_a_time import OneAtATime
 
 __all__ = ["Message", "MessagePipe", "message_pipes"]
 
@@ -48,8 +49,7 @@ class MessagePipe:
         #: Lines, the first perhaps begun, and the descriptors that go with them.
         self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
         self._descriptors: deque[int] = deque()
-        # Whoever has it sends. Nobody waits for it: a signal handler's own thread may have it.
-        self._sending = threading.Lock()
+        self._send_on = OneAtATime(lambda: bool(self._unsent), self._send_unsent)
         #: The other side is gone, or has closed its end.
         self.ended = False
 
@@ -87,13 +87,7 @@ class MessagePipe:
 
     def flush(self) -> None:
         """Send what could not be sent before. Whoever comes while another sends leaves that to it."""
-        room = True
-        # Looked at again by whoever has just sent: something may have been left to it.
-        while room and self._unsent and self._sending.acquire(blocking=False):
-            try:
-                room = self._send_unsent()
-            finally:
-                self._sending.release()
+        self._send_on()
 
     def _send_unsent(self) -> bool:
         """Send what waits; return whether there was room for all of it. One thread at a time."""
