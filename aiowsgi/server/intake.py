@@ -100,6 +100,11 @@ class Intake:
         return True
 
     @property
+    def waiting_count(self) -> int:
+        """Requests that wait for a thread."""
+        return self._pool.waiting_count - len(self.withdrawn)
+
+    @property
     def full(self) -> bool:
         """Whether a request that came now would be refused."""
         held_count = self._pool.waiting_count + len(self._batch)

@@ -303,7 +303,9 @@ class Listener:
             which :meth:`resume` has to be called. Until then nothing is accepted.
         scheme: of its URL.
         is_busy: called before each turn of accepting, if other processes accept from the same socket; while it returns
-            true, new connections are left to them.
+            true, new connections are left to them. But if a connection still waits the next time, nobody else may have
+            time: then one is taken, the next time two, and so on until none is left. Whoever waits in the kernel would
+            have no answer, not even that the server is alive, or that too many wait.
     """
 
     def __init__(
@@ -324,6 +326,8 @@ class Listener:
         self._is_busy = is_busy
         # Of a burst, each process that shares the socket takes a little at a time.
         self._accept_count = _ACCEPT_COUNT if is_busy is None else _SHARED_ACCEPT_COUNT
+        # How many connections to take, the next time, although it is busy.
+        self._busy_count = 0
         # What socket.accept() itself calls, before it makes a socket with Enums.
         self._accept_fd = sock._accept  # type: ignore[attr-defined]  # typeshed leaves it out
         self._kind = int(sock.family), int(sock.type), sock.proto
@@ -356,12 +360,18 @@ class Listener:
 
     def _accept(self) -> bool:
         """Accept what is there; return whether there may be more."""
-        if self._is_busy is not None and self._is_busy():
+        if self._is_busy is None or not self._is_busy():
+            self._busy_count = 0
+            return self._accept_up_to(self._accept_count)
+        count, self._busy_count = self._busy_count, min(2 * self._busy_count or 1, _ACCEPT_COUNT)
+        if self._accept_up_to(count):
             self.pause()
             self._timer = self._loop.call_later(_BUSY_SECONDS, self.resume)
-            return False
+        return False
+
+    def _accept_up_to(self, count: int) -> bool:
         lost_count = 0
-        for number in range(self._accept_count):
+        for number in range(count):
             if not self._has_room():
                 if number == 0:  # the kernel has just reported a waiting connection
                     self.pause()
@@ -372,6 +382,7 @@ class Listener:
             try:
                 fd, _ = self._accept_fd()
             except (BlockingIOError, InterruptedError):
+                self._busy_count = 0
                 self._failure_ended()
                 return False
             except OSError as error:

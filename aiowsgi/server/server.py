@@ -336,7 +336,7 @@ class Server:
     def _is_busy(self) -> bool:
         """Return whether as many requests wait for a thread as there are threads, or any wait to be read."""
         engine = self._started_engine()
-        return engine.intake.behind or engine.pool.waiting_count >= self.config.threads
+        return engine.intake.behind or engine.intake.waiting_count >= self.config.threads
 
     def _connection_ended(self) -> None:
         engine = self._started_engine()

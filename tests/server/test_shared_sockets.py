@@ -6,12 +6,14 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from aiowsgi import Server
 from aiowsgi.config import parse_bind
+from aiowsgi.server import listeners
 from aiowsgi.server.listeners import clone_socket, open_sockets
 from tests.conftest import ServerThread
 from tests.process.server_process import PATIENCE, wait_until
@@ -35,12 +37,17 @@ def connect(sock: socket.socket) -> RawClient:
 
 
 class Sharing:
-    """Two servers on one socket, the first of which holds its requests until it is released."""
+    """Two servers on one socket, the first of which holds its requests until it is released; the second if wanted."""
 
-    def __init__(self, listening: socket.socket, loop_name: str) -> None:
+    def __init__(self, listening: socket.socket, loop_name: str, **options: Any) -> None:
         self.released = threading.Event()
-        self.first = ServerThread(Server(self.hold, threads=1, shared_sockets=[listening.dup()]), loop_name)
-        self.second = ServerThread(Server(self.answer, threads=1, shared_sockets=[listening.dup()]), loop_name)
+        self.first = ServerThread(Server(self.hold, threads=1, shared_sockets=[listening.dup()], **options), loop_name)
+        self._listening = listening
+        self._loop_name = loop_name
+
+    @cached_property
+    def second(self) -> ServerThread:
+        return ServerThread(Server(self.answer, threads=1, shared_sockets=[self._listening.dup()]), self._loop_name)
 
     def hold(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         assert self.released.wait(PATIENCE)
@@ -60,7 +67,14 @@ class Sharing:
         try:
             self.first.stop()
         finally:
-            self.second.stop()
+            if "second" in self.__dict__:
+                self.second.stop()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have busy servers leave connections to others for as long as a test lasts."""
+    monkeypatch.setattr(listeners, "_BUSY_SECONDS", PATIENCE)
 
 
 def requests(server: ServerThread) -> tuple[int, int]:
@@ -69,6 +83,7 @@ def requests(server: ServerThread) -> tuple[int, int]:
     return stats.requests.running, stats.requests.waiting
 
 
+@pytest.mark.usefixtures("patient")
 def test_busy_server_leaves_connections_to_the_other_one(listening: socket.socket, loop_name: str) -> None:
     with Sharing(listening, loop_name) as sharing:
         held = [connect(listening) for _ in range(2)]
@@ -88,6 +103,58 @@ def test_busy_server_leaves_connections_to_the_other_one(listening: socket.socke
             client.close()
 
 
+@pytest.mark.parametrize("count", [1, 20])
+def test_busy_server_takes_what_nobody_else_has_taken(listening: socket.socket, loop_name: str, count: int) -> None:
+    with Sharing(listening, loop_name, health_path="/alive") as sharing:
+        held = [connect(listening) for _ in range(2)]
+        for client in held:
+            client.send(GET)
+        wait_until(lambda: requests(sharing.first) == (1, 1), "a queue over the watermark")
+        for _ in range(2):
+            late = [connect(listening) for _ in range(count)]
+            for client in late:
+                assert client.get("/alive").status_code == 200
+                client.close()
+        sharing.released.set()
+        for client in held:
+            assert client.receive().content == b"first"
+            client.close()
+
+
+def test_server_whose_threads_hang_refuses_what_waits_too_long(listening: socket.socket, loop_name: str) -> None:
+    with Sharing(listening, loop_name, queue_size=2, queue_timeout=0.05) as sharing:
+        held = connect(listening)
+        held.send(GET)
+        wait_until(lambda: requests(sharing.first) == (1, 0), "a request that holds the thread")
+        for _ in range(3):
+            late = [connect(listening) for _ in range(5)]
+            for client in late:
+                client.send(GET)
+            for client in late:
+                assert client.receive().status_code == 503
+                client.close()
+        sharing.released.set()
+        assert held.receive().content == b"first"
+        held.close()
+
+
+def test_requests_that_were_withdrawn_keep_no_server_busy(listening: socket.socket, loop_name: str) -> None:
+    with Sharing(listening, loop_name, queue_timeout=0.1) as sharing:
+        held = [connect(listening) for _ in range(3)]
+        for client in held:
+            client.send(GET)
+        statuses = sorted(client.receive().status_code for client in held[1:])
+        server = sharing.first.server
+        assert statuses == [503, 503]
+        assert sharing.first.call(lambda: server.engine.pool.waiting_count) == 2  # the thread has had no time for them
+        assert not sharing.first.call(server._is_busy)
+        sharing.released.set()
+        assert held[0].receive().content == b"first"
+        for client in held:
+            client.close()
+
+
+@pytest.mark.usefixtures("patient")
 def test_server_that_leaves_the_backlog_drains_without_it(listening: socket.socket, loop_name: str) -> None:
     with Sharing(listening, loop_name) as sharing:
         held = [connect(listening) for _ in range(2)]
