@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("redis")
 
+from aiowsgi import BrokerUnavailable, Channel
 from aiowsgi.channels.address import BrokerAddress
 from aiowsgi.channels.driver import Away, Connector, Refused, Sender
 
@@ -29,6 +30,8 @@ class PlayedRedis:
         self.answers: queue.SimpleQueue[tuple[threading.Event | None, bytes]] = queue.SimpleQueue()
         #: What each XADD has added.
         self.added: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        #: Connections that it has accepted.
+        self.accepted_count = 0
         self._connections = ExitStack()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -45,6 +48,7 @@ class PlayedRedis:
                 connection = self._connections.enter_context(self._listener.accept()[0])
             except OSError:  # closed
                 return
+            self.accepted_count += 1
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -138,3 +142,25 @@ def test_thread_that_gets_no_connection_in_time_has_not_sent(played: PlayedRedis
         with pytest.raises(Away, match="no connection is free") as caught:
             sender.ask("XADD", "key", "*", "data", "1")
         assert not caught.value.sent
+
+
+def test_sender_leaves_a_connection_to_one_that_is_no_master_any_more(played: PlayedRedis) -> None:
+    played.answers.put((None, b"-READONLY You can't write against a read only replica.\r\n"))
+    played.answers.put((None, b"$3\r\n1-1\r\n"))
+    with closing(make_sender(played, "redis", PATIENCE)) as sender:
+        with pytest.raises(Away, match="read only") as caught:
+            sender.ask("XADD", "key", "*", "data", "1")
+        assert not caught.value.sent
+        assert sender.ask("XADD", "key", "*", "data", "2") == b"1-1"
+    assert played.accepted_count == 2
+
+
+async def test_loop_leaves_a_connection_to_one_that_is_no_master_any_more(played: PlayedRedis) -> None:
+    played.answers.put((None, b"-READONLY You can't write against a read only replica.\r\n"))
+    played.answers.put((None, b"$3\r\n1-1\r\n"))
+    channel = Channel("failover", broker=played.url("redis"))
+    with pytest.raises(BrokerUnavailable, match="read only") as caught:
+        await channel.asend("1")
+    assert not caught.value.maybe_sent
+    assert await channel.asend("2") == "1-1"
+    assert played.accepted_count == 2

@@ -251,7 +251,11 @@ class Sender:
             # the next command.
             return connection.read_response(disconnect_on_error=True)
         except (exceptions.RedisError, OSError) as error:
-            raise self._connector.translated(error, sent=sent) from None
+            found = self._connector.translated(error, sent=sent)
+            if connection is not None and isinstance(found, Away):
+                # Also where that is an answer: after a failover, a new connection may lead to the master.
+                connection.disconnect()
+            raise found from None
         finally:
             if connection is not None:
                 self._pool.release(connection)
@@ -279,7 +283,7 @@ class Sender:
 
 
 class Wire:
-    """One connection, for one user at a time. Whatever goes wrong closes it.
+    """One connection, for one user at a time. Whatever goes wrong closes it, but for a refusal.
 
     Args:
         connector: that made it.
@@ -307,14 +311,21 @@ class Wire:
         try:
             await self.connection.send_command(*words, check_health=False)
         except (exceptions.RedisError, OSError) as error:
-            raise self._connector.translated(error, sent=True) from None
+            raise await self._failure(error, sent=True) from None
 
     async def receive(self) -> Any:
         """Return the answer to one command."""
         try:
             return await self.connection.read_response()
         except (exceptions.RedisError, OSError) as error:
-            raise self._connector.translated(error, sent=True) from None
+            raise await self._failure(error, sent=True) from None
+
+    async def _failure(self, error: Exception, *, sent: bool = False) -> Away | Refused:
+        """Return what an exception means; close the connection, unless Redis has only refused a command."""
+        found = self._connector.translated(error, sent=sent)
+        if isinstance(found, Away):
+            await self.close()
+        return found
 
     async def ask_at_once(self, *commands: Sequence[bytes | str | int]) -> list[Any]:
         """Send commands as one transaction; return an answer or an exception for each."""
@@ -332,7 +343,7 @@ class Wire:
             if failure is not None:
                 raise failure
         except (exceptions.RedisError, OSError) as error:
-            raise self._connector.translated(error) from None
+            raise await self._failure(error) from None
         return list(answer)
 
     async def page_after(self, key: str, id: str, count: int, added: int | None = None) -> Page:
