@@ -299,6 +299,36 @@ async def test_key_that_is_no_stream_holds_up_no_other_channel(
         await subscription.aclose()
 
 
+async def test_redis_that_lets_nobody_wait_for_streams_is_away_and_asked_less_and_less(
+    home: Home, redis: RedisProcess, error_log: pytest.LogCaptureFixture
+) -> None:
+    redis.call("ACL", "SETUSER", "plain", "on", ">word", "~*", "+@all", "-xread")
+    channels = [Channel(name, broker=f"unix://plain:word@{redis.socket_path}") for name in ("one", "two")]
+    redis.call("CONFIG", "RESETSTAT")
+
+    def attempt_count() -> int:
+        return int(redis.call("INFO", "commandstats").get("cmdstat_xread", {}).get("rejected_calls", 0))
+
+    subscriptions = [await asyncio.to_thread(channel.subscribe) for channel in channels]
+    assert [subscription.take() for subscription in subscriptions] == [None, None]
+    (link,) = channels[0]._home.broker.links()  # type: ignore[union-attr]
+    await eventually(lambda: attempt_count() >= 4)
+    assert attempt_count() < 10
+    # Also while it is connected, and has shown what is in the streams: a server is not ready.
+    assert link.state == "away"
+    assert "it refuses XREAD: " in link.reason
+    # What comes is read all the same, but late.
+    await channels[0].asend("1")
+    assert await take(subscriptions[0], 1) == [b"1"]
+    assert error_log.text.count("is away") == 1
+    assert "is back" not in error_log.text
+    redis.call("ACL", "SETUSER", "plain", "+xread")
+    await eventually(lambda: link.state == "reading")
+    assert error_log.text.count("is back") == 1
+    for subscription in subscriptions:
+        await subscription.aclose()
+
+
 # Connections.
 
 

@@ -88,6 +88,8 @@ class Link:
         self._interrupted = False
         self._patience: asyncio.Timeout | None = None
         self._unblocking: asyncio.Task[None] | None = None
+        # The streams of the last read, if Redis has refused it; also one over an earlier connection.
+        self._refused: set[str] = set()
         # In no context of anybody's request; and not by an eager task factory, before whoever makes this knows of it.
         self._task = asyncio.Task(self._run(), loop=loop, name=f"aiowsgi {broker!r}", context=contextvars.Context())
 
@@ -235,7 +237,8 @@ class Link:
                 else:
                     feed.ready, feed.fault, feed.asked_at = True, "", asked_at
                     feed.log.wake()
-        self._answered()
+        if not self._refused:  # else only the read shows whether Redis serves
+            self._answered()
         return any(feed.ready for feed in self._feeds.values())
 
     async def _prime(self, reader: Wire, feed: Feed) -> None:
@@ -270,18 +273,21 @@ class Link:
         """No stream can be read: check that Redis is still there, and wait for a change."""
         self._changed.clear()
         await reader.ask("PING")
+        self._refused.clear()
         self._answered()
         await _wait(self._changed, _BLOCK_SECONDS)
 
     async def _read(self, reader: Wire) -> None:
         ready = [feed for feed in self._feeds.values() if feed.ready]
+        # After a refusal, a short one: whether Redis reads them now is to be known soon.
+        seconds = 0.001 if self._refused else _BLOCK_SECONDS
         self._turn += 1
         self._stale = False
         self._blocked = True
         try:
             async with asyncio.timeout(None) as self._patience:
                 await reader.send(
-                    *("XREAD", "COUNT", _READ_COUNT, "BLOCK", round(_BLOCK_SECONDS * 1000), "STREAMS"),
+                    *("XREAD", "COUNT", _READ_COUNT, "BLOCK", round(seconds * 1000), "STREAMS"),
                     *(feed.key for feed in ready),
                     *(feed.tail for feed in ready),
                 )
@@ -291,14 +297,19 @@ class Link:
                 answer = await reader.receive()
         except TimeoutError:
             raise Interrupted from None
-        except Refused:
+        except Refused as error:
             # One of the streams was refused: each is asked for alone to find out which.
             for feed in ready:
                 feed.ready = False
+            refused, self._refused = self._refused, {feed.key for feed in ready}
+            if self._refused == refused:
+                # None was: this user may not wait, or a Redis Cluster has them in different places.
+                raise Away(f"it refuses XREAD: {error}") from None
             return
         finally:
             self._blocked = self._interrupted = False
             self._patience = None
+        self._refused.clear()
         self._answered()
         for key, entries in answer or ():
             await self._take(reader, key.decode(), entries)
