@@ -299,6 +299,17 @@ async def test_key_that_is_no_stream_holds_up_no_other_channel(
         await subscription.aclose()
 
 
+async def test_key_that_is_no_stream_has_no_thread_doubt_another_channel(home: Home, redis: RedisProcess) -> None:
+    good, bad = home.channel(), home.channel()
+    redis.call("SET", key_of(bad), "no stream")
+    assert (await asyncio.to_thread(bad.subscribe)).place is None
+    subscription = await asyncio.to_thread(good.subscribe)
+    assert subscription.place == "0-0"
+    await good.asend("1")
+    assert await take(subscription, 1) == [b"1"]
+    await subscription.aclose()
+
+
 async def test_redis_that_lets_nobody_wait_for_streams_is_away_and_asked_less_and_less(
     home: Home, redis: RedisProcess, error_log: pytest.LogCaptureFixture
 ) -> None:

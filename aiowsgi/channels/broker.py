@@ -119,7 +119,9 @@ class Broker:
             return None
         try:
             return self.sender(timeout).last_id(key)
-        except (Away, Refused):
+        except Refused:  # of this stream: that says nothing about others
+            return None
+        except Away:
             self._doubted_until = now + _DOUBT_SECONDS
             return None
 
