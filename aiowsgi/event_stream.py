@@ -7,6 +7,7 @@ Source: HTML Living Standard, section 9.2 "Server-sent events".
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -90,10 +91,18 @@ class EventStream(AsyncIterator[bytes]):
             return opening
         subscription = self._subscription
         event = subscription.take()
-        while event is None:
-            if not await subscription.wait(self._keep_alive):
+        if event is None:
+            loop = asyncio.get_running_loop()
+            timeout = self._keep_alive
+            due = None if timeout is None else loop.time() + timeout
+            while await subscription.wait(timeout):
+                event = subscription.take()
+                if event is not None:
+                    break
+                if due is not None:  # however often this is woken for nothing
+                    timeout = max(0.0, due - loop.time())
+            else:
                 return _COMMENT
-            event = subscription.take()
         frame = event.frame()
         return self._join(frame) if subscription.behind else frame
 

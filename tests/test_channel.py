@@ -612,6 +612,19 @@ async def test_sse_silent_channel_sends_comments_and_no_event_is_late() -> None:
     assert b"data: data" in await anext(stream)
 
 
+async def test_sse_comments_come_also_to_one_that_is_woken_for_nothing_again_and_again() -> None:
+    channel = Channel()
+    stream = sse(channel, {}, keep_alive=0.05)
+    await anext(stream)
+    comment = asyncio.ensure_future(anext(stream))
+    async with asyncio.timeout(PATIENCE):
+        while not comment.done():
+            channel._home.log.wake()  # type: ignore[union-attr]
+            await asyncio.sleep(0.005)
+    assert comment.result() == b":\n\n"
+    await stream.aclose()
+
+
 async def test_sse_comments_come_to_each_of_many_at_its_own_time() -> None:
     channel = Channel()
     never = [asyncio.ensure_future(anext(channel.subscribe())) for _ in range(3)]

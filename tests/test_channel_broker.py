@@ -310,6 +310,21 @@ async def test_key_that_is_no_stream_has_no_thread_doubt_another_channel(home: H
     await subscription.aclose()
 
 
+async def test_stream_that_redis_does_not_let_a_subscription_read_by_itself_is_told_of_once(
+    redis: RedisProcess, error_log: pytest.LogCaptureFixture
+) -> None:
+    redis.call("ACL", "SETUSER", "plain", "on", ">word", "~*", "+@all", "-xrange")
+    channel = Channel("read by itself", broker=f"unix://plain:word@{redis.socket_path}")
+    stream = sse(channel, {"HTTP_LAST_EVENT_ID": "1-1"}, keep_alive=0.05)
+    await anext(stream)
+    for _ in range(3):
+        assert await unless_late(anext(stream)) == b":\n\n"
+    await eventually(lambda: "refuses to read it: " in error_log.text)
+    assert error_log.text.count("refuses to read it: ") == 1
+    assert "'xrange'" in error_log.text
+    await stream.aclose()
+
+
 async def test_redis_that_lets_nobody_wait_for_streams_is_away_and_asked_less_and_less(
     home: Home, redis: RedisProcess, error_log: pytest.LogCaptureFixture
 ) -> None:
@@ -681,6 +696,21 @@ async def test_page_that_comes_once_the_feed_has_got_there_is_not_taken(
     assert await take(subscription, 1) == [b"3"]
     for each in (subscription, quick):
         await each.aclose()
+
+
+async def test_close_wakes_the_subscribers_of_its_channel_and_no_others(home: Home) -> None:
+    quiet, closed = home.channel(), home.channel()
+    subscriptions = [channel.subscribe() for channel in (quiet, closed)]
+    await settle(*subscriptions)
+    waiting = asyncio.ensure_future(anext(subscriptions[1]))
+    woken = asyncio.ensure_future(subscriptions[0].wait(PATIENCE))
+    await asyncio.sleep(0)
+    closed.close()
+    with pytest.raises(StopAsyncIteration):
+        await unless_late(waiting)
+    assert not woken.done()
+    woken.cancel()
+    await subscriptions[0].aclose()
 
 
 async def test_close_ends_a_subscription_also_where_redis_has_lost_what_was_sent(

@@ -134,11 +134,11 @@ class Broker:
         bucket = bisect_left(DELAY_BUCKETS, delay)
         self.tally.add({"read": count, f"delay {bucket}": 1, "delay microseconds": round(delay * 1e6)})
 
-    def wake_subscribers(self) -> None:
-        """Have all subscribers look again."""
+    def wake_subscribers(self, key: str) -> None:
+        """Have the subscribers of a stream look again."""
         for link in self.links():
             try:
-                link.loop.call_soon_threadsafe(link.wake_subscribers)
+                link.loop.call_soon_threadsafe(link.wake_subscribers, key)
             except RuntimeError:  # a RecursionError is one too
                 if not link.loop.is_closed():
                     raise

@@ -133,9 +133,10 @@ class Link:
         if not self._feeds and not self._pin_count:
             self._interrupt()
 
-    def wake_subscribers(self) -> None:
-        """Have all look again."""
-        for feed in self._feeds.values():
+    def wake_subscribers(self, key: str) -> None:
+        """Have those of a stream look again."""
+        feed = self._feeds.get(key)
+        if feed is not None:
             feed.log.wake()
 
     async def ask(self, *words: bytes | str | int) -> Any:
@@ -229,11 +230,7 @@ class Link:
                 except Refused as error:
                     feed.retry_at = self.loop.time() + _FAULT_SECONDS
                     feed.failure_count += 1
-                    if feed.fault != str(error):
-                        feed.fault = str(error)
-                        _log(
-                            logging.ERROR, "channel %s: %s refuses to read it: %s", feed.key, self._broker.label, error
-                        )
+                    self.refuses(feed, error)
                 else:
                     feed.ready, feed.fault, feed.asked_at = True, "", asked_at
                     feed.log.wake()
@@ -335,6 +332,12 @@ class Link:
             self.state, self.reason = "reading", ""
             self._broker.answers()
 
+    def refuses(self, feed: Feed, error: Refused) -> None:
+        """Log that Redis refuses to read a stream, unless that was logged already."""
+        if feed.fault != str(error):
+            feed.fault = str(error)
+            _log(logging.ERROR, "channel %s: %s refuses to read it: %s", feed.key, self._broker.label, error)
+
     def unforeseen(self, error: Exception, *, again: bool = False) -> Away:
         """Log an unexpected error, and return what it is treated as.
 
@@ -353,12 +356,12 @@ class Link:
             _log(logging.ERROR, "%s is away: %s; subscribers wait", self._broker.label, text)
         if self.state == "reading":
             self._broker.tally.add({"losses": 1})
-        for feed in self._feeds.values():
-            feed.failure_count += 1
         first = self.state != "away"
         self.state, self.reason = "away", text
-        if first:
-            self.wake_subscribers()  # those of a channel that was closed wait no longer
+        for feed in self._feeds.values():
+            feed.failure_count += 1
+            if first:
+                feed.log.wake()  # those of a channel that was closed wait no longer
 
     # Waking the reader.
 

@@ -135,7 +135,7 @@ class RemoteHome:
     def close(self) -> None:
         """Send no more from here; subscriptions here end."""
         self.closed = True
-        self.broker.wake_subscribers()
+        self.broker.wake_subscribers(self.key)
 
     def has_sent_no_later_than(self, id: str, read_at: float = 0.0) -> bool:
         """Tell whether no event of this process comes after an id.
@@ -325,7 +325,9 @@ class RemoteSubscription(Subscription):
                 count = 1 if after is None else _PAGE_COUNT
                 page = await wire.page_after(feed.key, after or BEGINNING, count)
         except Exception as error:
-            if not isinstance(error, (Away, Refused)):
+            if isinstance(error, Refused):
+                self._link.refuses(feed, error)
+            elif not isinstance(error, Away):
                 self._link.unforeseen(error)
             await feed.log.wait(feed.log.end, _RETRY_SECONDS)
         else:
