@@ -8,6 +8,7 @@ Source: HTML Living Standard, section 9.2 "Server-sent events".
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,14 @@ def sse(
 
     Returns:
         An asynchronous iterable of blocks, for :func:`aiowsgi.park`.
+
+    Raises:
+        ValueError: ``retry`` or ``keep_alive`` is out of bounds.
     """
+    if keep_alive is not None and not 0 < keep_alive < math.inf:
+        raise ValueError(f"keep_alive={keep_alive}: must be more than 0, and finite, or None")
+    if retry is not None and not 0 <= retry < math.inf:
+        raise ValueError(f"retry={retry}: must be at least 0, and finite, or None")
     last_event_id = environ.get("HTTP_LAST_EVENT_ID")
     subscription = channel.subscribe(last_event_id)
     opening = b"" if retry is None else b"retry: %d\n" % round(retry * 1000)

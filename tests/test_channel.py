@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import os
+import re
 import threading
 import time
 from collections import defaultdict
@@ -644,6 +645,22 @@ async def test_sse_comments_come_to_each_of_many_at_its_own_time() -> None:
     for reading in never:
         reading.cancel()
     await asyncio.wait(never)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep_alive": 0}, "keep_alive=0: must be more than 0, and finite, or None"),
+        ({"keep_alive": -1.0}, "keep_alive=-1.0: must be more than 0, and finite, or None"),
+        ({"keep_alive": float("nan")}, "keep_alive=nan: must be more than 0, and finite, or None"),
+        ({"retry": -1}, "retry=-1: must be at least 0, and finite, or None"),
+        ({"retry": float("inf")}, "retry=inf: must be at least 0, and finite, or None"),
+    ],
+)
+def test_sse_with_seconds_that_are_none_is_refused(options: dict[str, float], message: str) -> None:
+    channel = Channel()
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        sse(channel, {}, **options)
 
 
 async def test_sse_without_keep_alive_only_waits() -> None:
