@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("redis")
 
-from aiowsgi import BrokerUnavailable, Channel
+from aiowsgi import BrokerUnavailable, Channel, ConfigError
 from aiowsgi.channels.address import BrokerAddress
 from aiowsgi.channels.driver import Away, Connector, Refused, Sender
 
@@ -21,7 +21,7 @@ PATIENCE = 10.0
 
 
 class PlayedRedis:
-    """Answers XADD as the test says, and anything else by OK. It is its own Sentinel, too."""
+    """Answers XADD as the test says, and anything else as a Redis would, or by OK. It is its own Sentinel, too."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
@@ -64,6 +64,8 @@ class PlayedRedis:
             port = str(self.port)
             state = "name", "shop", "ip", "127.0.0.1", "port", port, "flags", "master", "num-other-sentinels", "0"
             return b"*1\r\n*%d\r\n" % len(state) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w.encode()) for w in state)
+        if words[0] == b"PING":
+            return b"+PONG\r\n"
         if words[0] != b"XADD":
             return b"+OK\r\n"
         self.added.put(words[-1])
@@ -142,6 +144,26 @@ def test_thread_that_gets_no_connection_in_time_has_not_sent(played: PlayedRedis
         with pytest.raises(Away, match="no connection is free") as caught:
             sender.ask("XADD", "key", "*", "data", "1")
         assert not caught.value.sent
+
+
+@schemes
+def test_options_of_an_address_are_read_as_redis_py_reads_those_of_its_own(played: PlayedRedis, scheme: str) -> None:
+    played.answers.put((None, b"$3\r\n1-1\r\n"))
+    channel = Channel("options", broker=f"{played.url(scheme)}?max_connections=20&health_check_interval=30")
+    assert channel.send("1") == "1-1"
+
+
+@pytest.mark.parametrize("name", ["health_check_interval", "sentinel_health_check_interval"])
+def test_option_of_a_sentinel_s_address_that_is_no_number_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^broker: Invalid value for '{name}' in connection URL\.$"):
+        Channel("options", broker=f"redis+sentinel://localhost/shop?{name}=soon")
+
+
+def test_options_of_a_sentinel_s_address_are_no_text() -> None:
+    address = BrokerAddress.parse("rediss+sentinel://localhost/shop?ssl_check_hostname=false&sentinel_db=1")
+    master, own = Connector(address, PATIENCE)._sentinel_options(PATIENCE)
+    assert master["ssl_check_hostname"] is False
+    assert own["db"] == 1
 
 
 def test_sender_leaves_a_connection_to_one_that_is_no_master_any_more(played: PlayedRedis) -> None:

@@ -27,6 +27,7 @@ from redis import exceptions
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.connection import URL_QUERY_ARGUMENT_PARSERS
 from redis.connection import parse_url as parse_url_sync
 from redis.retry import Retry
 
@@ -38,7 +39,8 @@ __all__ = ["Away", "Connector", "Page", "Refused", "Sender", "StreamInfo", "Wire
 # Answers of a server that is starting, loading, or not a master (any more): to be asked again, perhaps elsewhere.
 _AWAY_CODES = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED", "BUSY")
 
-# For redis-py's pools, some of which have a lower limit if none is given, and fail at once when it is reached.
+# For redis-py's pools, some of which have a lower limit if none is given, and fail at once when it is reached. It
+# also replaces one that a URL gives, as for other programs: that is not what limits connections here.
 _UNLIMITED = 2**31
 
 
@@ -123,6 +125,7 @@ class Connector:
             "decode_responses": False,
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
+            "max_connections": _UNLIMITED,
         }
         if not issubclass(parsed.get("connection_class", object), _UNIX):
             options["socket_keepalive"] = True
@@ -130,13 +133,15 @@ class Connector:
 
     def _sentinel_options(self, timeout: float) -> tuple[dict[str, Any], dict[str, Any]]:
         address = self.address
-        options = {name: value for name, value in address.options.items() if not name.startswith("sentinel_")}
-        options.pop("db", None)
-        own = {
-            name.removeprefix("sentinel_"): value
-            for name, value in address.options.items()
-            if name.startswith("sentinel_")
-        }
+        options: dict[str, Any] = {}
+        own: dict[str, Any] = {}
+        for name, text in address.options.items():
+            word = name.removeprefix("sentinel_")
+            read: Any = URL_QUERY_ARGUMENT_PARSERS.get(word, str)
+            try:
+                (options if word == name else own)[word] = read(text)
+            except (TypeError, ValueError):  # as redis-py says of its own URLs
+                raise ValueError(f"Invalid value for '{name}' in connection URL.") from None
         master = self._options(timeout, {**options, "db": address.db, "ssl": address.tls})
         master |= {"username": address.username or None, "password": address.password or None}
         return master, {**own, "protocol": 2, "socket_timeout": timeout, "socket_connect_timeout": timeout}
@@ -158,11 +163,9 @@ class Connector:
         if address.sentinels:
             master, own = self._sentinel_options(timeout)
             sentinel = redis_sentinel.Sentinel(address.sentinels, sentinel_kwargs={**own, "retry": retry})
-            return redis_sentinel.SentinelConnectionPool(
-                address.service, sentinel, retry=retry, max_connections=_UNLIMITED, **master
-            )
+            return redis_sentinel.SentinelConnectionPool(address.service, sentinel, retry=retry, **master)
         options = self._options(timeout, dict(parse_url_sync(address.url)))
-        return redis.ConnectionPool(retry=retry, max_connections=_UNLIMITED, **options)
+        return redis.ConnectionPool(retry=retry, **options)
 
     async def connect(self, timeout: float | None = None) -> Wire:
         """Open a connection.
