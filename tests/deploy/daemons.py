@@ -24,12 +24,16 @@ PATIENCE = 20.0
 # Where clients come from: not from the proxy's address, which is trusted.
 CLIENT = "127.0.0.2"
 
-# Echoes its environ; streams, one block for each file that appears.
+# Echoes its environ; streams, one block for each file that appears; dies of a payment, and notes it.
 APPLICATION = """
 import json, os, time
 
 def application(environ, start_response):
     path = environ["PATH_INFO"]
+    if path == "/pay":
+        with open(os.path.join(os.environ["EVENTS"], "paid"), "a") as paid:
+            paid.write(environ["REQUEST_METHOD"] + " ")
+        os._exit(1)
     start_response("200 OK", [("Content-Type", "text/event-stream" if path == "/events" else "application/json")])
     if path == "/events":
         return events()

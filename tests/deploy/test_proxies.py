@@ -74,6 +74,15 @@ def check_stream(daemon: Daemon, folder: Path) -> None:
         assert client.read_chunk() == b""
 
 
+def check_payment(daemon: Daemon, folder: Path) -> None:
+    """A POST whose worker dies is not sent to another one: it may have been done."""
+    with daemon.connect() as client:
+        assert client.get("/").status_code == 200  # the proxy has a connection that it may use again
+    with daemon.connect() as client:
+        assert client.post(b"42", "/pay").status_code == 502
+    assert (folder / "paid").read_text().split() == ["POST"]
+
+
 def ports_of_requests(daemon: Daemon, count: int) -> set[str]:
     """Return the ports that the proxy came from, asked by one client after another."""
     ports = set()
@@ -105,6 +114,15 @@ def test_nginx_keeps_its_connections(tmp_path: Path) -> None:
         nginx(tmp_path, f"127.0.0.1:{port_of(server)}") as daemon,
     ):
         assert len(ports_of_requests(daemon, 10)) == 1
+
+
+@needs("nginx")
+def test_nginx_sends_no_payment_twice(tmp_path: Path) -> None:
+    with (
+        application(tmp_path, "--port=0", "--workers=2") as server,
+        nginx(tmp_path, f"127.0.0.1:{port_of(server)}") as daemon,
+    ):
+        check_payment(daemon, tmp_path)
 
 
 @needs("nginx")
@@ -150,6 +168,14 @@ def test_haproxy_that_ends_tls_makes_it_https(tmp_path: Path) -> None:
         ):
             client.socket = certificates.client_context().wrap_socket(client.socket, server_hostname="127.0.0.1")
             check_environ(environ_of(client, *FORGED), "https")
+
+
+@needs("haproxy")
+def test_haproxy_sends_no_payment_twice(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        servers = [stack.enter_context(application(tmp_path, "--port=0", *BEHIND_HAPROXY)) for _ in range(2)]
+        daemon = stack.enter_context(haproxy(tmp_path, [f"127.0.0.1:{port_of(server)}" for server in servers]))
+        check_payment(daemon, tmp_path)
 
 
 class Load:
@@ -250,6 +276,15 @@ def test_apache(tmp_path: Path) -> None:
         check_forged_fields(daemon)
         check_upload(daemon)
         check_stream(daemon, tmp_path)
+
+
+@needs("apache2")
+def test_apache_sends_no_payment_twice(tmp_path: Path) -> None:
+    with (
+        application(tmp_path, "--port=0", "--workers=2") as server,
+        apache(tmp_path, f"127.0.0.1:{port_of(server)}") as daemon,
+    ):
+        check_payment(daemon, tmp_path)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
