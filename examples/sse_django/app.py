@@ -35,19 +35,28 @@ settings.configure(
 
 PAGE = (Path(__file__).parent / "page.html").read_text()
 
-# One channel for each job, and one for all jobs that are begun.
+
+class Job:
+    """A job with a channel of its own, whose history has all that the job has said."""
+
+    def __init__(self, number: int) -> None:
+        self.channel = aiowsgi.Channel(f"job {number}", history=STEP_COUNT + 2)
+        self.first_id = self.channel.send("0", event="progress")
+        self.last_id: str | None = None  # until it has ended
+
+    def work(self) -> None:
+        """Do the job. Any thread may send, and a task queue's worker would, too."""
+        for step in range(1, STEP_COUNT + 1):
+            time.sleep(STEP_SECONDS)
+            self.channel.send(str(100 * step // STEP_COUNT), event="progress")
+        self.last_id = self.channel.send("", event="done")
+        self.channel.close()
+
+
+# All jobs that are begun.
 begun = aiowsgi.Channel("begun")
-jobs: dict[int, aiowsgi.Channel] = {}
+jobs: dict[int, Job] = {}
 numbers = itertools.count(1)
-
-
-def work(channel: aiowsgi.Channel) -> None:
-    """Do the job. Any thread may send, and a task queue's worker would, too."""
-    for step in range(1, STEP_COUNT + 1):
-        time.sleep(STEP_SECONDS)
-        channel.send(str(100 * step // STEP_COUNT), event="progress")
-    channel.send("", event="done")
-    channel.close()
 
 
 def stream(request: HttpRequest, channel: aiowsgi.Channel) -> StreamingHttpResponse:
@@ -63,8 +72,8 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_POST
 def start(request: HttpRequest) -> JsonResponse:
     number = next(numbers)
-    jobs[number] = aiowsgi.Channel(f"job {number}")
-    threading.Thread(target=work, args=(jobs[number],), daemon=True).start()
+    jobs[number] = Job(number)
+    threading.Thread(target=jobs[number].work, daemon=True).start()
     begun.send(str(number))
     return JsonResponse({"job": number}, status=201)
 
@@ -73,9 +82,11 @@ def start(request: HttpRequest) -> JsonResponse:
 def progress(request: HttpRequest, number: int) -> HttpResponseBase:
     if number not in jobs:
         raise Http404
-    if jobs[number].closed:
+    job = jobs[number]
+    # A browser that comes back gets what it has missed, also after the end; a new one gets all from the beginning.
+    if request.environ.setdefault("HTTP_LAST_EVENT_ID", job.first_id) == job.last_id:
         return HttpResponse(status=204)
-    return stream(request, jobs[number])
+    return stream(request, job.channel)
 
 
 @require_GET

@@ -109,35 +109,45 @@ def test_flask_board_events_reach_every_tab_and_those_that_come_back() -> None:
         assert site.client.post("/messages", data={"text": " "}).status_code == 400
 
 
-def test_django_job_is_followed_to_its_end_and_not_after() -> None:
-    with served("sse_django", STEP_SECONDS="0.02") as site:
+def follow_job(site: Site, *fields: str) -> list[dict[str, str]]:
+    """Return all events of the first job's stream, which has to end."""
+    with site.stream("/jobs/1/events", *fields) as follower:
+        events = [follower.next_event()]
+        while events[-1]["event"] == "progress":
+            events.append(follower.next_event())
+        assert events[-1]["event"] == "done"
+        assert follower.read_chunk() == b""
+    return events
+
+
+def test_django_job_is_followed_from_its_beginning_to_its_end_also_afterwards() -> None:
+    with served("sse_django", STEP_SECONDS="0.005") as site:
         assert "EventSource" in site.client.get("/").text
         with site.stream("/events") as tab:
             assert site.client.post("/jobs").json() == {"job": 1}
             assert tab.next_event()["data"] == "1"
-            with site.stream("/jobs/1/events") as follower:
-                steps = []
-                while (event := follower.next_event())["event"] == "progress":
-                    steps.append(int(event["data"]))
-                assert event["event"] == "done"
-                assert steps == sorted(steps)
-                assert steps[-1] == 100
-                assert follower.read_chunk() == b""
-        assert site.client.get("/jobs/1/events").status_code == 204
+        events = follow_job(site)
+        assert [event["data"] for event in events[:-1]] == [str(percent) for percent in range(5, 101, 5)]
+        assert follow_job(site) == events
+        # A tab that has lost its connection before the end, and comes back after it.
+        assert follow_job(site, f"Last-Event-ID: {events[4]['id']}") == events[5:]
+        assert site.client.get("/jobs/1/events", headers={"Last-Event-ID": events[-1]["id"]}).status_code == 204
         assert site.client.get("/jobs/2/events").status_code == 404
 
 
 @needs("chromium")
 @pytest.mark.timeout(120)
-def test_django_page_shows_jobs_to_their_ends_and_when_it_comes_back_too_late() -> None:
+def test_django_page_shows_jobs_to_their_ends_and_when_it_comes_too_late() -> None:
     with served("sse_django", STEP_SECONDS="0.02") as site, browser() as chromium:
         page = chromium.open(str(site.client.base_url))
         page.evaluate("document.getElementById('start').click()")
         page.wait_until("document.body.innerText.includes('done')")
         assert "Job 1" in page.text
-        page.evaluate("follow(1)")  # as a tab whose connection was lost just before the end
-        page.wait_until("document.body.innerText.includes('ended')")
+        page.evaluate("follow(1)")  # as a tab that hears of it after its end
+        page.wait_until("document.body.innerText.split('done').length === 3")
         assert not chromium.complaints
+        page.evaluate("follow(2)")  # as a tab that outlives the server's process
+        page.wait_until("document.body.innerText.includes('ended')")
 
 
 def test_long_polling_client_misses_nothing_between_two_questions() -> None:
