@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import gc
 import os
+import re
+import shlex
 import socket
 import struct
 import subprocess
@@ -15,12 +17,14 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import httpx
 import pytest
 
+import aiowsgi
 from aiowsgi import BrokerUnavailable, Channel, ConfigError, Event, Server, StartupError, park, sse
 from aiowsgi.channels.address import BrokerAddress
 from aiowsgi.channels.broker import brokers
@@ -392,6 +396,26 @@ async def test_new_channel_is_read_at_once_also_where_nobody_may_unblock(home: H
     assert await take(subscription, 1) == [b"to the first"]
     for each in (subscription, another):
         await each.aclose()
+
+
+async def test_user_with_the_rights_that_the_readme_names_can_do_all(redis: RedisProcess) -> None:
+    readme = (Path(aiowsgi.__file__).parents[1] / "README.md").read_text()
+    (command,) = re.findall(r"^redis-cli (ACL SETUSER .*)$", readme, re.MULTILINE)
+    redis.call(*shlex.split(command))
+    for database in (0, 1):
+        channel = Channel("orders", broker=f"unix://web:password@{redis.socket_path}?db={database}", limit=1)
+        first = await asyncio.to_thread(channel.send, "1")
+        live = await asyncio.to_thread(channel.subscribe)
+        await settle(live)
+        await channel.asend("2")
+        assert await take(live, 1) == [b"2"]
+        await channel.asend("3")
+        back = channel.subscribe(first)  # which reads the history on its own
+        assert await take(back, 2) == [b"2", b"3"]
+        for each in (live, back):
+            await each.aclose()
+    for broker in brokers():
+        await broker.check(PATIENCE)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks")
