@@ -77,7 +77,7 @@ def broker_counters() -> dict[str, float]:
 
 
 def broker_gauges() -> dict[str, float]:
-    """Return how many links there are in each state, how many subscribers, and the longest silence."""
+    """Return how many links there are in each state, how many subscribers, and the silences added up."""
     found = brokers()
     if not found:
         return {}

@@ -28,7 +28,6 @@ settings.configure(
     ROOT_URLCONF=__name__,
     SECRET_KEY=os.environ.get("SECRET_KEY") or secrets.token_hex(),
     ALLOWED_HOSTS=["127.0.0.1", "localhost"],
-    # Not GZipMiddleware: it would announce a compression that a parked body does not get.
     MIDDLEWARE=["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"],
     USE_TZ=True,
 )
