@@ -41,16 +41,18 @@ def events() -> Response:
 
 
 class Introduced(AsyncIterator[bytes]):
-    """Says who serves this tab, then lets the events pass."""
+    """Lets the events pass, and says at their beginning who serves this tab."""
 
     def __init__(self, stream: EventStream) -> None:
         self._stream = stream
-        # Without an id, so that it is no place to come back to.
+        # After the first block, which has the id of the last event before the stream: the page is told that too. It has
+        # no id of its own, so that it is no place to come back to.
         self._greeting = b"event: worker\ndata: " + json.dumps(WORKER).encode() + b"\n\n"
 
     async def __anext__(self) -> bytes:
+        block = await anext(self._stream)
         greeting, self._greeting = self._greeting, b""
-        return greeting or await anext(self._stream)
+        return block + greeting
 
     def farewell(self, absence: float) -> bytes:
         """The worker is replaced: the browser is told when to come back."""

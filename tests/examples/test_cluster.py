@@ -149,6 +149,8 @@ def test_page_shows_what_another_tab_says_and_what_becomes_of_the_cluster(tmp_pa
         one, two = chromium.open(running.url), chromium.open(running.url)
         one.wait_until(is_open)
         two.wait_until(is_open)
+        # A page that is turned away before there was any message knows where to go on.
+        assert re.fullmatch(r"\d+-\d+", one.evaluate("last"))
         say(one, "hello <b>there</b>, żółć")
         for page in (one, two):
             page.wait_until(shows("hello <b>there</b>, żółć"))
