@@ -103,21 +103,23 @@ class LogFile:
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path) from None
 
-    def follow(self) -> None:
-        """Reopen the path if another file is there now, or none.
+    def follow(self) -> bool:
+        """Reopen the path if another file is there now, or none; return whether that was so.
 
         Raises:
             OSError: it cannot be opened; the old file stays.
         """
         if self._path is None:
-            return
+            return False
         try:
             there = os.stat(self._path)
         except FileNotFoundError:
             there = None
-        if there is None or not os.path.samestat(there, os.fstat(self._fd)):
-            fd, self._fd = self._fd, self._open(self._path)
-            os.close(fd)
+        if there is not None and os.path.samestat(there, os.fstat(self._fd)):
+            return False
+        fd, self._fd = self._fd, self._open(self._path)
+        os.close(fd)
+        return True
 
     def write(self, data: bytes | memoryview) -> int:
         """Write some of the data; return how much. Blocks."""
@@ -241,8 +243,8 @@ class LogWriter:
             rest = memoryview(piece)
             while rest:
                 try:
-                    if len(rest) == len(piece):  # else a line would be torn
-                        self._file.follow()
+                    if self._file.follow():  # the new file gets a line of which the old one has a part
+                        rest = memoryview(piece)[piece.rfind(b"\n", 0, len(piece) - len(rest)) + 1 :]
                     rest = rest[self._file.write(rest) :]
                 except OSError as error:
                     if not told:

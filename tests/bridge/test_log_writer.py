@@ -169,6 +169,29 @@ def test_full_disk_that_cannot_be_told_of_holds_lines_until_there_is_room(
     assert writer.close(PATIENCE)
 
 
+def test_file_that_is_removed_after_a_full_disk_took_half_a_line_is_made_anew_with_the_whole_line(
+    tmp_path: Path,
+) -> None:
+    """In a program of its own, for a file size that is limited fails as a full disk does: a part is taken first."""
+    program = f"""
+import os, resource
+from aiowsgi.bridge import log_writer
+log_writer._RETRY_SECONDS = 0.01
+resource.setrlimit(resource.RLIMIT_FSIZE, (1050, resource.RLIM_INFINITY))
+path = {str(tmp_path / "log")!r}
+writer = log_writer.LogWriter(log_writer.LogFile(path))
+writer.put([f"{{number:099}}\\n" for number in range(15)], 1500)
+while writer.flush(0.01) or os.path.getsize(path) < 1050:
+    pass
+os.rename(path, path + ".1")
+os._exit(0 if writer.flush({PATIENCE}) else 1)
+"""
+    subprocess.run([sys.executable, "-c", program], env=environment(), timeout=PATIENCE, check=True)
+    lines = [f"{number:099}\n" for number in range(15)]
+    assert (tmp_path / "log.1").read_text() == "".join(lines)[:1050]
+    assert (tmp_path / "log").read_text() == "".join(lines[10:])
+
+
 def test_full_disk_at_the_end_is_not_waited_for(error_log: pytest.LogCaptureFixture) -> None:
     writer = LogWriter(LogFile("/dev/full"))
     put(writer, "lost\n", "lost\n")
