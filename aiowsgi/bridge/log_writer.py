@@ -13,7 +13,7 @@ process alive. In a copy of the process (``os.fork``) a writer starts afresh, wi
 
 Thread: any; :meth:`LogWriter._run` and :class:`LogFile` the writer's.
 
-Source: logrotate(8); write(2) on ENOSPC; pipe(7) on PIPE_BUF; :mod:`logging.handlers`.
+Source: logrotate(8); write(2) on ENOSPC; pipe(7) on PIPE_BUF; open(2) on O_NONBLOCK; :mod:`logging.handlers`.
 """
 
 from __future__ import annotations
@@ -124,6 +124,12 @@ class LogFile:
     def write(self, data: bytes | memoryview) -> int:
         """Write some of the data; return how much. Blocks."""
         return os.write(self._fd, data)
+
+    def wait_for_room(self) -> None:
+        """Wait as :meth:`write` would if it were not for O_NONBLOCK, which whoever shares a descriptor may have set."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        poll.poll()
 
     def close(self) -> None:
         """Close what was opened here."""
@@ -246,6 +252,8 @@ class LogWriter:
                     if self._file.follow():  # the new file gets a line of which the old one has a part
                         rest = memoryview(piece)[piece.rfind(b"\n", 0, len(piece) - len(rest)) + 1 :]
                     rest = rest[self._file.write(rest) :]
+                except BlockingIOError:  # a pipe that is full is no fault
+                    self._file.wait_for_room()
                 except OSError as error:
                     if not told:
                         told = True

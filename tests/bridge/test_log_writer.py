@@ -228,6 +228,31 @@ def test_stalled_pipe_blocks_nobody_and_what_was_dropped_is_counted(
     assert os.read(reading, 100) == b"again\n"
 
 
+def test_pipe_that_does_not_block_is_written_to_as_fast_as_it_is_read(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, error_log: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aiowsgi.bridge.log_writer._RETRY_SECONDS", 1000)
+    reading, writing = pipe
+    os.set_blocking(writing, False)
+    writer = LogWriter(LogFile(fd=writing))
+    lines = [f"{number:0998}\n" for number in range(300)]  # a pipe takes some 65,000 bytes
+    put(writer, *lines)
+    poll(lambda: not select.select([], [writing], [], 0)[1])
+    assert not writer.flush(0.01)
+    got = bytearray()
+
+    def read() -> None:
+        while len(got) < 300 * 999:
+            got.extend(os.read(reading, 65536))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    assert writer.flush(PATIENCE)
+    reader.join(PATIENCE)
+    assert got.decode() == "".join(lines)
+    assert not error_log.records
+
+
 @pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="needs pipes that keep writes apart")
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
 def test_lines_for_a_pipe_are_written_whole_and_no_more_at_once_than_stays_together(kind: str) -> None:
