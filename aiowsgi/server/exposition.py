@@ -53,7 +53,7 @@ _HISTOGRAMS: dict[str, tuple[str, Sequence[float]]] = {
         "Seconds from the end of a request's head to the end of its answer.",
         DURATION_BUCKETS,
     ),
-    "request_queue_seconds": ("Seconds that requests waited for a thread.", DURATION_BUCKETS),
+    "request_queue_seconds": ("Seconds that requests waited for a thread, or in vain.", DURATION_BUCKETS),
     "event_loop_lag_seconds": ("Seconds by which the event loop was late, measured four times a second.", LAG_BUCKETS),
     "broker_delay_seconds": (
         "Seconds from when a broker took an event until it was read here, by both clocks.",

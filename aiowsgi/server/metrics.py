@@ -131,6 +131,8 @@ class Metrics:
         if started_at:
             self._queue_time.observe(started_at - x.submitted_at)
             self._thread_seconds += (x.handed_over_at or ended_at) - started_at
+        elif x.submitted_at:  # it waited in vain, as all do while every thread hangs
+            self._queue_time.observe(ended_at - x.submitted_at)
         self._sent_size += x.sent_size
         if x.received_size:
             self._received_size += x.received_size

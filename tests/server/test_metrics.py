@@ -21,7 +21,7 @@ from aiowsgi.server.exposition import exposition
 from aiowsgi.server.metrics import Histogram, Metrics, Snapshot, summed
 from aiowsgi.server.statsd import StatsdSender
 from tests.conftest import running_server
-from tests.hosting import PATIENCE, ask, eventually, hello, run_in_loop
+from tests.hosting import PATIENCE, ask, eventually, hello, request, run_in_loop
 from tests.server.observing import ObservedServer, ended_exchange, refused_exchange
 
 if TYPE_CHECKING:
@@ -89,6 +89,19 @@ def test_times_of_requests_are_histograms() -> None:
     assert sample(samples, "request_duration_seconds_bucket", le="+Inf") == 2
     assert sample(samples, "request_queue_seconds_sum") == 4.0
     assert sample(samples, "thread_seconds_total") == 1.0
+
+
+def test_request_that_waited_in_vain_has_its_time_in_the_queue_and_one_that_found_no_room_has_none() -> None:
+    with ObservedServer(hello, queue_size=1, queue_timeout=5) as server:
+        for _ in range(2):
+            server.connect().send(request())
+        server.loop.run_ready()
+        server.loop.advance(6)  # no thread takes it meanwhile
+        samples = told(metrics_of(*server.ended).snapshot())
+    assert sample(samples, "request_duration_seconds_count") == 2
+    assert sample(samples, "request_queue_seconds_count") == 1
+    assert sample(samples, "request_queue_seconds_sum") >= 5
+    assert sample(samples, "thread_seconds_total") == 0
 
 
 def test_snapshots_add_up_and_pass_through_json() -> None:
