@@ -61,6 +61,11 @@ class Delivery:
         return self._sender is not None
 
     @property
+    def unsent_size(self) -> int:
+        """How much of a file has not been sent; while it bypasses the transport, this may be a moment old."""
+        return 0 if self._sender is None else self._sender.missing_size
+
+    @property
     def passes_transport(self) -> bool:
         """Whether a file bypasses the transport, which is then never paused; its sender sees to the deadline itself."""
         return isinstance(self._sender, SocketFileSender)

@@ -229,8 +229,13 @@ class Exchange:
     def cut_off(self, outcome: str) -> None:
         """The server is about to break the response off, for this reason. Event loop."""
 
-    def ended(self, outcome: str) -> None:
-        """The response has ended for the client: all of it was taken, or no more will be. Event loop."""
+    def ended(self, outcome: str, unsent_size: int = 0) -> None:
+        """The response has ended for the client: all of it was taken, or no more will be. Event loop.
+
+        Args:
+            outcome: how.
+            unsent_size: bytes of a file that remain.
+        """
 
     def refused(self, refusal: Refusal, data: bytes) -> None:
         """The server itself has answered, with ``data``. Event loop."""

@@ -113,7 +113,7 @@ class ObservedExchange(Exchange):
         self.ended_at = 0.0
         #: Of the answer; 0 where there was none.
         self.status_code = 0
-        #: Bytes of content in the answer, as far as it was handed over.
+        #: Bytes of content in the answer, as far as it was handed over; of a file, as far as it was sent.
         self.sent_size = 0
         #: What the application said; ``None`` where the server itself answers.
         self.response: ResponseHead | None = None
@@ -161,7 +161,7 @@ class ObservedExchange(Exchange):
         """See :meth:`Exchange.cut_off`."""
         self.outcome = self.outcome or outcome
 
-    def ended(self, outcome: str) -> None:
+    def ended(self, outcome: str, unsent_size: int = 0) -> None:
         """See :meth:`Exchange.ended`."""
         engine = self._engine
         if self.ended_at or engine.observer is None:
@@ -171,6 +171,8 @@ class ObservedExchange(Exchange):
         if outcome == "complete" and self.response is None:
             outcome = "refused" if self.refusal is not None else "error"
         self.outcome = self.outcome or outcome
+        if unsent_size:
+            self.sent_size -= unsent_size
         for take in engine.observer.takers:
             take(self)
 

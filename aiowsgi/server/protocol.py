@@ -519,7 +519,7 @@ class Protocol(asyncio.Protocol):
     def _break_off(self, exchange: Exchange) -> None:
         """End a response that the client may have in part, so that it cannot take the part for the whole."""
         if self._engine.observer is not None:
-            exchange.ended("truncated")
+            self._observe_break(exchange, "truncated")
         self._end_delivery()
         self._outlet.reset()
 
@@ -591,7 +591,7 @@ class Protocol(asyncio.Protocol):
     def _observe_end(self, exchange: Exchange) -> None:
         """The transport has all of a response; for the client it ends once that is taken, or the connection breaks."""
         if exchange.failed:
-            exchange.ended("truncated")
+            self._observe_break(exchange, "truncated")
         elif self._outlet.paused:
             self._untaken = exchange
         else:
@@ -612,7 +612,11 @@ class Protocol(asyncio.Protocol):
             # Its content was still arriving.
             exchange = self._make_exchange(self._head, self._content)
         if exchange is not None:
-            exchange.ended("disconnected")
+            self._observe_break(exchange, "disconnected")
+
+    def _observe_break(self, exchange: Exchange, outcome: str) -> None:
+        """A response ends before its time, and with it the file that may be on its way."""
+        exchange.ended(outcome, 0 if self._delivery is None else self._delivery.unsent_size)
 
     def _start_next_request(self) -> None:
         self.phase = _IDLE

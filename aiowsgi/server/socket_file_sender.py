@@ -59,7 +59,6 @@ class SocketFileSender:
         "_head",
         "_io_pool",
         "_loop",
-        "_missing_size",
         "_offset",
         "_on_blocked",
         "_on_end",
@@ -69,6 +68,7 @@ class SocketFileSender:
         "_running",
         "_socket",
         "_wakeup",
+        "missing_size",
     )
 
     def __init__(
@@ -93,7 +93,6 @@ class SocketFileSender:
         self._on_room = on_room
         self._on_end = on_end
         self._offset = region.offset
-        self._missing_size = region.size
         self._running = False
         self._closed = False
         self._released = False
@@ -102,6 +101,8 @@ class SocketFileSender:
         # How the last job ended.
         self._blocked = False
         self._error: OSError | None = None
+        #: Bytes that have not been sent yet.
+        self.missing_size = region.size
 
     def send_on(self) -> None:
         """Have the next part sent."""
@@ -127,14 +128,14 @@ class SocketFileSender:
             # MSG_MORE: the head travels with the first of the file.
             size = self._socket.send(self._head, getattr(socket, "MSG_MORE", 0))
             self._head = self._head[size:]
-        end = self._offset + min(self._missing_size, _JOB_SIZE)
+        end = self._offset + min(self.missing_size, _JOB_SIZE)
         while self._offset < end and not self._closed:
             # No more than the job's part: a call for the whole file would go on as long as its client keeps up.
             size = self._send_part(end - self._offset)
             if not size:
                 raise OSError("the file became shorter while it was being sent")
             self._offset += size
-            self._missing_size -= size
+            self.missing_size -= size
 
     def _send_part(self, size: int) -> int:
         """Send at most ``size`` bytes from the offset on; return how many the socket has taken, 0 at the file's end."""
@@ -153,7 +154,7 @@ class SocketFileSender:
         self._running = False
         if self._closed:
             self._release()
-        elif self._error is not None or not self._missing_size:
+        elif self._error is not None or not self.missing_size:
             self._on_end(self._error)
         elif self._blocked:
             self._loop.add_writer(self._socket.fileno(), self._writable)

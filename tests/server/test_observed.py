@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +13,8 @@ import pytest
 
 from aiowsgi import park
 from aiowsgi.server.observed import UNKNOWN_HEAD, ObservedExchange
-from tests.hosting import hello, request
+from tests.conftest import ServerThread
+from tests.hosting import PATIENCE, hello, poll, request
 from tests.server.observing import ObservedServer
 
 if TYPE_CHECKING:
@@ -109,19 +113,71 @@ def test_size_is_that_of_the_content_without_its_framing(method: str) -> None:
         assert only(server).sent_size == (5 if method == "GET" else 0)
 
 
-def test_size_of_a_file_is_its_own(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(bytes(1_000_000))
-
+def sends_file(path: Path) -> Any:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [])
         wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](path.open("rb"))
         return wrapped
 
-    with ObservedServer(application, kernel_size=2_000_000) as server:
+    return application
+
+
+def test_size_of_a_file_is_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1_000_000))
+    with ObservedServer(sends_file(path), kernel_size=2_000_000) as server:
         server.connect().send(request())
         server.settle()
         assert (only(server).outcome, only(server).sent_size) == ("complete", 1_000_000)
+
+
+def test_size_of_a_file_whose_client_goes_is_what_was_sent(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(5_000_000))
+    with ObservedServer(sends_file(path), kernel_size=100_000) as server:
+        client = server.connect()
+        client.send(request())
+        server.settle()
+        client.read()
+        server.settle()
+        client.reset()
+        server.settle()
+        assert only(server).outcome == "disconnected"
+        assert 100_000 <= only(server).sent_size < 1_000_000
+
+
+def test_size_of_a_file_that_becomes_shorter_is_what_was_sent(
+    tmp_path: Path, error_log: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(5_000_000))
+    with ObservedServer(sends_file(path), kernel_size=100_000) as server:
+        client = server.connect()
+        client.send(request())
+        server.settle()
+        os.truncate(path, 2_000_000)
+        while not server.ended:
+            client.read()
+            server.settle()
+        assert (only(server).outcome, only(server).sent_size) == ("truncated", 2_000_000)
+
+
+@pytest.mark.skipif(not hasattr(os, "sendfile"), reason="needs sendfile")
+def test_size_of_a_file_past_the_transport_is_what_was_sent(serve: Callable[..., ServerThread], tmp_path: Path) -> None:
+    path, log = tmp_path / "file", tmp_path / "log"
+    path.touch()
+    os.truncate(path, 50_000_000)
+    server = serve(sends_file(path), access_log=True, access_logfile=str(log), access_logformat="%(outcome)s %(B)s")
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as sock:
+        sock.sendall(request())
+        received_size = 0
+        while received_size < 5_000_000:  # more than one call sends
+            received_size += len(sock.recv(1_000_000))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    poll(lambda: log.exists() and log.read_text())
+    outcome, sent_size = log.read_text().split()
+    assert outcome == "disconnected"
+    assert 4_000_000 < int(sent_size) < 50_000_000
 
 
 def test_parked_answer_ends_with_what_was_parked() -> None:
