@@ -32,7 +32,7 @@ _COUNTERS = {
     "connections_accepted": "Connections that were accepted.",
     "request_content_bytes": "Content received, in bytes.",
     "response_content_bytes": "Content sent, in bytes.",
-    "thread_seconds": "Seconds that threads have spent on requests.",
+    "thread_seconds": "Seconds that threads have spent on requests, until these ended for their clients.",
     "broker_events": "What became of channels' events at their brokers: sent from here, read here, dropped for slow"
     " subscribers; resets, and lost connections; and attempts to send that failed.",
     "worker_restarts": "Workers that were started to replace another.",
@@ -40,7 +40,7 @@ _COUNTERS = {
 _GAUGES = {
     "connections": "Open connections, by what they wait for.",
     "requests_active": "Requests that have not ended, by how far they are.",
-    "threads": "Threads for applications, by what they do.",
+    "threads": "Threads for applications, by what they do; the stuck are also running or stalled.",
     "queue_length": "Requests that wait for a thread.",
     "workers": "Processes that serve.",
     "workers_taking_turns": "Of these, the ones whose threads work one after another, since they only compute.",
