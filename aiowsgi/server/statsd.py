@@ -134,13 +134,13 @@ class _UnixDatagrams(socket.socket):
     """A socket for a daemon's Unix socket, which is a new one after each restart of the daemon.
 
     Args:
-        path: of the daemon's.
+        path: of the daemon's; ``@name`` is abstract.
     """
 
     def __init__(self, path: str) -> None:
         super().__init__(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.setblocking(False)
-        self._path = path
+        self._path = "\0" + path[1:] if path.startswith("@") else path
 
     def send(self, data: bytes, flags: int = 0, /) -> int:  # type: ignore[override] # of bytes only
         """Send a datagram to whoever is there now."""

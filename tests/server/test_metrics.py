@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -253,6 +254,17 @@ def test_statsd_on_a_unix_socket_may_come_and_go(tmp_path: Path) -> None:
             assert "gunicorn.request.duration:3750.000|ms|#env:test,az:1" in datagrams(listener)
         sender.take(ended_exchange())
         sender.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs abstract sockets")
+def test_statsd_on_an_abstract_socket_is_sent_to() -> None:
+    with ObservedServer(hello) as server, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind("")  # the kernel chooses a name
+        name = listener.getsockname()[1:].decode()
+        sender = StatsdSender(Config(statsd_host=f"unix:@{name}"), server.engine.loop)
+        sender.take(ended_exchange())
+        sender.close()
+        assert "gunicorn.requests:1|c" in datagrams(listener)
 
 
 def test_statsd_gets_a_sample_where_there_is_too_much_and_no_datagram_is_too_large() -> None:
