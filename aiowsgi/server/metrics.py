@@ -143,7 +143,11 @@ class Metrics:
         """Return what was counted, and how things stand now."""
         engine = self._engine
         stats = take_stats(engine, self._stuck_count())
-        counters: dict[str, float] = {f"requests status={digit}xx": self._statuses[digit] for digit in (2, 3, 4, 5)}
+        counters: dict[str, float] = {
+            f"requests status={digit}xx": count
+            for digit, count in enumerate(self._statuses[2:], 2)
+            if digit <= 5 or count  # an application may answer 600 to 999, which RFC 9110 does not have
+        }
         counters["requests status=none"] = self._statuses[0]
         counters |= {f"request_outcomes outcome={outcome}": count for outcome, count in self._outcomes.items()}
         counters |= {f"refusals reason={reason}": count for reason, count in self._refusals.items()}

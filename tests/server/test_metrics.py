@@ -81,6 +81,14 @@ def test_requests_are_counted_by_status_outcome_and_reason() -> None:
     assert sample(samples, "response_content_bytes_total") == 2 * 13 + 40
 
 
+def test_status_that_no_specification_has_is_counted_once_it_was_answered() -> None:
+    answered = told(metrics_of(ended_exchange(status_code=600), ended_exchange(status_code=999)).snapshot())
+    assert sample(answered, "requests_total", status="6xx") == 1
+    assert sample(answered, "requests_total", status="9xx") == 1
+    statuses = {labels for name, labels in told(metrics_of().snapshot()) if name == "aiowsgi_requests_total"}
+    assert statuses == {frozenset({("status", text)}) for text in ("2xx", "3xx", "4xx", "5xx", "none")}
+
+
 def test_times_of_requests_are_histograms() -> None:
     samples = told(metrics_of(ended_exchange(), ended_exchange()).snapshot())
     assert sample(samples, "request_duration_seconds_count") == 2
