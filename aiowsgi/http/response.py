@@ -158,7 +158,14 @@ def refusal_response(refusal: Refusal, method: str | None, server: str, *, retry
 
 
 def plain_response(
-    status: str, content: bytes, request: RequestHead, *, persistent: bool, content_type: str, server: str
+    status: str,
+    content: bytes,
+    request: RequestHead,
+    *,
+    persistent: bool,
+    content_type: str,
+    server: str,
+    field_lines: str = "",
 ) -> bytes:
     """Return an answer of the gateway's own that is not a refusal, and that must not be cached.
 
@@ -169,12 +176,13 @@ def plain_response(
         persistent: the connection may serve another request afterwards.
         content_type: of the content.
         server: the Server field line with its line end, or nothing.
+        field_lines: further ones, with their line ends.
     """
     connection = "" if persistent else "Connection: close\r\n"
     if persistent and request.http_version == "1.0":
         connection = "Connection: keep-alive\r\n"
     head = (
         f"HTTP/1.1 {status}\r\n{date_field()}{server}Content-Type: {content_type}\r\n"
-        f"Content-Length: {len(content)}\r\nCache-Control: no-store\r\n{connection}\r\n"
+        f"Content-Length: {len(content)}\r\nCache-Control: no-store\r\n{field_lines}{connection}\r\n"
     ).encode("latin-1")
     return head if request.method == "HEAD" else head + content

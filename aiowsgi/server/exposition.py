@@ -112,7 +112,10 @@ class MetricsResponder:
         if head.path not in ("/", "/metrics"):
             request.answer("404 Not Found", b"the metrics are at /metrics\n", TEXT)
         elif head.method not in ("GET", "HEAD"):
-            request.answer("405 Method Not Allowed", b"the metrics can only be read\n", TEXT)
+            # RFC 9110 §15.5.6: with the methods that are allowed.
+            request.answer(
+                "405 Method Not Allowed", b"the metrics can only be read\n", TEXT, field_lines="Allow: GET, HEAD\r\n"
+            )
         else:
             accept = head.variables.get("HTTP_ACCEPT", "")
 

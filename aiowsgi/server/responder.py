@@ -37,13 +37,14 @@ class OwnRequest:
         self._server_field = server_field
         self._send = send
 
-    def answer(self, status: str, content: bytes, content_type: str = JSON) -> None:
+    def answer(self, status: str, content: bytes, content_type: str = JSON, field_lines: str = "") -> None:
         """Answer, once.
 
         Args:
             status: ``"200 OK"``.
             content: whole.
             content_type: of it.
+            field_lines: further ones, with their line ends.
         """
         data = plain_response(
             status,
@@ -52,6 +53,7 @@ class OwnRequest:
             persistent=self._persistent,
             content_type=content_type,
             server=self._server_field,
+            field_lines=field_lines,
         )
         self._send(data, self._persistent)
 

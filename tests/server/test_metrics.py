@@ -22,7 +22,7 @@ from aiowsgi.server.exposition import exposition
 from aiowsgi.server.metrics import Histogram, Metrics, Snapshot, summed
 from aiowsgi.server.statsd import StatsdSender
 from tests.conftest import running_server
-from tests.hosting import PATIENCE, ask, eventually, hello, request, run_in_loop
+from tests.hosting import PATIENCE, ask, client_of, eventually, hello, request, run_in_loop
 from tests.server.observing import ObservedServer, ended_exchange, refused_exchange
 
 if TYPE_CHECKING:
@@ -168,6 +168,11 @@ def test_metrics_are_told_on_a_listener_of_their_own(loop_name: str) -> None:
             assert sample(samples, "threads", state="stuck") == 0
             assert sample(samples, "workers_taking_turns") == 0
             assert b" 404 " in await ask(side.port, "/other")
+            async with client_of(side.port) as (reader, writer):
+                writer.write(request("/metrics", "Connection: close", method="POST"))
+                answer = await reader.read()
+            assert b" 405 " in answer
+            assert b"\r\nAllow: GET, HEAD\r\n" in answer
             assert b"hello" in await ask(server.port, "/metrics")
             port = side.port
         with pytest.raises(ConnectionRefusedError):
