@@ -13,7 +13,6 @@ of mod_log_config, for the escapes; RFC 7617 for the user.
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 import time
@@ -132,8 +131,7 @@ def _literal(text: str) -> str:
     if "%" in text:
         at = text[text.index("%") :][:20]
         raise ValueError(f"{at!r} is not understood: write %(name)s, or %% for a percent sign")
-    # JSON's escapes are Python's.
-    return json.dumps(text)[1:-1].replace("{", "{{").replace("}", "}}")
+    return text.encode("unicode_escape").decode().replace('"', '\\"').replace("{", "{{").replace("}", "}}")
 
 
 def _expression(name: str) -> tuple[str, bool]:

@@ -181,7 +181,9 @@ def test_format_that_is_not_understood_is_refused(text: str, message: str) -> No
         compile_format(text)
 
 
-@pytest.mark.parametrize("text", ["'", '"""', "\\", "{os}", "\n", "\x00", "é", "{{", "}}", '\\"', "%%(h)s", ""])
+@pytest.mark.parametrize(
+    "text", ["'", '"""', "\\", "{os}", "\n", "\x00", "é", "\U0001f680", "\udcff", "{{", "}}", '\\"', "%%(h)s", ""]
+)
 def test_text_of_a_format_stands_for_itself(text: str) -> None:
     assert line(text) == text.replace("%%", "%") + "\n"
 
