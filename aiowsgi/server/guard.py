@@ -106,7 +106,7 @@ class RequestGuard:
             if not has_room:
                 what += "; no other thread takes the place of its thread: max_threads is reached"
             self._tell(logging.ERROR, exchange, what)
-        if "504" in self._actions:
+        if "504" in self._actions and exchange.whole is None:  # else its answer is about to be sent, or on its way
             for connection in list(self._engine.connections):
                 if connection.serves(exchange):
                     connection.give_up_request()

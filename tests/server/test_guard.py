@@ -15,8 +15,11 @@ from aiowsgi import Server, ThreadPool
 from aiowsgi.bridge.pool import Job
 from aiowsgi.config import Config
 from aiowsgi.errors import ConfigError
+from aiowsgi.server.guard import RequestGuard
 from aiowsgi.server.stacks import shortened, stack_report
+from aiowsgi.testing import MemoryServer
 from tests.conftest import ServerThread
+from tests.hosting import request
 from tests.process.server_process import PATIENCE, wait_until
 from tests.raw import RawClient, Truncated
 
@@ -104,6 +107,29 @@ def test_request_over_its_time_is_answered_504_and_its_thread_replaced(
         wait_until(lambda: stuck_count(server) == 0, "free threads")
     assert "is free again" in error_log.text
     assert "max_threads" not in error_log.text
+
+
+def test_answer_that_came_just_before_it_would_be_given_up_is_sent() -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["aiowsgi.disconnected"].wait(20)
+        start_response("200 OK", [])
+        return Answer([b"done"])
+
+    class Answer(list[bytes]):
+        def close(self) -> None:
+            server.pool.pause()
+
+    with MemoryServer(application, request_timeout=10) as server:
+        guard = RequestGuard(server.engine, None)
+        client = server.connect()
+        client.send(request())
+        server.settle()
+        server.loop.advance(20)
+        assert server.pool.step()
+        guard._look()  # before the loop has heard of the answer
+        server.settle()
+        assert guard.stuck_count == 1
+        assert client.read().endswith(b"done")
 
 
 def test_stuck_threads_are_no_more_than_max_threads_and_other_requests_get_503(
