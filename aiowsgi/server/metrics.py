@@ -93,8 +93,10 @@ def summed(snapshots: Iterable[Snapshot]) -> Snapshot:
         counters.update(snapshot.counters)
         gauges.update(snapshot.gauges)
         for name, values in snapshot.histograms.items():
-            known = histograms.get(name)
-            histograms[name] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
+            known = histograms.get(name, ())
+            # Another release, installed before a reload, may have other buckets: the later ones are all that is left.
+            same = len(known) == len(values)
+            histograms[name] = [a + b for a, b in zip(known, values, strict=True)] if same else values
     return Snapshot(dict(counters), histograms, dict(gauges))
 
 

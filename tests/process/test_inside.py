@@ -44,6 +44,15 @@ def test_last_figures_of_a_worker_stay_when_a_census_ends_after_them() -> None:
     assert metrics(inside) == (205, 1)
 
 
+def test_worker_of_another_release_may_have_other_buckets() -> None:
+    inside = Inside(Config())
+    for number, counts in enumerate(([1, 2.0], [1, 2, 3.0], [1, 2, 3.0]), 1):
+        inside.worker_started(number, slot=number)
+        inside.worker_told(number, {"counters": {"requests": 1}, "histograms": {"lag": counts}, "gauges": {}})
+    assert inside.metrics()["histograms"] == {"lag": [2, 4, 6.0]}
+    assert metrics(inside) == (3, 0)
+
+
 def test_workers_that_have_ended_leave_only_their_sum() -> None:
     inside = started()
     for number in range(3, 103):
