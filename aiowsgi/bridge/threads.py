@@ -17,6 +17,7 @@ __all__ = [
     "call_aside",
     "in_main_thread",
     "join_threads",
+    "lasting_threads",
     "own_thread_id",
     "thread_frames",
     "thread_names",
@@ -75,6 +76,12 @@ def thread_names_without_copies() -> list[str]:
     """
     own = threading.get_ident()
     return [name for ident, name in thread_names().items() if ident != own and name != LOG_THREAD_NAME]
+
+
+def lasting_threads() -> set[threading.Thread]:
+    """Return the threads that the interpreter's end would wait for: all but daemons and the main thread."""
+    main = threading.main_thread()
+    return {thread for thread in threading.enumerate() if not thread.daemon and thread is not main}
 
 
 def in_main_thread() -> bool:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
+from aiowsgi.bridge.threads import lasting_threads
 from aiowsgi.config import OPTIONS
 from aiowsgi.configuration.names import did_you_mean
 from aiowsgi.configuration.settings import Settings, Sources
@@ -26,6 +27,7 @@ from aiowsgi.errors import AiowsgiError, ApplicationImportError, ConfigError, Ho
 from aiowsgi.process.arguments import flag_parameters, given_flags
 from aiowsgi.process.commands import COMMANDS, load_command, module_hint
 from aiowsgi.process.descriptors import open_standard_descriptors
+from aiowsgi.process.exit import end_process, flush_streams
 from aiowsgi.process.run import check, exit_at_next_signal, run
 from aiowsgi.version import __version__
 
@@ -67,35 +69,39 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     open_standard_descriptors()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    threads = lasting_threads()
+    served = False
+    exit_code = 0
     name = arguments[0] if arguments and arguments[0] in COMMANDS else None
     try:
         if name is None:
             served = command.main(args=arguments, prog_name="aiowsgi", standalone_mode=False)
         else:
-            served = False
             load_command(name).main(args=arguments[1:], prog_name=f"aiowsgi {name}", standalone_mode=False)
     except click.NoSuchOption as error:
         meant = did_you_mean(error.option_name, [item.flag for item in OPTIONS] if name is None else [])
-        _fail(f"{error.option_name}: no such option{meant}{module_hint(name)}")
+        exit_code = _failed(f"{error.option_name}: no such option{meant}{module_hint(name)}")
     except click.ClickException as error:
-        _fail(error.format_message() + module_hint(name))
+        exit_code = _failed(error.format_message() + module_hint(name))
     except ConfigError as error:
-        _fail(*error.problems)
+        exit_code = _failed(*error.problems)
     except AiowsgiError as error:
         if isinstance(error, (ApplicationImportError, HookError)) and error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
-        _fail(str(error))
+        exit_code = _failed(str(error))
     except (KeyboardInterrupt, click.Abort):
-        sys.exit(INTERRUPTED)
+        exit_code = INTERRUPTED
     if served is True:
         exit_at_next_signal()
-    sys.exit(0)
+    elif lasting_threads() - threads or (exit_code and not flush_streams()):
+        end_process(exit_code)
+    sys.exit(exit_code)
 
 
-def _fail(*messages: str) -> NoReturn:
+def _failed(*messages: str) -> int:
     for message in messages:
         click.echo(f"aiowsgi: {message}", err=True)
-    sys.exit(START_FAILURE)
+    return START_FAILURE
 
 
 def _serve(app_argument: str | None, config: str | None, check_config: bool, print_config: bool, **flags: Any) -> bool:

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import selectors
 import socket
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -88,6 +90,14 @@ class MessagePipe:
     def flush(self) -> None:
         """Send what could not be sent before. Whoever comes while another sends leaves that to it."""
         self._send_on()
+
+    def flush_all(self, seconds: float) -> None:
+        """Wait for the other side to take what could not be sent before, but no longer than that."""
+        end = time.monotonic() + seconds
+        with selectors.PollSelector() as selector:  # takes no descriptor, which may be what is missing
+            selector.register(self._socket, selectors.EVENT_WRITE)
+            while self._unsent and selector.select(max(0.0, end - time.monotonic())):
+                self.flush()
 
     def _send_unsent(self) -> bool:
         """Send what waits; return whether there was room for all of it. One thread at a time."""

@@ -191,6 +191,8 @@ class Roster:
             self._ready(worker, now)
         elif kind == "failed":
             worker.failure = str(message.get("text", ""))
+            if worker.phase is Phase.STARTING:
+                worker.deadline = min(worker.deadline, now + LEAVING_MARGIN_SECONDS)
         elif kind == "stopped":
             worker.deadline = min(worker.deadline, now + LEAVING_MARGIN_SECONDS)
         elif worker.phase is Phase.SERVING:
@@ -314,7 +316,7 @@ class Roster:
             else:
                 self._log(logging.ERROR, f"{worker} cannot start, the others serve on: {reason}")
             self._back_off(slot, now, at_least=1)
-        elif exit_code == START_FAILURE:
+        elif worker.failure or exit_code == START_FAILURE:
             self._exit_code, self._failure = START_FAILURE, reason
             self.stop(self.graceful_timeout, now)
         else:
@@ -434,6 +436,9 @@ class Roster:
                 self._actions.append(SendSignal(worker, ABORT))
             else:
                 self._kill(worker)
+        elif worker.phase is Phase.STARTING and worker.failure:
+            worker.deadline = NEVER
+            self._actions.append(SendSignal(worker, KILL))  # something that atexit calls does not return
         elif worker.phase is Phase.STARTING and now < worker.begun_at + self._start_timeout:
             text = f"{worker} has not become ready for {now - worker.begun_at:.0f} s; SIGUSR1 has its stacks logged"
             self._log(logging.WARNING, text)

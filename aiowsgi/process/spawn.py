@@ -161,7 +161,8 @@ def _be_worker(
         for leave_behind in endings:
             leave_behind()
         exit_code = run_forked(order, pipe, application)
-        join_threads()
+        if not exit_code:
+            join_threads()
         atexit._run_exitfuncs()
     except BaseException:
         traceback.print_exc()

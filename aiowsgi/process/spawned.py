@@ -37,6 +37,14 @@ if __name__ == "__main__":
 
     open_standard_descriptors()  # a program that calls run() may have closed some
 
+    from aiowsgi.process.exit import end_process
     from aiowsgi.process.worker import run_spawned
 
-    sys.exit(run_spawned(_message, _fd, _rest))
+    try:
+        _exit_code = run_spawned(_message, _fd, _rest)
+    except Exception as _error:
+        sys.excepthook(type(_error), _error, _error.__traceback__)
+        _exit_code = 1
+    if _exit_code:
+        end_process(_exit_code)
+    sys.exit(0)

@@ -186,6 +186,7 @@ class _Worker:
         """Tell the supervisor why there is no server; return the exit code that says so."""
         trace = "".join(traceback.format_exception(cause)) if cause else ""
         self._pipe.send("failed", text=f"{trace}{text}")
+        self._pipe.flush_all(_LAST_WORDS_SECONDS)
         return START_FAILURE
 
     def _install_handlers(self) -> None:
@@ -239,10 +240,7 @@ class _Worker:
             done=server.engine.completed_count,
             metrics=report(server, "metrics"),
         )
-        end = loop.time() + _LAST_WORDS_SECONDS
-        while self._pipe.unsent and loop.time() < end:  # behind a long message that the supervisor is still reading
-            await asyncio.sleep(0.01)
-            self._pipe.flush()
+        self._pipe.flush_all(_LAST_WORDS_SECONDS)  # there may be a long message that the supervisor is still reading
         loop.remove_reader(self._pipe.fileno())
         loop.remove_writer(self._pipe.fileno())
 

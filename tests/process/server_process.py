@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import aiowsgi
 from tests.raw import RawClient
@@ -109,9 +110,26 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 @contextmanager
-def server_process(folder: Path, *arguments: str, cwd: Path | None = None, **variables: str) -> Iterator[ServerProcess]:
-    """Run ``python -m aiowsgi`` in a folder, or log there; kill it in the end if it is still there."""
-    with _process(folder, [sys.executable, "-m", "aiowsgi", *arguments], cwd or folder, variables) as server:
+def server_process(
+    folder: Path,
+    *arguments: str,
+    cwd: Path | None = None,
+    stdout: BinaryIO | None = None,
+    flags: Sequence[str] = (),
+    **variables: str,
+) -> Iterator[ServerProcess]:
+    """Run ``python -m aiowsgi`` in a folder, or log there; kill it in the end if it is still there.
+
+    Args:
+        folder: for its log.
+        arguments: of the command.
+        cwd: the folder to run it in; default ``folder``.
+        stdout: where its standard output goes; default a pipe.
+        flags: of the interpreter.
+        variables: of its environment.
+    """
+    command = [sys.executable, *flags, "-m", "aiowsgi", *arguments]
+    with _process(folder, command, cwd or folder, variables, stdout) as server:
         yield server
 
 
@@ -149,7 +167,9 @@ def hangups_ignored() -> Iterator[None]:
 
 
 @contextmanager
-def _process(folder: Path, command: list[str], cwd: Path, variables: dict[str, str]) -> Iterator[ServerProcess]:
+def _process(
+    folder: Path, command: list[str], cwd: Path, variables: dict[str, str], stdout: BinaryIO | None = None
+) -> Iterator[ServerProcess]:
     log_path = folder / "stderr.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(
@@ -157,7 +177,7 @@ def _process(folder: Path, command: list[str], cwd: Path, variables: dict[str, s
             cwd=cwd,
             env=environment(**variables),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE if stdout is None else stdout,
             stderr=log,
         )
     with process:

@@ -117,6 +117,16 @@ def test_worker_that_cannot_start_at_first_ends_all_with_its_reason() -> None:
     assert stage.actions() == [Finish(3, "module 'x' is not there")]
 
 
+def test_worker_that_cannot_start_and_does_not_end_is_killed_for_that_reason() -> None:
+    stage = Stage(1)
+    (worker,) = stage.spawned()
+    stage.say(worker, "failed", text="module 'x' is not there")
+    stage.wait(6)
+    assert stage.actions() == [SendSignal(worker, signal.SIGKILL)]
+    stage.end(worker)
+    assert of_kind(stage.actions(), Finish) == [Finish(3, "module 'x' is not there")]
+
+
 def test_worker_that_dies_before_it_is_ready_is_tried_again_later() -> None:
     stage = Stage(1)
     (worker,) = stage.spawned()

@@ -241,6 +241,14 @@ def test_application_that_exits_at_import_is_exit_3(folder: Path) -> None:
     assert not (folder / "sock").exists()
 
 
+def test_configuration_is_checked_to_the_end_whatever_threads_the_application_has_started(folder: Path) -> None:
+    (folder / "pushing.py").write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait).start()\nfrom hello import app\n"
+    )
+    with server_process(folder, "pushing", "--check-config") as server:
+        assert server.wait() == 0
+
+
 def test_port_in_use_is_exit_3_and_one_line(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

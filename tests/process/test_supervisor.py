@@ -222,6 +222,56 @@ def test_application_that_cannot_be_imported_is_exit_3_and_told_once(folder: Pat
     assert count_in(server, "Traceback") == 1
 
 
+# A thread that the interpreter's end would wait for.
+STARTING_A_THREAD = "import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["-w", "2"], ["-w", "1", "--preload"]])
+def test_start_that_fails_is_exit_3_whatever_threads_the_application_has_started(
+    folder: Path, arguments: list[str]
+) -> None:
+    exit_text = "import atexit\natexit.register(open, 'left', 'w')\n"
+    (folder / "broken.py").write_text(exit_text + STARTING_A_THREAD + "import nothing_of_that_name\n")
+    with server_process(folder, "broken", "-b", "127.0.0.1:0", *arguments) as server:
+        assert server.wait() == 3
+    assert count_in(server, "imports 'nothing_of_that_name', which is not found") == 1
+    assert (folder / "left").exists()
+
+
+def test_forked_worker_that_fails_is_exit_3_whatever_threads_it_has_started(folder: Path) -> None:
+    (folder / "hook.py").write_text(f"def fail(info):\n    exec({STARTING_A_THREAD!r})\n    1 / 0\n")
+    arguments = ["-w", "1", "--preload", "--worker-init=hook:fail", "-b", "127.0.0.1:0"]
+    with server_process(folder, "hello", *arguments) as server:
+        assert server.wait() == 3
+    assert count_in(server, "hook worker_init=hook:fail failed: ZeroDivisionError") == 1
+
+
+def test_reload_to_code_that_leaves_a_thread_and_fails_is_given_up_at_once(folder: Path) -> None:
+    with supervised(folder, "hello", "-w", "1") as server:
+        (folder / "hello.py").write_text(STARTING_A_THREAD + "import nothing_of_that_name\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log(r"reload given up, .*: worker 2 cannot start: (.*\n)+.*'nothing_of_that_name'")
+        assert get(server).startswith("first ")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-w", "1"], ["-w", "1", "--preload"]])
+def test_start_that_fails_is_exit_3_where_standard_output_takes_nothing(folder: Path, arguments: list[str]) -> None:
+    (folder / "broken.py").write_text("print('importing')\nimport nothing_of_that_name\n")
+    with (
+        open("/dev/full", "wb") as full,
+        server_process(folder, "broken", "-b", "127.0.0.1:0", *arguments, stdout=full, PYTHONUNBUFFERED="") as server,
+    ):
+        assert server.wait() == 3
+    assert count_in(server, "imports 'nothing_of_that_name', which is not found") == 1
+
+
+def test_long_reason_of_a_failed_start_is_told_whole(folder: Path) -> None:
+    (folder / "broken.py").write_text("raise ValueError('x' * 600_000 + 'end')\n")
+    with server_process(folder, "broken", "-b", "127.0.0.1:0", "-w", "1") as server:
+        assert server.wait() == 3
+    assert "x" * 600_000 + "end" in server.log
+
+
 @pytest.mark.parametrize("arguments", [["-w", "1"], ["-w", "1", "--preload"]])
 def test_access_log_that_a_worker_cannot_open_is_exit_3_and_told_once(folder: Path, arguments: list[str]) -> None:
     with server_process(folder, "hello", *arguments, "--access-logfile=none/log", "-b", "127.0.0.1:0") as server:
