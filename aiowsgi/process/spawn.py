@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -29,6 +30,8 @@ from aiowsgi.process.worker import HELD_BACK_SIGNALS, Order, run_forked
 
 __all__ = ["WorkerProcess", "check_platform", "describe_exit", "fork_worker", "spawn_worker"]
 
+logger = logging.getLogger("aiowsgi.supervisor")
+
 _PROGRAM = Path(__file__).with_name("spawned.py")
 
 
@@ -39,13 +42,25 @@ class WorkerProcess:
         self.pid = pid
         self.pipe = pipe
         self._popen = popen
+        self._told_of_permission = False
         #: Slots whose sockets it has been given.
         self.slots: set[int] = set()
 
-    def send_signal(self, signum: int) -> None:
-        """Send a signal; the process has not been waited for, so its number is still its own."""
-        with contextlib.suppress(ProcessLookupError):
+    def send_signal(self, signum: int) -> bool:
+        """Send a signal, and return whether that is allowed.
+
+        The process has not been waited for, so its number is still its own.
+        """
+        try:
             os.kill(self.pid, signum)
+        except ProcessLookupError:
+            pass
+        except PermissionError:  # it has another user's rights
+            if not self._told_of_permission:
+                self._told_of_permission = True
+                logger.error("the process %d cannot be sent signals: that takes CAP_KILL", self.pid)
+            return False
+        return True
 
     def ended(self, exit_code: int) -> None:
         """The process has been waited for."""

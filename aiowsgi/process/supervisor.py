@@ -415,8 +415,8 @@ class Supervisor:
                     process.pipe.send("drain", seconds=seconds, leave_backlog=leave_backlog, serve_on=serve_on)
             case SendSignal(worker, signum):
                 process = self._processes.get(worker.number)
-                if process is not None:
-                    process.send_signal(signum)
+                if process is not None and not process.send_signal(signum) and signum == signal.SIGKILL:
+                    self._ended(worker.number, -signum)  # as an orphan it leaves once its loop turns again, if ever
             case Lend(worker, slot):
                 process = self._processes.get(worker.number)
                 if process is not None and self._config.reuse_port:

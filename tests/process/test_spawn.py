@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -8,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from aiowsgi.config import Config
-from aiowsgi.process.spawn import describe_exit
+from aiowsgi.process.messages import message_pipes
+from aiowsgi.process.spawn import WorkerProcess, describe_exit
 from aiowsgi.process.worker import Order
 
 
@@ -29,3 +32,20 @@ def test_order_has_of_the_module_path_what_python_looks_at(monkeypatch: pytest.M
     monkeypatch.setattr(sys, "path", [Path("/a/path"), *path])
     fields = json.loads(json.dumps(Order(1, "app", False, Config(), []).as_fields()))
     assert fields["sys_path"] == path
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no supervisor")
+def test_process_that_may_not_be_sent_signals_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def kill(pid: int, signum: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    pipe, other = message_pipes()
+    process = WorkerProcess(4321, pipe, None)
+    monkeypatch.setattr(os, "kill", kill)
+    with other, caplog.at_level(logging.ERROR, "aiowsgi.supervisor"):
+        assert not process.send_signal(signal.SIGUSR1)
+        assert not process.send_signal(signal.SIGKILL)
+    pipe.close()
+    assert caplog.messages == ["the process 4321 cannot be sent signals: that takes CAP_KILL"]

@@ -162,3 +162,19 @@ def test_worker_is_asked_for_its_part_of_what_an_answer_may_have(make_stage: Cal
     stage.turn()
     (question,) = (message for message in stage.pipe.receive() if message["type"] == "report")
     assert question["size"] == 3 * 1024 * 1024
+
+
+def test_worker_that_hangs_and_may_not_be_killed_is_left_behind(
+    make_stage: Callable[[float], Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(pid: int, signum: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    stage = make_stage(5.0)
+    stage.roster.stop(0.0, time.monotonic())
+    stage.worker.deadline = time.monotonic()
+    monkeypatch.setattr(os, "kill", kill)
+    stage.turn()
+    assert stage.supervisor._finish is not None
+    stage.pipe.receive_all()
+    assert stage.pipe.ended
