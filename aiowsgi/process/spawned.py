@@ -30,6 +30,8 @@ if __name__ == "__main__":
     _fd = int(sys.argv[1])
     _line, _rest = _read_first_line(_fd)
     _message = json.loads(_line)
+    for _inherited in (_fd, *_message["sockets"]):
+        os.set_inheritable(_inherited, False)  # or programs that the import starts would have them as well
     sys.path[:] = _message["sys_path"]
     sys.argv[:] = _message["argv"]
 

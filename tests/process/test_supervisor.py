@@ -213,6 +213,13 @@ def test_orphaned_workers_finish_what_runs_and_leave(folder: Path) -> None:
         wait_until(lambda: not any(map(is_alive, workers)), "the end of all workers")
 
 
+@pytest.mark.parametrize("arguments", [["-w", "1"], ["-w", "1", "--preload"]])
+def test_program_that_the_import_starts_has_none_of_the_sockets(folder: Path, arguments: list[str]) -> None:
+    (folder / "starting.py").write_text(HELLO + "os.system('ls -l /proc/self/fd > fds')\n")
+    with supervised(folder, "starting", *arguments):
+        assert "socket:" not in (folder / "fds").read_text()
+
+
 @pytest.mark.parametrize("arguments", [["-w", "2"], ["-w", "2", "--preload"]])
 def test_application_that_cannot_be_imported_is_exit_3_and_told_once(folder: Path, arguments: list[str]) -> None:
     (folder / "broken.py").write_text("import nothing_of_that_name\n")
