@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -181,8 +182,7 @@ def _check(name: str, target: Any) -> None:
             f"{name!r} does not take (environ, start_response); it looks like {what} that makes the application: "
             f"'{name}()', or --factory"
         )
-    signature = inspect.signature(target, follow_wrapped=False)
-    raise ApplicationImportError(f"{name!r} does not take (environ, start_response), but {signature}")
+    raise ApplicationImportError(f"{name!r} does not take (environ, start_response), but {_signature(target)}")
 
 
 def _is_asgi(target: Any) -> bool:
@@ -193,10 +193,20 @@ def _is_asgi(target: Any) -> bool:
     return _parameters(target) in (["scope", "receive", "send"], ["scope"])
 
 
+def _signature(target: Any) -> inspect.Signature:
+    """The callable's own signature; raises whatever the application's code does that says what it is."""
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format
+
+        # Annotations are evaluated when they are read, and may name what only a type checker imports (PEP 649).
+        return inspect.signature(target, follow_wrapped=False, annotation_format=Format.FORWARDREF)
+    return inspect.signature(target, follow_wrapped=False)
+
+
 def _parameters(target: Any) -> list[str]:
     try:
-        return list(inspect.signature(target, follow_wrapped=False).parameters)
-    except (TypeError, ValueError):
+        return list(_signature(target).parameters)
+    except Exception:  # what cannot be inspected is served all the same
         return []
 
 
@@ -205,11 +215,13 @@ def _takes(target: Any, count: int) -> bool:
     if not (inspect.isfunction(target) or inspect.ismethod(target) or inspect.isclass(target)):
         return True
     try:
-        inspect.signature(target, follow_wrapped=False).bind(*[None] * count)
+        signature = _signature(target)
+    except Exception:
+        return True
+    try:
+        signature.bind(*[None] * count)
     except TypeError:
         return False
-    except ValueError:
-        return True
     return True
 
 

@@ -510,6 +510,36 @@ def test_application_of_any_fitting_shape_is_taken(files: WriteFiles, source: st
     assert answer_of("shapes") == b"fits"
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class Site:\n"
+        "    def __call__(self, environ, start_response): return [b'fits']\n"
+        "    __signature__ = property(lambda self: no_such_name)\n"
+        "app = Site()",
+        "class Meta(type):\n"
+        "    __signature__ = property(lambda cls: no_such_name)\n"
+        "class app(metaclass=Meta):\n"
+        "    def __init__(self, environ, start_response): pass\n"
+        "    def __iter__(self): yield b'fits'",
+        # As a type checker's import does it, without "from __future__ import annotations", which PEP 649 replaces.
+        pytest.param(
+            "def app(environ: NoSuchName, start_response: NoSuchName): return [b'fits']",
+            marks=pytest.mark.skipif(sys.version_info < (3, 14), reason="evaluates annotations at the definition"),
+        ),
+    ],
+)
+def test_application_whose_signature_cannot_be_read_is_taken_at_its_word(files: WriteFiles, source: str) -> None:
+    files({"shapes.py": source + "\n"})
+    assert answer_of("shapes") == b"fits"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="evaluates annotations at the definition")
+def test_signature_with_names_that_only_a_type_checker_knows_is_refused_if_it_does_not_fit(files: WriteFiles) -> None:
+    files({"view.py": "def app(request: NoSuchName): return 'hello'\n"})
+    assert "'view:app' does not take (environ, start_response), but (request" in str(failure_of("view"))
+
+
 def test_builtin_without_signature_is_taken_at_its_word(files: WriteFiles) -> None:
     files({"builtin.py": "app = type\n"})
     assert load_application("builtin") is type
