@@ -25,6 +25,7 @@ from wsgiref.types import WSGIApplication
 
 from aiowsgi.bridge.threads import join_threads
 from aiowsgi.errors import StartupError
+from aiowsgi.process.exit import flush_streams
 from aiowsgi.process.messages import MessagePipe, message_pipes
 from aiowsgi.process.worker import HELD_BACK_SIGNALS, Order, run_forked
 
@@ -145,7 +146,7 @@ def fork_worker(
         OSError: the process could not be started.
     """
     pipe, other = message_pipes()
-    _flush_streams()
+    flush_streams()
     with _signals_held_back():
         try:
             pid = os.fork()
@@ -182,12 +183,5 @@ def _be_worker(
     except BaseException:
         traceback.print_exc()
     finally:
-        with contextlib.suppress(Exception):
-            _flush_streams()
+        flush_streams()
         os._exit(exit_code)
-
-
-def _flush_streams() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # None in a program that was started with the descriptor closed
-            stream.flush()

@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -80,9 +81,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def supervised(folder: Path, *arguments: str, **variables: str) -> Iterator[ServerProcess]:
+def supervised(
+    folder: Path, *arguments: str, stdout: BinaryIO | None = None, flags: Sequence[str] = (), **variables: str
+) -> Iterator[ServerProcess]:
     """Run the command on a free port until it listens; none of its processes outlives the test."""
-    with server_process(folder, *arguments, "-b", "127.0.0.1:0", **variables) as server:
+    with server_process(folder, *arguments, "-b", "127.0.0.1:0", stdout=stdout, flags=flags, **variables) as server:
         assert server.url
         workers: set[int] = set()
         try:
@@ -500,6 +503,16 @@ def test_application_that_is_preloaded_is_imported_once(folder: Path) -> None:
         assert server.wait() == 0
     assert (folder / "imports").read_text() == "import\n"
     assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("text", ["sys.stdout.close()", "sys.stdout = object()", "print('importing')"])
+def test_preloaded_application_is_forked_whatever_standard_output_is(folder: Path, text: str) -> None:
+    (folder / "silent.py").write_text(f"{HELLO}\nimport sys\n{text}\n")
+    with (
+        open("/dev/full", "wb") as full,
+        supervised(folder, "silent", "-w", "1", "--preload", stdout=full, PYTHONUNBUFFERED="") as server,
+    ):
+        assert get(server).startswith("first ")
 
 
 def test_preloaded_worker_with_an_executor_leaves_by_itself_and_calls_what_atexit_has(folder: Path) -> None:
