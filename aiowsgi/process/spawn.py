@@ -117,6 +117,8 @@ def spawn_worker(order: Order) -> WorkerProcess:
     interpreter_flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # not typed
     if "-P" not in interpreter_flags:
         interpreter_flags.append("-P")  # its script's folder is not one to import from
+    if getattr(sys.__stdout__, "write_through", False):
+        interpreter_flags.append("-u")  # which is not among them; nothing else makes standard output so
     command = [sys.executable, *interpreter_flags, str(_PROGRAM), str(other.fileno())]
     try:
         with other, _signals_held_back():

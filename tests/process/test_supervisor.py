@@ -505,6 +505,14 @@ def test_application_that_is_preloaded_is_imported_once(folder: Path) -> None:
     assert "Traceback" not in server.log
 
 
+def test_what_a_worker_of_an_unbuffered_interpreter_prints_is_seen_at_once(folder: Path) -> None:
+    (folder / "printing.py").write_text(HELLO + "print('imported')\n")
+    with supervised(folder, "printing", "-w", "1", flags=["-u"], PYTHONUNBUFFERED="") as server:
+        assert server.process.stdout is not None
+        os.set_blocking(server.process.stdout.fileno(), False)
+        assert server.process.stdout.read() == b"imported\n"
+
+
 @pytest.mark.parametrize("text", ["sys.stdout.close()", "sys.stdout = object()", "print('importing')"])
 def test_preloaded_application_is_forked_whatever_standard_output_is(folder: Path, text: str) -> None:
     (folder / "silent.py").write_text(f"{HELLO}\nimport sys\n{text}\n")
