@@ -4,8 +4,9 @@ Events go in, each with the time: a worker said something or ended, a signal cam
 (:meth:`Roster.take_actions`, :mod:`aiowsgi.process.actions`), for :mod:`aiowsgi.process.supervisor` to carry out.
 
 A *slot* is a place for one worker that serves. Whatever happens, there is one rule: a slot without a worker gets one,
-at once or after a back-off; a slot whose worker is *wanted gone* (reload, recycling) gets another beside it, one slot
-at a time, and the old one drains when the new one is ready. So no slot is ever empty on purpose.
+at once or after a back-off; a slot whose worker is *wanted gone* (reload; recycling, that too with a back-off) gets
+another beside it, one slot at a time, and the old one drains when the new one is ready. So no slot is ever empty on
+purpose.
 
 ::
 
@@ -71,9 +72,11 @@ class Slot:
     number: int
     serving: Worker | None = None
     starting: Worker | None = None
-    #: Why the serving worker is to be replaced; empty if it is not.
+    #: Why the serving worker is to be replaced, and from when on; empty if it is not.
     wanted_gone: str = ""
     wanted_at: float = 0.0
+    #: Workers in a row that were recycled, each soon after it was ready.
+    worn_count: int = 0
     failure_count: int = 0
     retry_at: float = -NEVER
 
@@ -128,7 +131,7 @@ class Roster:
         self._reloading = True
         self._dismiss_starting(now)
         for slot in self.slots:
-            slot.failure_count = 0
+            slot.failure_count = slot.worn_count = 0
             slot.retry_at = -NEVER
             if slot.serving is not None:
                 # Another reason outlives a reload that is given up: the worker tells it only once.
@@ -198,9 +201,7 @@ class Roster:
         elif worker.phase is Phase.SERVING:
             worker.deadline = now + self.timeout if self.timeout else NEVER
             if kind == "recycle":
-                reason = str(message.get("reason", ""))
-                self._log(logging.INFO, f"{worker} is to be replaced: {reason}")
-                self._want_gone(self.slots[worker.slot], reason, now)
+                self._recycle(worker, str(message.get("reason", "")), now)
             elif kind == "leaving":
                 self._vacate(worker)
                 self._expect_end(worker, self.graceful_timeout, now)
@@ -251,7 +252,9 @@ class Roster:
         due = [self._delay_end, *(worker.deadline for worker in self.workers.values())]
         if not self.stopping:
             # A slot whose time has passed waits for something else: its turn.
-            due.extend(slot.retry_at for slot in self.slots if slot.starting is None and slot.retry_at > self._now)
+            for slot in self.slots:
+                if slot.starting is None:
+                    due.extend(at for at in (slot.retry_at, slot.wanted_at) if at > self._now)
         return min(due)
 
     def take_actions(self) -> list[Action]:
@@ -273,7 +276,11 @@ class Roster:
             if slot.serving is None and slot.starting is None and slot.retry_at <= now:
                 self._spawn(slot, now)
         if not any(slot.serving and slot.starting for slot in self.slots):
-            unwanted = [slot for slot in self.slots if slot.serving and slot.wanted_gone and slot.retry_at <= now]
+            unwanted = [
+                slot
+                for slot in self.slots
+                if slot.serving and slot.wanted_gone and max(slot.retry_at, slot.wanted_at) <= now
+            ]
             if unwanted:
                 self._spawn(min(unwanted, key=lambda slot: slot.wanted_at), now)
         if (self._reloading or not self._settled) and all(self._is_settled(slot) for slot in self.slots):
@@ -341,15 +348,11 @@ class Roster:
 
     def _back_off(self, slot: Slot, now: float, at_least: int = 0) -> None:
         """Decide when the slot is filled again: immediately the first time, then later and later."""
-        exponent = max(slot.failure_count, at_least) - 1
-        slot.failure_count += 1
-        if exponent < 0:
-            slot.retry_at = now
-            return
-        seconds = min(MOST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(exponent, 16))
-        slot.failure_count = max(slot.failure_count, at_least + 1)
+        count = max(slot.failure_count, at_least)
+        seconds = _backoff_seconds(count)
+        slot.failure_count = count + 1
         slot.retry_at = now + seconds
-        if slot.serving is None:
+        if seconds and slot.serving is None:
             self._log(logging.WARNING, f"slot {slot.number} gets its next worker in {seconds:g} s")
             self._lend(slot.number)
 
@@ -380,9 +383,20 @@ class Roster:
                 self._dismiss(slot.starting, now)
                 slot.starting = None
 
-    def _want_gone(self, slot: Slot, reason: str, now: float) -> None:
-        if not slot.wanted_gone:
-            slot.wanted_at = now
+    def _recycle(self, worker: Worker, reason: str, now: float) -> None:
+        """Have another worker take this one's place: later and later, if that does not help for long."""
+        slot = self.slots[worker.slot]
+        if now - worker.ready_at >= STABLE_SECONDS:
+            slot.worn_count = 0
+        # Each that is replaced may keep its requests, and so its memory, for as long as ``graceful_timeout``.
+        seconds = _backoff_seconds(slot.worn_count)
+        slot.worn_count += 1
+        when = f" in {seconds:g} s, as those before it did not last either" if seconds else ""
+        self._log(logging.INFO, f"{worker} is to be replaced{when}: {reason}")
+        self._want_gone(slot, reason, now + seconds)
+
+    def _want_gone(self, slot: Slot, reason: str, at: float) -> None:
+        slot.wanted_at = min(at, slot.wanted_at) if slot.wanted_gone else at
         slot.wanted_gone = reason or "recycling"
 
     def _vacate(self, worker: Worker) -> Slot | None:
@@ -475,3 +489,8 @@ class Roster:
         """Count the workers in each phase, for people."""
         phases = [worker.phase for worker in self.workers.values()]
         return {phase.name.lower(): phases.count(phase) for phase in Phase if phases.count(phase)}
+
+
+def _backoff_seconds(count: int) -> float:
+    """Return how long to wait before what was in vain so many times is done again: not at all the first time."""
+    return min(MOST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** (min(count, 16) - 1)) if count else 0.0

@@ -389,6 +389,51 @@ def test_recycling_whose_replacement_cannot_start_is_tried_again_later() -> None
     assert len(stage.spawned()) == 1
 
 
+def test_recycling_that_does_not_help_for_long_is_slowed_down_and_begins_anew_once_it_does() -> None:
+    stage = Stage(1, timeout=0)
+    (worker,) = stage.started()
+    delays = []
+    for lasting_seconds in (0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 0):
+        stage.wait(lasting_seconds)
+        stage.say(worker, "recycle", reason="33 MiB of memory, over 20M")
+        worn_at = stage.now
+        stage.wait(60)
+        assert worker.phase is Phase.SERVING
+        old, (worker,) = worker, stage.started()
+        delays.append(worker.begun_at - worn_at)
+        assert old.phase is Phase.LEAVING
+        stage.end(old, 0)
+    assert delays == [0, 0.5, 1, 2, 4, 8, 16, 30, 30, 0, 0.5]
+
+
+@pytest.mark.parametrize("dies", [True, False], ids=["dies", "leaves"])
+def test_worker_that_waits_to_be_recycled_and_ends_before_is_replaced_at_once(dies: bool) -> None:
+    stage = Stage(1)
+    (first,) = stage.started()
+    stage.say(first, "recycle", reason="old")
+    (second,) = stage.started()
+    stage.say(second, "recycle", reason="old")
+    assert stage.spawned() == []
+    if dies:
+        stage.end(second)
+    else:
+        stage.say(second, "leaving")
+    assert len(stage.spawned()) == 1
+
+
+def test_reload_does_not_wait_for_a_recycling_that_is_put_off() -> None:
+    stage = Stage(1)
+    (first,) = stage.started()
+    stage.say(first, "recycle", reason="old")
+    (second,) = stage.started()
+    stage.say(second, "recycle", reason="old")
+    stage.roster.reload(stage.now)
+    (third,) = stage.started()
+    assert (second.phase, third.phase) == (Phase.LEAVING, Phase.SERVING)
+    stage.wait(20)
+    assert stage.spawned() == []
+
+
 def test_recycling_that_a_failed_reload_came_between_is_done_all_the_same() -> None:
     stage = Stage(2)
     first, second = stage.started()
