@@ -85,8 +85,8 @@ class Config:
     factory: bool = option(
         False, Kind.FLAG, "Call the named attribute for the application.", group=APP, aliases=("call",))
     chdir: str | None = option(
-        None, Kind.TEXT, "Folder to change to before anything is imported or opened.", group=APP,
-        default_text="none")
+        None, Kind.TEXT, "Folder to change to before anything is imported or opened; relative paths are seen from it.",
+        group=APP, default_text="none")
     pythonpath: Sequence[str] = option(
         (), Kind.TEXTS, "Folder to import from, before all others. Repeatable, or several with commas.",
         group=APP, aliases=("app_dir",), default_text="none")

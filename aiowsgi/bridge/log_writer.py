@@ -58,7 +58,8 @@ class LogFile:
     """
 
     def __init__(self, path: str | None = None, fd: int = -1) -> None:
-        self._path = path
+        # As logging.FileHandler does: the process may change to another folder, and the file is looked for later.
+        self._path = None if path is None else os.path.abspath(path)
         self._fd = fd if path is None else self._open(path)
 
     def __str__(self) -> str:

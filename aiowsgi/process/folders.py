@@ -4,21 +4,32 @@ Folders are remembered by name, and entered again for every worker: by then a li
 another release, and the previous one may be gone. ``PWD`` is kept in step, as a shell's ``cd`` does, for code that asks
 for the name: :func:`~aiowsgi.configuration.folder.working_folder`.
 
+An application may change to another folder whenever it likes; the paths of files and Unix sockets in a configuration
+are seen from the folder that it names itself.
+
 Thread: the main thread, before the application is imported; later the supervisor's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
+from typing import Any
 
 from aiowsgi.config import Config
+from aiowsgi.configuration.addresses import UnixAddress, parse_bind
 from aiowsgi.configuration.folder import working_folder
 from aiowsgi.errors import StartupError
 from aiowsgi.process.module import make_importable
 
 __all__ = ["Folders"]
+
+_FILE_OPTIONS = ("access_logfile", "log_config", "ssl_certfile", "ssl_keyfile", "ssl_ca_certs")
+_ADDRESS_OPTIONS = ("metrics_bind", "statsd_host", "control")
+# unix(7): sun_path has 108 bytes, with a zero at the end; elsewhere 104. A path that fits only as it is given stays so.
+_MOST_SOCKET_PATH_SIZE = 103
 
 
 class Folders:
@@ -61,6 +72,40 @@ class Folders:
         else:
             os.environ["PWD"] = _joined(self._start, config.chdir or "")
         self._make_importable(config)
+
+    def resolved(self, config: Config) -> Config:
+        """Return a configuration whose files and Unix sockets are the same in whatever folder the process is.
+
+        Their folder keeps its name, as for :meth:`enter`: a link in it is followed when they are opened.
+        """
+        folder = os.path.join(self._start, config.chdir or "")
+
+        def path(text: str) -> str:
+            # What .. means after a link is for the system to say.
+            return os.path.join(folder, text if os.pardir in text.split(os.sep) else os.path.normpath(text))
+
+        def socket_path(text: str) -> str:
+            whole = text if text.startswith("@") else path(text)
+            return whole if len(os.fsencode(whole)) <= _MOST_SOCKET_PATH_SIZE else text
+
+        def address(text: str) -> str:
+            if not text.startswith("unix:"):
+                return text
+            parsed = parse_bind(text)
+            return f"unix:{socket_path(parsed.path)}" if isinstance(parsed, UnixAddress) else text
+
+        changes: dict[str, Any] = {}
+        for name in _FILE_OPTIONS:
+            text = getattr(config, name)
+            if text and text != "-":
+                changes[name] = path(text)
+        for name in _ADDRESS_OPTIONS:
+            text = getattr(config, name)
+            if text:
+                changes[name] = address(text)
+        if config.uds:
+            changes["uds"] = socket_path(config.uds)
+        return dataclasses.replace(config, bind=tuple(map(address, config.bind)), **changes)
 
     def _make_importable(self, config: Config) -> None:
         for entry in self._added:

@@ -108,7 +108,7 @@ def run(
     folders = Folders()
     folders.enter(config)
     descriptors = take_passed_descriptors()
-    config = _with_passed_sockets(config, descriptors)
+    config = _with_passed_sockets(folders.resolved(config), descriptors)
     factory = factory or config.factory
     if isinstance(application, str):  # a configuration that is read anew may name another
         config = dataclasses.replace(config, app=application, factory=factory)
@@ -117,7 +117,7 @@ def run(
         notifier = Notifier()
 
         def read_again() -> Config:
-            return config if reread is None else _with_passed_sockets(reread(), descriptors)
+            return config if reread is None else _with_passed_sockets(folders.resolved(reread()), descriptors)
 
         with _stacks_before_serving():
             if config.reload:
@@ -147,7 +147,9 @@ def check(config: Config) -> None:
         HookError: a hook cannot be loaded.
         StartupError: a folder, a user, a certificate, a log's file, the loop or the parser is missing.
     """
-    Folders().enter(config)
+    folders = Folders()
+    folders.enter(config)
+    config = folders.resolved(config)
     Hooks(config)
     check_privileges(config)
     assert config.app is not None  # Sources would have missed it

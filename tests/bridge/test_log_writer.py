@@ -54,6 +54,19 @@ def test_text_that_no_encoding_has_is_escaped(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_bytes() == b"\\udcff \xc3\xa9\n"
 
 
+def test_relative_path_is_followed_in_the_folder_where_it_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    file = LogFile("log")
+    monkeypatch.chdir("elsewhere")
+    file.follow()
+    file.close()
+    assert [path.name for path in tmp_path.rglob("log")] == ["log"]
+    assert (tmp_path / "log").exists()
+
+
 def test_file_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         LogFile(str(tmp_path / "nowhere" / "log"))

@@ -237,7 +237,7 @@ def test_command_line_serves_until_a_signal_and_exits_0(
     assert code == 0
     assert out == ""
     assert "aiowsgi " in err
-    assert "unix:sock (3 threads, asyncio, " in err
+    assert f"unix:{folder}/sock (3 threads, asyncio, " in err
     assert "stopped; " in err
     assert not (folder / "sock").exists()
     # What comes now ends the process at once.

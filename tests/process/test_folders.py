@@ -14,7 +14,7 @@ from aiowsgi.config import Config
 from aiowsgi.configuration.folder import working_folder
 from aiowsgi.errors import StartupError
 from aiowsgi.process.folders import Folders
-from tests.process.server_process import ServerProcess, server_process
+from tests.process.server_process import ServerProcess, connect_unix, server_process
 
 APPLICATION = """
 import helper
@@ -99,6 +99,58 @@ def test_folder_that_a_hook_has_changed_to_is_kept_while_names_mean_the_same(rel
     os.chdir("lib")
     folders.enter(Config(chdir="current"))
     assert os.getcwd() == str(releases / "first" / "lib")
+
+
+def test_paths_are_resolved_in_the_folder_that_the_configuration_names(releases: Path) -> None:
+    given = Config(
+        chdir="current",
+        bind=["unix:app.sock", "unix:@app", "unix:/run/app.sock", "127.0.0.1:8000", "fd://3"],
+        access_logfile="log/../access.log",
+        log_config="./log.toml",
+        ssl_certfile="/etc/cert.pem",
+        ssl_keyfile="key.pem",
+        control="unix:control",
+        metrics_bind="unix:metrics",
+        statsd_host="statsd",
+    )
+    config = Folders().resolved(given)
+    current = releases / "current"
+    # The folder's name is a link's, and stays so.
+    assert config.bind == (
+        f"unix:{current}/app.sock",
+        "unix:@app",
+        "unix:/run/app.sock",
+        "127.0.0.1:8000",
+        "fd://3",
+    )
+    assert (config.access_logfile, config.log_config) == (f"{current}/log/../access.log", f"{current}/log.toml")
+    assert (config.ssl_certfile, config.ssl_keyfile) == ("/etc/cert.pem", f"{current}/key.pem")
+    assert (config.control, config.metrics_bind) == (f"unix:{current}/control", f"unix:{current}/metrics")
+    assert config.statsd_host == "statsd"
+    assert Folders().resolved(Config(uds="app.sock")).uds == f"{releases}/app.sock"
+    assert Folders().resolved(Config(access_logfile="-")) == Config(access_logfile="-")
+
+
+def test_socket_whose_whole_path_is_too_long_keeps_the_one_that_is_given(releases: Path) -> None:
+    folder = "d" * 103
+    assert Folders().resolved(Config(chdir=folder, uds="app.sock")).uds == "app.sock"
+
+
+@pytest.mark.parametrize("options", [[], ["-w1"], ["--preload"]], ids=["alone", "spawned", "preloaded"])
+def test_files_of_a_server_are_where_it_was_started_though_its_application_goes_elsewhere(
+    tmp_path: Path, options: list[str]
+) -> None:
+    (tmp_path / "web").mkdir()
+    source = "import os\nos.chdir('web')\n"
+    (tmp_path / "shop.py").write_text(source + APPLICATION.replace("helper.NAME", "b''").replace("import helper", ""))
+    files = ["--uds=sock", "--control=unix:ctl", "--access-logfile=log"]
+    with server_process(tmp_path, "shop:app", *files, *options) as server:
+        with connect_unix(tmp_path / "sock") as client:
+            assert client.get("/").status_code == 200
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert "GET / " in (tmp_path / "log").read_text()
+    assert list((tmp_path / "web").iterdir()) == []
 
 
 def test_folder_of_the_start_without_its_link_is_importable_by_the_link(

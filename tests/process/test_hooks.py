@@ -145,7 +145,7 @@ def folder(tmp_path: Path) -> Path:
 def serve_and_stop(folder: Path, *arguments: str) -> list[str]:
     """Run a server until it has answered; return what its hooks have written."""
     with server_process(folder, "hello", "--uds=sock", *ALL_HOOKS, *arguments) as server:
-        server.wait_for_log(r"aiowsgi \S+ on unix:sock")
+        server.wait_for_log(r"aiowsgi \S+ on unix:\S+/sock")
         with connect_unix(folder / "sock") as client:
             assert client.get("/").content == b"hello"
         server.signal(signal.SIGTERM)
@@ -159,7 +159,7 @@ def test_hooks_of_one_process_are_called_in_order(folder: Path) -> None:
         "on_starting None True ",
         "worker_init None True ",
         "import",
-        "worker_ready None True unix:sock",
+        f"worker_ready None True unix:{folder}/sock",
         "worker_exit None True ",
         "on_exit None True ",
     ]
@@ -171,7 +171,7 @@ def test_hooks_of_a_worker_are_called_in_it(folder: Path, arguments: list[str]) 
         "on_starting None True ",
         "worker_init 1 True ",
         "import",
-        "worker_ready 1 True unix:sock",
+        f"worker_ready 1 True unix:{folder}/sock",
         "worker_exit 1 True ",
         "on_exit None True ",
     ]

@@ -66,7 +66,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def start_line(server: ServerProcess) -> str:
-    return server.wait_for_log(r"aiowsgi \S+ on unix:sock \(reloading, .*\n")[0]
+    return server.wait_for_log(r"aiowsgi \S+ on unix:\S*sock \(reloading, .*\n")[0]
 
 
 @pytest.mark.parametrize("watcher", ["installed", "times"])

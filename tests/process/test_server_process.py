@@ -69,7 +69,7 @@ def test_start_line_tells_url_threads_loop_parser_python_and_pid(folder: Path, l
     with server_process(folder, *arguments) as server:
         line = server.wait_for_log(r"aiowsgi .*\n")[0]
         expected = (
-            rf"aiowsgi {re.escape(aiowsgi.__version__)} on http://127\.0\.0\.1:\d+, unix:sock "
+            rf"aiowsgi {re.escape(aiowsgi.__version__)} on http://127\.0\.0\.1:\d+, unix:\S+/sock "
             rf"\(3 threads, {loop_name}, h11, Python {re.escape(platform.python_version())}, "
             rf"pid {server.process.pid}\)\n"
         )
