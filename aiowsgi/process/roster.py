@@ -368,11 +368,28 @@ class Roster:
         while len(self.slots) < count:
             self.slots.append(Slot(len(self.slots)))
         while len(self.slots) > count:
+            if self.slots[-1].serving is not None:
+                self._save_last_slot()
             slot = self.slots.pop()
             self._lend(slot.number)
             for worker in (slot.serving, slot.starting):
                 if worker is not None:
                     self._dismiss(worker, now)
+
+    def _save_last_slot(self) -> None:
+        """Have one go in its place that no worker serves, if there is one: who serves, and what follows it, stays."""
+        last = self.slots[-1]
+        vacant = next((slot for slot in self.slots if slot.serving is None), None)
+        if vacant is None:
+            return
+        last.number, vacant.number = vacant.number, last.number
+        for slot in (last, vacant):
+            self.slots[slot.number] = slot
+            for worker in (slot.serving, slot.starting):
+                if worker is not None:
+                    worker.slot = slot.number
+        assert last.serving is not None  # the caller has seen to that
+        self._actions.append(Lend(last.serving, last.number))
 
     # Ends.
 

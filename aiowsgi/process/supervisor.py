@@ -334,7 +334,8 @@ class Supervisor:
             for what, sockets in self._started_inside.sockets.items():
                 descriptors = [sock.fileno() for sock in sockets]
                 process.pipe.send("tell", what=what, count=len(descriptors), descriptors=descriptors)
-            if worker is not None and not process.slots:
+            # It may have none, or that of a slot which is gone.
+            if worker is not None and self._config.reuse_port:
                 self._lend(process, worker.slot)
         elif kind == "statistics":
             self._censuses.add(number, message, message.get("figures", {}))

@@ -471,6 +471,40 @@ def test_worker_that_leaves_on_its_own_is_replaced_at_once() -> None:
     assert stage.actions() == []
 
 
+def test_fewer_workers_leave_the_one_that_serves() -> None:
+    stage = Stage(2)
+    first, second = stage.spawned()
+    stage.say(second, "ready")
+    stage.end(first, 3)
+    stage.actions()
+    stage.roster.resize(-1, stage.now)
+    actions = stage.actions()
+    assert of_kind(actions, AskToDrain) == []
+    assert Lend(second, 0) in actions
+    assert Settled() in actions
+    assert (second.phase, second.slot) == (Phase.SERVING, 0)
+    for _ in range(3):
+        stage.wait(20)
+        stage.say(second, "heartbeat")
+    assert stage.spawned() == []
+    stage.say(second, "recycle", reason="old")
+    (third,) = stage.started()
+    assert (second.phase, third.phase) == (Phase.LEAVING, Phase.SERVING)
+
+
+def test_reload_with_fewer_workers_leaves_the_new_one_that_serves() -> None:
+    stage = Stage(2)
+    first, second = stage.started()
+    stage.end(first)
+    stage.roster.reload(stage.now, 1)
+    _, third, fourth = stage.spawned()
+    assert (third.slot, fourth.slot) == (0, 1)
+    stage.say(fourth, "ready")
+    assert (second.phase, third.phase, fourth.phase) == (Phase.LEAVING, Phase.LEAVING, Phase.SERVING)
+    assert fourth.slot == 0
+    assert Settled() in stage.actions()
+
+
 def test_silent_worker_has_its_stacks_dumped_and_is_killed_and_replaced() -> None:
     stage = Stage(1)
     (worker,) = stage.started()
