@@ -431,6 +431,12 @@ def test_size_that_is_shown_reads_back(size: int) -> None:
     assert BY_NAME["body_min_rate"].parse(format_value(Kind.RATE, size)) == size
 
 
+@given(st.floats(0, 1e9), st.floats(0, 1))
+def test_duration_and_share_that_are_shown_read_back(seconds: float, share: float) -> None:
+    assert BY_NAME["max_worker_age"].parse(format_value(Kind.SECONDS, seconds)) == pytest.approx(seconds, abs=1e-9)
+    assert BY_NAME["stuck_threads"].parse(format_value(Kind.SHARE, share)) == pytest.approx(share, abs=1e-9)
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "text"),
     [
@@ -439,6 +445,11 @@ def test_size_that_is_shown_reads_back(size: int) -> None:
         (Kind.SIZE, 3 * KiB**2, "3M"),
         (Kind.RATE, 240, "240/s"),
         (Kind.SECONDS, 0.25, "0.25s"),
+        (Kind.SECONDS, 0, "0s"),
+        (Kind.SECONDS, 336 * 3600.0, "1209600s"),
+        (Kind.SECONDS, 0.05 * 0.001, "0.00005s"),
+        (Kind.SECONDS, 700 * 0.001, "0.7s"),
+        (Kind.SHARE, 0.07, "7%"),
         (Kind.FLAG, True, "on"),
         (Kind.FLAG, False, "off"),
         (Kind.TEXTS, ("a", "b"), "a,b"),

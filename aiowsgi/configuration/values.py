@@ -114,13 +114,18 @@ def format_value(kind: Kind, value: Any) -> str:
                 return f"{value // factor:.0f}{letter}{suffix}"
         return f"{value:.0f}{suffix}"
     if kind is Kind.SECONDS:
-        return f"{value:g}s"
+        return f"{_decimal(value)}s"
     if kind is Kind.FLAG:
         return "on" if value else "off"
     if kind is Kind.MODE:
         return f"{value:03o}"
     if kind is Kind.SHARE:
-        return f"{100 * value:g}%"
+        return f"{_decimal(100 * value)}%"
     if kind is Kind.TEXTS:
         return ",".join(value)
     return str(value)
+
+
+def _decimal(value: float) -> str:
+    """Write a number without an exponent, which nobody types, and without what rounding has left behind."""
+    return f"{value:.9f}".rstrip("0").rstrip(".")
