@@ -297,10 +297,17 @@ class Supervisor:
         if self._roster.proven:  # otherwise it is that of a reload whose first worker still starts
             self._served_config = self._config
         old = self._served_config
-        if config.addresses != old.addresses or config.reuse_port != old.reuse_port:
+        if _where_to_listen(config) != _where_to_listen(old):
             logger.warning("where to listen has changed: that takes a restart")
             config = dataclasses.replace(
-                config, bind=old.bind, host=old.host, port=old.port, uds=old.uds, reuse_port=old.reuse_port
+                config,
+                bind=old.bind,
+                host=old.host,
+                port=old.port,
+                uds=old.uds,
+                reuse_port=old.reuse_port,
+                metrics_bind=old.metrics_bind,
+                control=old.control,
             )
         if self._loaded is not None or config.app is None:  # none is read where a program has named it
             config = dataclasses.replace(config, app=old.app, factory=old.factory)
@@ -578,6 +585,10 @@ class Supervisor:
         # What a killed worker had done is not known.
         total = sum_of([*told.values(), self._past_figures])
         logger.info("%d worker%s: %s", count, "" if count == 1 else "s", statistics_line(total))
+
+
+def _where_to_listen(config: Config) -> tuple[object, ...]:
+    return config.addresses, config.reuse_port, config.metrics_bind, config.control
 
 
 def _prepare_forks() -> None:

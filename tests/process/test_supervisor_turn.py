@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import selectors
 import socket
@@ -90,6 +91,19 @@ def test_supervisor_whose_timeout_is_longer_than_epoll_can_wait_serves_on(make_s
     stage.pipe.send("heartbeat")
     stage.turn()
     assert stage.worker.phase is Phase.SERVING
+
+
+@pytest.mark.parametrize("reread", [{}, {"metrics_bind": "unix:other", "control": "unix:elsewhere"}])
+def test_reload_with_other_addresses_to_watch_at_keeps_those_there_are(
+    make_stage: Callable[[float], Stage], caplog: pytest.LogCaptureFixture, reread: dict[str, Any]
+) -> None:
+    stage = make_stage(30.0)
+    watched = Config(workers=1, app="app", metrics_bind="unix:metrics", control="unix:control")
+    stage.supervisor._config = watched
+    stage.supervisor._reread = lambda: Config(workers=1, app="app", threads=3, **reread)
+    stage.supervisor._reload()
+    assert "where to listen has changed: that takes a restart" in caplog.messages
+    assert stage.supervisor._config == dataclasses.replace(watched, threads=3)
 
 
 class StoppedSelector(selectors.DefaultSelector):
