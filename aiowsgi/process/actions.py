@@ -44,6 +44,8 @@ class Worker:
     generation: int
     begun_at: float
     deadline: float
+    #: Seconds of silence that its configuration allows, which a reload's need not; 0 allows any.
+    timeout: float
     phase: Phase = Phase.STARTING
     ready_at: float = 0.0
     #: The reason it gave for being unable to start.

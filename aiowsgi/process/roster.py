@@ -86,7 +86,7 @@ class Roster:
 
     Args:
         count: of workers.
-        timeout: seconds of silence after which a worker is replaced; 0 is never.
+        timeout: seconds of silence after which a worker that starts from now on is replaced; 0 is never.
         graceful_timeout: seconds that a worker's requests have to end.
     """
 
@@ -199,7 +199,7 @@ class Roster:
         elif kind == "stopped":
             worker.deadline = min(worker.deadline, now + LEAVING_MARGIN_SECONDS)
         elif worker.phase is Phase.SERVING:
-            worker.deadline = now + self.timeout if self.timeout else NEVER
+            worker.deadline = now + worker.timeout if worker.timeout else NEVER
             if kind == "recycle":
                 self._recycle(worker, str(message.get("reason", "")), now)
             elif kind == "leaving":
@@ -294,7 +294,7 @@ class Roster:
     def _spawn(self, slot: Slot, now: float) -> None:
         self._worker_count += 1
         deadline = now + min(SLOW_START_SECONDS, self._start_timeout)
-        worker = Worker(self._worker_count, slot.number, self.generation, now, deadline)
+        worker = Worker(self._worker_count, slot.number, self.generation, now, deadline, self.timeout)
         self.workers[worker.number] = slot.starting = worker
         self._actions.append(Spawn(worker))
 
@@ -307,7 +307,7 @@ class Roster:
         old, slot.serving, slot.starting = slot.serving, worker, None
         slot.wanted_gone = ""
         worker.phase, worker.ready_at = Phase.SERVING, now
-        worker.deadline = now + self.timeout if self.timeout else NEVER
+        worker.deadline = now + worker.timeout if worker.timeout else NEVER
         if old is not None:
             self._dismiss(old, now)
         if worker.generation == self.generation:
@@ -482,7 +482,7 @@ class Roster:
         if starting:
             text = f"has not become ready for {self._start_timeout:g} s"
         else:
-            text = f"event loop has been silent for {self.timeout:g} s"
+            text = f"event loop has been silent for {worker.timeout:g} s"
         self._log(logging.CRITICAL, f"{worker}: {text}; its stacks are dumped and it is replaced")
         slot = self._vacate(worker)
         worker.phase, worker.deadline = Phase.SILENT, now + DUMP_SECONDS

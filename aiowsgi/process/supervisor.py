@@ -446,6 +446,7 @@ class Supervisor:
         sockets, slots = self._sockets_for(worker)
         descriptors = [sock.fileno() for sock in sockets]
         config = self._config
+        worker.timeout = config.silence_timeout  # not that of a reload which has just been given up
         order = Order(worker.number, config.app, config.factory, config, descriptors)
         try:
             self._folders.enter(config)

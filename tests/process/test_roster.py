@@ -505,6 +505,21 @@ def test_reload_with_fewer_workers_leaves_the_new_one_that_serves() -> None:
     assert Settled() in stage.actions()
 
 
+def test_reload_with_a_shorter_timeout_leaves_the_workers_before_it_the_one_that_they_know() -> None:
+    stage = Stage(1)
+    (first,) = stage.started()
+    stage.roster.timeout = 0.5
+    stage.roster.reload(stage.now)
+    (second,) = stage.spawned()
+    stage.say(first, "heartbeat")
+    stage.wait(0.9)
+    stage.say(first, "heartbeat")
+    assert first.phase is Phase.SERVING
+    stage.say(second, "ready")
+    stage.wait(0.9)
+    assert second.phase is Phase.SILENT
+
+
 def test_silent_worker_has_its_stacks_dumped_and_is_killed_and_replaced() -> None:
     stage = Stage(1)
     (worker,) = stage.started()
