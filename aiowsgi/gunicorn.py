@@ -17,6 +17,7 @@ becomes of gunicorn's settings:
   workers guess whether there is one.
 - The access log has a line for each call of the application, written when its iterable is closed; requests that the
   server itself refuses have none. statsd counts the same calls.
+- ``wsgi.errors`` is the error log, as in gunicorn's own workers.
 - ``--certfile``, the other settings of TLS and the hook ``ssl_context`` mean what they mean in gunicorn's own workers.
 - uwsgi is refused at boot, and so are ``AIOWSGI_METRICS_BIND`` and ``AIOWSGI_CONTROL``, where each worker would listen,
   also beside the one that a reload replaces; gunicorn's statsd is there. Other settings that have no meaning here are
@@ -31,6 +32,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 import ssl
@@ -41,6 +43,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+from gunicorn.http.wsgi import WSGIErrorsWrapper  # type: ignore[import-untyped] # gunicorn has no types
 from gunicorn.sock import ssl_context  # type: ignore[import-untyped] # gunicorn has no types
 from gunicorn.workers import base  # type: ignore[import-untyped] # gunicorn has no types
 
@@ -213,6 +216,7 @@ class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
     def _wrap(self, application: WSGIApplication, wakeup: Wakeup) -> WSGIApplication:
         """Wrap the application in what gunicorn's settings ask for, and in nothing else."""
         cfg = self.cfg
+        application = _with_errors(application, _ErrorStream(cfg))
         if cfg.statsd_host or getattr(self.log, "access_log_enabled", True):
             application = _AccessLog(application, self.log)
         if not cfg.max_requests:
@@ -294,6 +298,30 @@ def _follow_log(log: Any) -> None:
         logger.handlers = handlers
         logger.setLevel(log.error_log.level)
         logger.propagate = False
+
+
+class _ErrorStream(io.TextIOBase):
+    """What an application writes here goes to gunicorn's error log.
+
+    Args:
+        cfg: gunicorn's settings.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        self._cfg = cfg
+
+    def write(self, text: str) -> int:
+        """See :meth:`io.TextIOBase.write`."""
+        WSGIErrorsWrapper(self._cfg).write(text)  # made anew, since USR1 opens the files again
+        return len(text)
+
+
+def _with_errors(application: WSGIApplication, errors: _ErrorStream) -> WSGIApplication:
+    def with_errors(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["wsgi.errors"] = errors
+        return application(environ, start_response)
+
+    return with_errors
 
 
 class _AccessLog:

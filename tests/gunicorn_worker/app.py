@@ -53,6 +53,13 @@ def fail(environ):
     raise ValueError("the application is broken")
 
 
+def errors(environ):
+    environ["wsgi.errors"].write("to the error log\n")
+    environ["wsgi.errors"].writelines(["and ", "lines \u20ac\n"])
+    environ["wsgi.errors"].flush()
+    return [b"written"]
+
+
 PAGES = {
     "/hold": hold,
     "/stream": stream,
@@ -60,6 +67,7 @@ PAGES = {
     "/environ": environ_values,
     "/file": file,
     "/fail": fail,
+    "/errors": errors,
 }
 
 

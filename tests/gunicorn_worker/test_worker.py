@@ -72,6 +72,22 @@ def test_keep_alive_0_closes_after_each_response(folder: Path) -> None:
         server.stop()
 
 
+def test_wsgi_errors_is_the_error_log_also_after_a_rotation(folder: Path) -> None:
+    with gunicorn(folder, "--error-logfile=error.log", bind="unix:sock") as server:
+        log, rotated = folder / "error.log", folder / "error.log.1"
+        wait_until(lambda: log.exists() and "[INFO] aiowsgi " in log.read_text(), "a worker that serves")
+        with server.connect_unix() as client:
+            assert client.get("/errors").content == b"written"
+            assert "to the error log\nand lines \u20ac\n" in log.read_text()
+            log.rename(rotated)
+            server.signal(signal.SIGUSR1)
+            # The master opens the file again, too, and tells its workers after that.
+            wait_until(log.exists, "the new file")
+            wait_until(lambda: client.get("/errors").content and "to the error log" in log.read_text(), "a line in it")
+        server.stop()
+        assert "to the error log" not in server.log
+
+
 class Load:
     """Clients that ask again and again, each on a connection that it keeps as long as the server lets it."""
 
