@@ -176,7 +176,16 @@ class ConnectionInfo:
         tls_variables: what environ has for a connection whose scheme is ``"https"``: ``SSL_PROTOCOL`` and the like.
     """
 
-    __slots__ = ("forwarding", "remote_host", "remote_port", "scheme", "server_host", "server_port", "tls_variables")
+    __slots__ = (
+        "field_host",
+        "forwarding",
+        "remote_host",
+        "remote_port",
+        "scheme",
+        "server_host",
+        "server_port",
+        "tls_variables",
+    )
 
     def __init__(
         self,
@@ -193,6 +202,9 @@ class ConnectionInfo:
         self.server_host = server_host
         self.server_port = server_port
         self.tls_variables = tls_variables
+        #: Who has written its requests' fields: ``remote_host``, or ``None`` where that is a proxy that passes on what
+        #: a client sends and does not name it.
+        self.field_host: str | None = remote_host
         #: Applies to each environ what a trusted peer says about its client, or removes what another says; ``None``
         #: where there is nothing to do.
         self.forwarding: Callable[[MutableMapping[str, Any]], None] | None = None

@@ -66,9 +66,9 @@ class Peers:
     def __bool__(self) -> bool:
         return bool(self.anybody or self._unix or self._addresses or self._networks)
 
-    def __contains__(self, host: str) -> bool:
-        """Whether a peer is in the set; that of a Unix socket has an empty host."""
-        return self.anybody or (self.is_named(host) if host else self._unix)
+    def __contains__(self, host: str | None) -> bool:
+        """Whether a peer is in the set; a Unix socket's has an empty host. ``None``, an unknown one, is in none."""
+        return host is not None and (self.anybody or (self.is_named(host) if host else self._unix))
 
     def _is_named(self, host: str) -> bool:
         if not (self._addresses or self._networks):

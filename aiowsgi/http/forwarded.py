@@ -88,7 +88,7 @@ class Forwarding:
         Returns:
             a function that changes an environ, or raises :class:`Refusal`; ``None`` where there is nothing to do.
         """
-        if host is not None and host in self._peers:
+        if host in self._peers:
             return self._believe
         return _strip_all if self._strips else None
 

@@ -203,7 +203,7 @@ class ObservedExchange(Exchange):
 
     def _tell_queue_start(self, environ: WSGIEnvironment, trusted: Peers) -> None:
         """Say when the request arrived, unless a trusted proxy has: it got the request earlier."""
-        if "HTTP_X_QUEUE_START" not in environ or self._connection.remote_host not in trusted:
+        if "HTTP_X_QUEUE_START" not in environ or self._connection.field_host not in trusted:
             age = self._engine.clock() - (self.arrived_at or self.submitted_at)
             environ["HTTP_X_QUEUE_START"] = f"t={time.time() - age:.6f}"
 

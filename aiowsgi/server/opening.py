@@ -127,14 +127,14 @@ class Opening(asyncio.Protocol):
         info = connection_info(transport, None if header is None else header.addresses)
         if header is not None and header.tls:
             info.scheme = "https"
+        if header is not None and header.addresses is None:
+            # The addresses are the proxy's, as the specification demands. The fields are not: they come from a client
+            # that the proxy does not name, and that is not trusted as the proxy is.
+            info.field_host = None
         protocol = Protocol(engine, info)
         if transport is self._transport:
             transport.set_protocol(protocol)
         protocol.connection_made(transport)
-        if header is not None and header.addresses is None and engine.forwarding is not None:
-            # The addresses are the proxy's, as the specification demands. The fields are not: they come from a client
-            # that the proxy does not name, and that is not trusted as the proxy is.
-            info.forwarding = engine.forwarding.of_peer(None)
         if engine.draining:
             engine.deadlines.set(protocol, engine.loop.time() + _LAST_SECONDS)
         return protocol

@@ -149,7 +149,7 @@ class Protocol(asyncio.Protocol):
         if self._info is None:
             self._info = connection_info(self._transport)
         if engine.forwarding is not None:
-            self._info.forwarding = engine.forwarding.of_peer(self._info.remote_host)
+            self._info.forwarding = engine.forwarding.of_peer(self._info.field_host)
         engine.add_connection(self)
         if not (self._info.remote_host or is_on_unix_socket(self._transport)):
             # Nobody knows who this is. It must not pass for the peer of a Unix socket, which may be trusted as a proxy.

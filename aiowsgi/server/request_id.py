@@ -49,7 +49,7 @@ class RequestIds:
     def of(self, head: RequestHead, connection: ConnectionInfo) -> str:
         """Return the id of a request."""
         value = head.variables.get(self._variable)
-        if value is not None and connection.remote_host in self._trusted and _ID.fullmatch(value):
+        if value is not None and connection.field_host in self._trusted and _ID.fullmatch(value):
             return value
         return f"{self._prefix}-{next(self._numbers):x}"
 

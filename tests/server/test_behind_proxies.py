@@ -217,14 +217,18 @@ def test_header_that_names_no_client_leaves_no_trust_to_its_fields(
     serve: Serve, tmp_path: Path, header: bytes, strip: bool
 ) -> None:
     options = {"proxy_protocol": "auto", "forwarded_parts": ("for", "proto", "host"), "forwarded_allow_ips": ["*"]}
+    options |= {"request_id_header": "X-Request-ID", "queue_start": True}
     serve(application, bind=[f"unix:{tmp_path}/sock"], strip_untrusted_forwarded=strip, **options)
     with connect_unix(tmp_path / "sock") as client:
         client.send(header)
         fields = ["X-Forwarded-For: 10.0.0.1", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil"]
+        fields += ["X-Request-ID: forged", "X-Queue-Start: t=1"]
         for _ in range(2):
             environ = environ_of(client, *fields)
             assert (environ["REMOTE_ADDR"], environ["wsgi.url_scheme"], environ["HTTP_HOST"]) == ("", "http", "test")
             assert ("HTTP_X_FORWARDED_FOR" in environ) is not strip
+            assert "forged" not in (environ["aiowsgi.request_id"], environ["HTTP_X_REQUEST_ID"])
+            assert environ["HTTP_X_QUEUE_START"] != "t=1"
 
 
 def test_fields_of_the_client_of_a_proxy_count_if_it_is_trusted_itself(serve: Serve) -> None:
