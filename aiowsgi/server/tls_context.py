@@ -45,9 +45,11 @@ def tls_contexts(config: Config, given: ssl.SSLContext | ContextHook | None) -> 
     """
     if given is not None or has_tls(config):
         return TLSContexts(config, given)
-    for name in ("ssl_ca_certs", "ssl_ciphers"):
-        if getattr(config, name) is not None:
-            raise StartupError(f"{name}={getattr(config, name)}: needs ssl_certfile; without it there is no TLS")
+    unmet = [name for name in ("ssl_ca_certs", "ssl_ciphers") if getattr(config, name) is not None]
+    if _VERIFY_MODES[config.ssl_cert_reqs] is not ssl.CERT_NONE:
+        unmet.append("ssl_cert_reqs")
+    for name in unmet:
+        raise StartupError(f"{name}={getattr(config, name)}: needs ssl_certfile; without it there is no TLS")
     return None
 
 

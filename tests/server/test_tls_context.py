@@ -138,10 +138,18 @@ def test_options_that_do_not_fit_together_are_refused(options: dict[str, Any], m
     assert message in caught.value.problems
 
 
-@pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_ciphers"])
-def test_option_of_tls_without_tls_is_refused(option: str) -> None:
-    with pytest.raises(StartupError, match=f"{option}=text: needs ssl_certfile"):
-        tls_contexts(Config(**{option: "text"}), None)
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("ssl_ca_certs", "text"), ("ssl_ciphers", "text"), ("ssl_cert_reqs", "optional"), ("ssl_cert_reqs", "2")],
+)
+def test_option_of_tls_without_tls_is_refused(option: str, value: str) -> None:
+    with pytest.raises(StartupError, match=f"{option}={value}: needs ssl_certfile"):
+        tls_contexts(Config(**{option: value}), None)
+
+
+@pytest.mark.parametrize("value", ["none", "0"])
+def test_certificates_of_clients_that_nobody_asks_for_need_no_tls(value: str) -> None:
+    assert tls_contexts(Config(ssl_cert_reqs=value), None) is None
 
 
 def test_hook_is_named_by_an_option(files: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
