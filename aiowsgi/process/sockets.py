@@ -11,6 +11,7 @@ Source: socket(7) on SO_REUSEPORT; listen(2) on somaxconn.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import socket
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 from aiowsgi.config import Config
 from aiowsgi.errors import StartupError
 from aiowsgi.process.privileges import give_files
-from aiowsgi.server.listeners import bound_files, clone_socket, close_sockets, open_sockets
+from aiowsgi.server.listeners import bound_files, clone_socket, close_sockets, lets_others_in, open_sockets
 
 __all__ = ["ListeningSockets", "warn_of_backlog"]
 
@@ -47,6 +48,8 @@ class ListeningSockets:
             raise StartupError(error.strerror or str(error)) from error
         #: By slot; without reuse_port there is only the first entry.
         self._by_slot: list[list[socket.socket]] = [first]
+        # With reuse_port, those that all slots share all the same; not Unix sockets, of which that is known.
+        self._unexpectedly_shared: set[socket.socket] = set()
         try:
             give_files(config, bound_files(first))
         except BaseException:
@@ -64,13 +67,22 @@ class ListeningSockets:
 
     def _clone(self, sock: socket.socket) -> socket.socket:
         """Return another socket at the same address, or the same socket if there cannot be two."""
-        if sock.family == socket.AF_UNIX or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+        if sock.family == socket.AF_UNIX or sock in self._unexpectedly_shared:
             return sock
-        try:
-            return clone_socket(sock, self._config.backlog)
-        except OSError as error:
-            _logger.warning("workers share a socket, since a second one cannot be opened: %s", error)
-            return sock
+        reason = "it was opened without SO_REUSEPORT (systemd: ReusePort=yes)"
+        if lets_others_in(sock):
+            try:
+                return clone_socket(sock, self._config.backlog)
+            except OSError as error:  # it is another user's, for example
+                reason = f"no other socket can be opened there: {error.strerror or error}"
+        self._unexpectedly_shared.add(sock)
+        address = ":".join(map(str, sock.getsockname()[:2]))
+        _logger.warning("reuse_port: workers share %s, since %s", address, reason)
+        return sock
+
+    def config_of_workers(self, config: Config) -> Config:
+        """Return the options with which workers serve: if they share a socket, a busy one leaves it to the others."""
+        return dataclasses.replace(config, reuse_port=False) if self._unexpectedly_shared else config
 
     def left_by(self, count: int) -> list[tuple[int, list[socket.socket]]]:
         """Return the slots beyond the first ``count`` and their own sockets, which some worker has to serve."""

@@ -447,7 +447,9 @@ class Supervisor:
         descriptors = [sock.fileno() for sock in sockets]
         config = self._config
         worker.timeout = config.silence_timeout  # not that of a reload which has just been given up
-        order = Order(worker.number, config.app, config.factory, config, descriptors)
+        assert self._sockets is not None  # run() has opened them
+        served_with = self._sockets.config_of_workers(config)
+        order = Order(worker.number, config.app, config.factory, served_with, descriptors)
         try:
             self._folders.enter(config)
             if self._loaded is None:

@@ -24,7 +24,15 @@ from typing import Any
 
 from aiowsgi.config import BindAddress, FileDescriptorAddress, TCPAddress, UnixAddress
 
-__all__ = ["Listener", "bound_files", "clone_socket", "close_sockets", "end_handovers", "open_sockets"]
+__all__ = [
+    "Listener",
+    "bound_files",
+    "clone_socket",
+    "close_sockets",
+    "end_handovers",
+    "lets_others_in",
+    "open_sockets",
+]
 
 _logger = logging.getLogger("aiowsgi.error")
 
@@ -113,6 +121,11 @@ def clone_socket(sock: socket.socket, backlog: int) -> socket.socket:
         clone.close()
         raise
     return clone
+
+
+def lets_others_in(sock: socket.socket) -> bool:
+    """Return whether others may listen at a socket's address: SO_REUSEPORT, which means nothing to a Unix socket."""
+    return sock.family != socket.AF_UNIX and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
 
 
 def close_sockets(sockets: Sequence[socket.socket]) -> None:

@@ -31,7 +31,7 @@ from aiowsgi.server.engine import Engine
 from aiowsgi.server.exposition import MetricsResponder
 from aiowsgi.server.guard import RequestGuard
 from aiowsgi.server.health import Health
-from aiowsgi.server.listeners import Listener, close_sockets, open_sockets
+from aiowsgi.server.listeners import Listener, close_sockets, lets_others_in, open_sockets
 from aiowsgi.server.observation import Observation
 from aiowsgi.server.opening import Opening
 from aiowsgi.server.protocol import Protocol
@@ -211,7 +211,7 @@ class Server:
         scheme = "http" if self._tls is None else "https"
         for sock in sockets:
             # With a socket for each process, no other process would take what a busy one leaves.
-            is_own = self._shared_sockets is None or (self.config.reuse_port and sock.family != socket.AF_UNIX)
+            is_own = self._shared_sockets is None or (self.config.reuse_port and lets_others_in(sock))
             is_busy = None if is_own else self._is_busy
             listener = Listener(
                 sock, engine.loop, self._arriving_protocol, self._room.is_left, self._room.make, scheme, is_busy

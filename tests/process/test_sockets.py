@@ -27,11 +27,16 @@ def test_workers_share_one_set_of_sockets() -> None:
     sockets.close()
 
 
-def test_each_slot_has_a_socket_of_its_own_on_the_same_port(each_their_own: ListeningSockets) -> None:
+def test_each_slot_has_a_socket_of_its_own_on_the_same_port(
+    each_their_own: ListeningSockets, caplog: pytest.LogCaptureFixture
+) -> None:
     names = {each_their_own.for_slot(slot)[0].getsockname() for slot in range(3)}
     assert len(names) == 1
     assert len({each_their_own.for_slot(slot)[0].fileno() for slot in range(3)}) == 3
     assert each_their_own.for_slot(1) is each_their_own.for_slot(1)
+    config = Config(reuse_port=True)
+    assert each_their_own.config_of_workers(config) is config
+    assert not caplog.records
 
 
 def test_unix_socket_is_shared_since_there_cannot_be_two(each_their_own: ListeningSockets) -> None:
@@ -58,10 +63,33 @@ def test_unix_sockets_stay_open_while_workers_serve_on(each_their_own: Listening
     assert not path.exists()
 
 
-def test_socket_that_was_passed_and_lets_nobody_else_in_is_shared() -> None:
+def test_socket_that_was_passed_and_lets_nobody_else_in_is_shared(caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as passed:
-        sockets = ListeningSockets(Config(bind=(f"fd://{passed.fileno()}",), reuse_port=True))
-        assert sockets.for_slot(1) == sockets.for_slot(0)
+        config = Config(bind=(f"fd://{passed.fileno()}",), reuse_port=True)
+        sockets = ListeningSockets(config)
+        assert sockets.config_of_workers(config) is config
+        assert sockets.for_slot(2) == sockets.for_slot(1) == sockets.for_slot(0)
+        host, port = passed.getsockname()
+        (record,) = caplog.records
+        assert record.getMessage().startswith(f"reuse_port: workers share {host}:{port}, since it was opened without")
+        assert not sockets.config_of_workers(config).reuse_port
+        sockets.close()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may become somebody else")
+def test_socket_of_another_user_that_was_passed_is_shared(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as passed:
+        config = Config(bind=(f"fd://{passed.fileno()}",), reuse_port=True)
+        sockets = ListeningSockets(config)
+        os.seteuid(65534)
+        try:
+            assert sockets.for_slot(2) == sockets.for_slot(0)
+        finally:
+            os.seteuid(0)
+        host, port = passed.getsockname()
+        (record,) = caplog.records
+        assert record.getMessage().startswith(f"reuse_port: workers share {host}:{port}, since no other socket can be")
+        assert not sockets.config_of_workers(config).reuse_port
         sockets.close()
 
 

@@ -41,13 +41,16 @@ class Sharing:
 
     def __init__(self, listening: socket.socket, loop_name: str, **options: Any) -> None:
         self.released = threading.Event()
-        self.first = ServerThread(Server(self.hold, threads=1, shared_sockets=[listening.dup()], **options), loop_name)
+        options["threads"] = 1
+        self.first = ServerThread(Server(self.hold, shared_sockets=[listening.dup()], **options), loop_name)
         self._listening = listening
         self._loop_name = loop_name
+        self._options = options
 
     @cached_property
     def second(self) -> ServerThread:
-        return ServerThread(Server(self.answer, threads=1, shared_sockets=[self._listening.dup()]), self._loop_name)
+        server = Server(self.answer, shared_sockets=[self._listening.dup()], **self._options)
+        return ServerThread(server, self._loop_name)
 
     def hold(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         assert self.released.wait(PATIENCE)
@@ -83,9 +86,13 @@ def requests(server: ServerThread) -> tuple[int, int]:
     return stats.requests.running, stats.requests.waiting
 
 
+# A socket that lets no others in is shared, even if each was to have its own.
 @pytest.mark.usefixtures("patient")
-def test_busy_server_leaves_connections_to_the_other_one(listening: socket.socket, loop_name: str) -> None:
-    with Sharing(listening, loop_name) as sharing:
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_busy_server_leaves_connections_to_the_other_one(
+    listening: socket.socket, loop_name: str, reuse_port: bool
+) -> None:
+    with Sharing(listening, loop_name, reuse_port=reuse_port) as sharing:
         held = [connect(listening) for _ in range(2)]
         for client in held:
             client.send(GET)
