@@ -89,6 +89,11 @@ def read_proxy_header(data: bytes, version: str) -> ProxyHeader | None:
     raise ProxyHeaderError("no PROXY header")
 
 
+def _host(address: IPv4Address | IPv6Address) -> str:
+    """Write an address as the fields of proxies are read: one of IPv4 that is mapped to IPv6 is one of IPv4."""
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
 def _read_line(data: bytes) -> ProxyHeader | None:
     end = data.find(b"\r\n", 0, _LINE_SIZE) + 2
     if end < 2:
@@ -102,7 +107,7 @@ def _read_line(data: bytes) -> ProxyHeader | None:
         raise ProxyHeaderError("malformed PROXY line")
     kind = IPv4Address if match[1] == b"TCP4" else IPv6Address
     try:
-        hosts = [str(kind(match[number].decode("ascii"))) for number in (2, 3)]
+        hosts = [_host(kind(match[number].decode("ascii"))) for number in (2, 3)]
     except ValueError as error:
         raise ProxyHeaderError("malformed address in the PROXY line") from error
     ports = [int(match[number]) for number in (4, 5)]
@@ -133,7 +138,7 @@ def _read_binary(data: bytes) -> ProxyHeader | None:
         if rest_size < structure.size:
             raise ProxyHeaderError("PROXY header too short for its addresses")
         source, destination, source_port, destination_port = structure.unpack_from(rest)
-        addresses = (str(kind(source)), source_port), (str(kind(destination)), destination_port)
+        addresses = (_host(kind(source)), source_port), (_host(kind(destination)), destination_port)
         rest = rest[structure.size :]
     elif family == _UNIX and protocol == _STREAM:
         if rest_size < _UNIX_SIZE:

@@ -23,15 +23,20 @@ def extension(kind: int, value: bytes) -> bytes:
     return struct.pack("!BH", kind, len(value)) + value
 
 
+# RFC 4291 §2.5.5.2: what precedes an IPv4 address that is written as one of IPv6.
+MAPPED = bytes(10) + b"\xff\xff"
+
 GOOD = [
     (b"PROXY TCP4 192.0.2.7 192.0.2.80 5000 443\r\n", FOUR_ADDRESSES),
     (b"PROXY TCP6 2001:db8::7 2001:DB8:0::50 5000 443\r\n", SIX_ADDRESSES),
     (b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n", (("255.255.255.255", 65535),) * 2),
     (b"PROXY TCP6 " + b" ".join([b"ffff:" * 7 + b"ffff"] * 2) + b" 65535 65535\r\n", None),
+    (b"PROXY TCP6 ::ffff:192.0.2.7 ::FFFF:c000:250 5000 443\r\n", FOUR_ADDRESSES),
     (b"PROXY UNKNOWN\r\n", None),
     (b"PROXY UNKNOWN " + b" ".join([b"ffff:" * 7 + b"ffff"] * 2) + b" 65535 65535\r\n", None),
     (binary(FOUR), FOUR_ADDRESSES),
     (binary(SIX, family=0x21), SIX_ADDRESSES),
+    (binary(MAPPED + FOUR[:4] + MAPPED + FOUR[4:], family=0x21), FOUR_ADDRESSES),
     (binary(FOUR + extension(0x04, bytes(40)) + extension(0xE0, b"")), FOUR_ADDRESSES),
     (binary(bytes(216), family=0x31), None),
     (binary(b"", command=0x20, family=0), None),
