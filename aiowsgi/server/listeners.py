@@ -289,6 +289,9 @@ def _inherit(fd: int) -> socket.socket:
     if sock.type != socket.SOCK_STREAM:
         sock.close()
         raise OSError(errno.ENOTSOCK, "not a stream socket")
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) and sock.family != socket.AF_UNIX:  # Windows has no AF_UNIX
+        sock.close()
+        raise OSError(errno.EAFNOSUPPORT, "neither a TCP nor a Unix socket")
     return sock
 
 

@@ -327,6 +327,17 @@ def test_descriptor_of_another_kind_of_socket_is_an_error_that_names_it(loop_nam
         assert f"fd://{datagrams.fileno()}" in str(start_error(loop_name, f"fd://{datagrams.fileno()}"))
 
 
+def test_descriptor_of_a_socket_of_virtual_machines_is_an_error_that_names_it(loop_name: str) -> None:
+    try:
+        sock = socket.socket(socket.AF_VSOCK)  # vsock(7); systemd: ListenStream=vsock:...
+    except (AttributeError, OSError):
+        pytest.skip("this system has none")
+    with sock:
+        sock.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+        error = start_error(loop_name, f"fd://{sock.fileno()}")
+        assert error.strerror == f"cannot listen on fd://{sock.fileno()}: neither a TCP nor a Unix socket"
+
+
 def test_descriptor_that_is_not_open_is_an_error_that_names_it(loop_name: str) -> None:
     assert "fd://999999" in str(start_error(loop_name, "fd://999999"))
 
