@@ -61,6 +61,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         "_end_sent",
         "_end_wanted",
         "_incoming",
+        "_limits",
         "_loop",
         "_on_lost",
         "_on_open",
@@ -95,6 +96,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
         self._backlog: deque[memoryview] = deque()  # not encrypted yet, because the transport is full
         self._backlog_size = 0
         self._transport_full = False
+        self._limits: tuple[int | None, int | None] = (None, None)  # high and low, as last set
         self._resting = False  # let others have their turn of the loop
         self._write_paused = False  # as last reported to the protocol
         self._read_paused = False
@@ -292,6 +294,10 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
                 self._transport.write(records[0])
             else:
                 self._transport.writelines(records)
+                if not self._transport_full and self._transport.get_write_buffer_size():
+                    # CVE-2024-12254: see Outlet.write(), which hears nothing of what is encrypted later. This makes it
+                    # look, and can go with those versions.
+                    self._transport.set_write_buffer_limits(*self._limits)
             count += len(records)
             if count >= _TURN_COUNT and self._backlog:
                 self._rest()
@@ -343,6 +349,7 @@ class TLSTransport(asyncio.Transport, asyncio.Protocol):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """See :class:`asyncio.WriteTransport`."""
+        self._limits = (high, low)
         self._transport.set_write_buffer_limits(high, low)
 
     # The end.

@@ -615,6 +615,10 @@ class FullTransport(asyncio.Transport):
         self.written.append(bytes(data))
         self.size += len(data)
 
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview[Any]]) -> None:
+        for data in list_of_data:
+            self.write(data)
+
     def get_write_buffer_size(self) -> int:
         return self.size
 
@@ -623,6 +627,61 @@ class FullTransport(asyncio.Transport):
 
     def abort(self) -> None:
         self.aborted = True
+
+
+class ForgetfulTransport(FullTransport):
+    """It does not ask to pause after writelines(), as that of CPython 3.13.0 (CVE-2024-12254)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tls: TLSTransport | None = None
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high is not None
+        if self.size > high and self.tls is not None:
+            self.tls.pause_writing()
+
+
+def _open(
+    certificates: Certificates,
+    files: dict[str, Any],
+    transport: FullTransport,
+    protocol: asyncio.Protocol,
+) -> tuple[TLSTransport, ssl.SSLObject, ssl.MemoryBIO]:
+    """Shake hands in memory; return both sides, and what the client's writes."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files["ssl_certfile"], files["ssl_keyfile"])
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = certificates.client_context().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    tls = TLSTransport(transport, context, asyncio.get_running_loop(), lambda _: protocol, lambda _: None)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    tls.data_received(outgoing.read())
+    incoming.write(b"".join(transport.written))
+    client.do_handshake()
+    tls.data_received(outgoing.read())
+    return tls, client, outgoing
+
+
+def test_transport_that_forgets_to_say_that_it_is_full_is_given_no_more(
+    certificates: Certificates, files: dict[str, Any]
+) -> None:
+    class Connection(asyncio.Protocol):
+        paused = False
+
+        def pause_writing(self) -> None:
+            self.paused = True
+
+    async def write_on() -> int:
+        transport, connection = ForgetfulTransport(), Connection()
+        transport.tls, *_ = _open(certificates, files, transport, connection)
+        transport.tls.set_write_buffer_limits(high=64 * 1024)
+        for _ in range(16):
+            if not connection.paused:
+                transport.tls.write(bytes(256 * 1024))
+        return transport.size
+
+    assert asyncio.run(write_on()) < 512 * 1024
 
 
 def _change_keys(client: ssl.SSLObject) -> None:
@@ -643,21 +702,10 @@ def _change_keys(client: ssl.SSLObject) -> None:
 def test_client_that_changes_keys_and_takes_nothing_fills_no_memory(
     certificates: Certificates, files: dict[str, Any]
 ) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(files["ssl_certfile"], files["ssl_keyfile"])
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = certificates.client_context().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
     transport = FullTransport()
 
     async def change_keys() -> int:
-        loop = asyncio.get_running_loop()
-        tls = TLSTransport(transport, context, loop, lambda _: asyncio.Protocol(), lambda _: None)
-        with pytest.raises(ssl.SSLWantReadError):
-            client.do_handshake()
-        tls.data_received(outgoing.read())
-        incoming.write(b"".join(transport.written))
-        client.do_handshake()
-        tls.data_received(outgoing.read())
+        tls, client, outgoing = _open(certificates, files, transport, asyncio.Protocol())
         for count in range(50_000):
             _change_keys(client)
             tls.data_received(outgoing.read())
