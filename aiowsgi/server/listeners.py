@@ -5,7 +5,7 @@ or out of file descriptors) nor report, when closed, that they have taken all th
 
 Thread: event loop.
 
-Source: socket(7), accept(2), unix(7).
+Source: socket(7), ipv6(7), accept(2), unix(7).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _logger = logging.getLogger("aiowsgi.error")
 _ACCEPT_COUNT = 64
 # The same where other processes accept from the same socket, so that they share a burst.
 _SHARED_ACCEPT_COUNT = 4
+_DEVICE_NAME_SIZE = 16  # IFNAMSIZ
 # How long accepting pauses when it fails, or when there is no room and no connection can be closed.
 _PAUSE_SECONDS = 0.5
 # How long a busy process leaves new connections to those that share its socket, before it looks again.
@@ -103,17 +104,24 @@ def open_sockets(
 
 
 def clone_socket(sock: socket.socket, backlog: int) -> socket.socket:
-    """Listen again on the address of a listening socket that allows it (SO_REUSEPORT).
+    """Listen again on the address of a listening socket that allows it (SO_REUSEPORT), for the same clients.
 
     Raises:
-        OSError: it does not.
+        OSError: it does not, or the clone may not be bound to its network device.
     """
     clone = socket.socket(sock.family, sock.type, sock.proto)
     try:
         clone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         clone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Both as they are: a socket that we have inherited may be for IPv4 as well, or for one network device alone.
+        # Linux spreads connections only over sockets that are alike in this.
         if sock.family == socket.AF_INET6:
-            clone.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            v6_only = sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            clone.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_only)
+        if hasattr(socket, "SO_BINDTODEVICE"):
+            device = sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _DEVICE_NAME_SIZE)
+            if device:
+                clone.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
         clone.bind(sock.getsockname())
         clone.setblocking(False)
         clone.listen(backlog)
