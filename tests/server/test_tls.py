@@ -119,6 +119,19 @@ def test_requests_over_tls_are_answered(
         assert [client.receive().status_code for _ in range(3)] == [200] * 3
 
 
+def test_upload_in_records_of_one_byte_is_whole(
+    serve: Serve, certificates: Certificates, files: dict[str, Any]
+) -> None:
+    server = serve(application, **files)
+    content = CONTENT[:5_000]
+    with record_client(server.port, certificates.client_context()) as client:
+        client.tls.write(b"POST /upload HTTP/1.1\r\nHost: test\r\nContent-Length: 5000\r\nConnection: close\r\n\r\n")
+        for byte in content:
+            client.tls.write(bytes([byte]))
+        client.flush()
+        assert hashlib.sha256(content).hexdigest().encode() in client.read_all()
+
+
 def test_unix_socket_speaks_tls(
     serve: Serve, certificates: Certificates, files: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -610,6 +623,7 @@ class FullTransport(asyncio.Transport):
         self.written: list[bytes] = []
         self.size = 0
         self.aborted = False
+        self.reading = True
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         self.written.append(bytes(data))
@@ -627,6 +641,12 @@ class FullTransport(asyncio.Transport):
 
     def abort(self) -> None:
         self.aborted = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
 
 class ForgetfulTransport(FullTransport):
@@ -682,6 +702,65 @@ def test_transport_that_forgets_to_say_that_it_is_full_is_given_no_more(
         return transport.size
 
     assert asyncio.run(write_on()) < 512 * 1024
+
+
+class Collecting(asyncio.Protocol):
+    """A connection that keeps what it is given, and whether the client has ended."""
+
+    def __init__(self) -> None:
+        self.received: list[bytes] = []
+        self.ended = False
+
+    def data_received(self, data: bytes) -> None:
+        assert not self.ended
+        self.received.append(data)
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        return True
+
+
+def test_records_of_one_byte_are_joined_and_leave_others_their_turn(
+    certificates: Certificates, files: dict[str, Any]
+) -> None:
+    content = CONTENT[:3_000]
+
+    async def receive() -> None:
+        transport, connection = FullTransport(), Collecting()
+        tls, client, outgoing = _open(certificates, files, transport, connection)
+        for byte in content:
+            client.write(bytes([byte]))
+        with suppress(ssl.SSLWantReadError):
+            client.unwrap()
+        tls.data_received(outgoing.read())
+        turn_count = 0
+        while not connection.ended:
+            assert not transport.reading  # until it has had all
+            assert len(connection.received) == turn_count + 1
+            assert turn_count < 100
+            turn_count += 1
+            await asyncio.sleep(0)
+        assert b"".join(connection.received) == content
+        assert turn_count > 10
+        assert transport.reading
+
+    asyncio.run(receive())
+
+
+def test_what_comes_before_a_broken_record_is_passed_on(certificates: Certificates, files: dict[str, Any]) -> None:
+    async def receive() -> None:
+        transport, connection = FullTransport(), Collecting()
+        tls, client, outgoing = _open(certificates, files, transport, connection)
+        client.write(b"whole")
+        client.write(b"another")
+        client.write(b"broken")
+        records = bytearray(outgoing.read())
+        records[-1] ^= 1
+        tls.data_received(bytes(records))
+        assert b"".join(connection.received) == b"wholeanother"
+        assert transport.aborted
+
+    asyncio.run(receive())
 
 
 def _change_keys(client: ssl.SSLObject) -> None:
