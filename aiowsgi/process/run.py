@@ -34,6 +34,7 @@ from aiowsgi.process.application import load_application
 from aiowsgi.process.descriptors import raise_descriptor_limit
 from aiowsgi.process.ending import END_SIGNALS, QUICK_SECONDS, Ending, Step
 from aiowsgi.process.folders import Folders
+from aiowsgi.process.fork_signals import forget_handlers, remember_handlers, remember_wakeup_fd
 from aiowsgi.process.hooks import SERVER_HOOKS, Hooks
 from aiowsgi.process.log import configure_logs, flush_logs, load_log_config, log_files_untouched
 from aiowsgi.process.loops import choose_loop
@@ -300,8 +301,10 @@ class _Alone:
             # Not the main thread: RuntimeError from asyncio, ValueError from uvloop.
             with contextlib.suppress(RuntimeError, ValueError):
                 # Before listening: as soon as the port is open, a signal may come.
-                signals = stack.enter_context(anyio.open_signal_receiver(*END_SIGNALS))
                 stack.enter_context(self._reports())
+                signals = stack.enter_context(anyio.open_signal_receiver(*END_SIGNALS))
+                stack.callback(forget_handlers)
+                remember_handlers(END_SIGNALS)
             try:
                 await server.start()
             except OSError as error:
@@ -340,6 +343,7 @@ class _Alone:
         if hasattr(signal, "SIGUSR2"):
             loop.add_signal_handler(signal.SIGUSR2, self._log_statistics)
             added.append(signal.SIGUSR2)
+            remember_wakeup_fd()
         for signum in _SUPERVISOR_SIGNALS:
             # A signal that is ignored now was ignored before: nohup(1) does that. Then it is only handled if there is
             # something for it to do.
@@ -349,6 +353,7 @@ class _Alone:
                 previous[signum] = signal.SIG_IGN
             loop.add_signal_handler(signum, self._asked_of_supervisor, signum)
             added.append(signum)
+        remember_handlers((*previous, *added))
         try:
             yield
         finally:

@@ -31,6 +31,7 @@ from aiowsgi.config import Config
 from aiowsgi.errors import AiowsgiError, StartupError
 from aiowsgi.process.application import load_application
 from aiowsgi.process.descriptors import raise_descriptor_limit
+from aiowsgi.process.fork_signals import remember_handlers, remember_wakeup_fd
 from aiowsgi.process.hooks import WORKER_HOOKS, Hooks
 from aiowsgi.process.log import configure_logs, flush_logs
 from aiowsgi.process.loops import choose_loop
@@ -198,6 +199,7 @@ class _Worker:
             # Not through the loop, which may be what is stuck.
             signal.signal(signal.SIGUSR1, self._dump_at_signal)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        remember_handlers(HELD_BACK_SIGNALS)
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK_SIGNALS)
 
@@ -221,9 +223,11 @@ class _Worker:
         await server.start()
         self._server = server
         loop.add_reader(self._pipe.fileno(), self._pipe_readable)
-        loop.add_signal_handler(signal.SIGTERM, self._leave_at_signal)
         if hasattr(signal, "SIGUSR2"):
             loop.add_signal_handler(signal.SIGUSR2, self._log_statistics)
+            remember_wakeup_fd()
+        loop.add_signal_handler(signal.SIGTERM, self._leave_at_signal)
+        remember_handlers((signal.SIGTERM, signal.SIGUSR2))
         self._hooks.call("worker_ready", server.urls)
         self._pipe.send("ready", urls=server.urls, loop=loop_name, parser=server.parser_name)
         self._started = True
