@@ -35,7 +35,7 @@ from aiowsgi.server.watch import DisconnectWatch
 from aiowsgi.wsgi.environ import base_environ, endpoint_environ
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from wsgiref.types import WSGIApplication, WSGIEnvironment
 
     from aiowsgi.channels.link import Link
@@ -206,6 +206,13 @@ class Engine:
         self.openings.discard(opening)
         if self._on_change is not None:
             self._on_change()
+
+    def descriptors(self) -> Iterator[int]:
+        """See :class:`~aiowsgi.bridge.fork_sockets.SocketHolder`."""
+        connections: list[Protocol | Opening] = [*self.connections, *self.openings]
+        for connection in connections:
+            with contextlib.suppress(Exception):  # a transport that is being closed
+                yield connection.fileno()
 
     def wake(self) -> None:
         """Something ended while draining."""

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from aiowsgi.bridge.fork_sockets import keep_from_forks
 from aiowsgi.config import BindAddress, FileDescriptorAddress, TCPAddress, UnixAddress
 
 __all__ = [
@@ -359,12 +360,14 @@ class Listener:
         self._timer: asyncio.TimerHandle | None = None
         self._accepting = False
         self._failing = False
-        self._handovers: set[asyncio.Task[Any]] = set()
+        #: The sockets of connections that have not got their protocols yet.
+        self._handovers: dict[asyncio.Task[Any], socket.socket] = {}
         self.url = _url(sock, scheme)
         self.port = sock.getsockname()[1] if sock.family in (socket.AF_INET, socket.AF_INET6) else None
 
     def start(self) -> None:
         """Begin to accept."""
+        keep_from_forks(self)
         self.resume()
 
     def pause(self) -> None:
@@ -424,12 +427,12 @@ class Listener:
         protocol = self._protocol_factory()
         # The loop makes it non-blocking.
         task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: protocol, sock))
-        self._handovers.add(task)
+        self._handovers[task] = sock
         task.add_done_callback(partial(self._handed_over, sock, protocol))
 
     def _handed_over(self, sock: socket.socket, protocol: asyncio.Protocol, task: asyncio.Task[Any]) -> None:
         """End a connection that has not got its protocol, even if its task was cancelled before it began."""
-        self._handovers.discard(task)
+        self._handovers.pop(task, None)
         error = None if task.cancelled() else task.exception()
         if error is None and not task.cancelled():
             return
@@ -483,7 +486,11 @@ class Listener:
     @property
     def handovers(self) -> Iterable[asyncio.Future[Any]]:
         """One for each connection that has been accepted, and has not got its protocol yet."""
-        return self._handovers
+        return self._handovers.keys()
+
+    def descriptors(self) -> Iterable[int]:
+        """See :class:`~aiowsgi.bridge.fork_sockets.SocketHolder`; the listening socket is not a connection's."""
+        return [sock.fileno() for sock in self._handovers.values()]
 
 
 async def end_handovers(listeners: Iterable[Listener], seconds: float) -> None:

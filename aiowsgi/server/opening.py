@@ -148,6 +148,11 @@ class Opening(asyncio.Protocol):
         self._engine.openings.discard(self)
         self._engine.deadlines.remove(self)
 
+    def fileno(self) -> int:
+        """Return the socket's descriptor; -1 where there is none."""
+        sock = self._transport.get_extra_info("socket")
+        return -1 if sock is None else int(sock.fileno())
+
     def drain(self) -> None:
         """Leave the client a moment: it believes that it is connected."""
         engine = self._engine

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, cast
 import anyio
 import anyio.abc
 
+from aiowsgi.bridge.fork_sockets import keep_from_forks
 from aiowsgi.bridge.pool import ThreadPool
 from aiowsgi.config import Config
 from aiowsgi.configuration.peers import Peers
@@ -293,6 +294,7 @@ class Server:
             multiprocess=self._shared_sockets is not None,
             alone=self.alone,
         )
+        keep_from_forks(self._engine)
         self._observation = Observation(self._engine, lambda: 0 if self._guard is None else self._guard.stuck_count)
         self._engine.responder = self._responder
         if config.health_path is not None or config.ready_path is not None:

@@ -19,8 +19,9 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from aiowsgi.bridge.fork_sockets import keep_from_forks
 from aiowsgi.bridge.pool import Pool
 from aiowsgi.bridge.wakeup import Wakeup
 from aiowsgi.wsgi.file_wrapper import FileRegion
@@ -52,6 +53,7 @@ class SocketFileSender:
     """
 
     __slots__ = (
+        "__weakref__",
         "_blocked",
         "_closed",
         "_copies",
@@ -103,6 +105,11 @@ class SocketFileSender:
         self._error: OSError | None = None
         #: Bytes that have not been sent yet.
         self.missing_size = region.size
+        keep_from_forks(self)
+
+    def descriptors(self) -> Sequence[int]:
+        """See :class:`~aiowsgi.bridge.fork_sockets.SocketHolder`."""
+        return (self._socket.fileno(),)
 
     def send_on(self) -> None:
         """Have the next part sent."""
