@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import math
+import os
 import re
 import socket
 import threading
@@ -570,6 +571,25 @@ def test_park_behind_a_file_goes_on_after_it(site: Site, tmp_path: Path) -> None
     site.application = application
     with site.connect() as client:
         assert get_until_end(client) == b"file, stream"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are listed in /proc")
+def test_park_behind_a_file_with_content_length_leaves_no_descriptor(tmp_path: Path, errors: Any) -> None:
+    (tmp_path / "file").write_bytes(b"file, ")
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "6")])
+        aiowsgi.park(environ, Stream(b"stream"))
+        file: Iterable[bytes] = environ["wsgi.file_wrapper"]((tmp_path / "file").open("rb"))
+        return file
+
+    with MemoryServer(application) as server:
+        client = SteppedClient(server)
+        client.send(GET)
+        assert client.receive().status_code == 500
+    opened = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    assert str(tmp_path / "file") not in opened
+    assert "Content-Length: 6" in errors()[0]
 
 
 def test_park_after_a_head_with_content_length_raises_in_the_application(site: Site) -> None:

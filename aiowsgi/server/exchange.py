@@ -420,9 +420,9 @@ class Exchange:
 
     def stream_file(self, head: ResponseHead, region: FileRegion) -> None:
         """Send a file like any other iterable: parked content follows it, or the loop has no way to send it."""
-        with contextlib.closing(region.blocks()) as blocks:
+        with contextlib.closing(region):
             self.send_head(head)
-            for block in blocks:
+            for block in region.blocks():
                 self.send_block(block)
         self.finish()
 

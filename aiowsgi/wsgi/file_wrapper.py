@@ -14,7 +14,7 @@ import io
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 __all__ = ["FileRegion", "FileWrapper"]
@@ -40,22 +40,19 @@ class FileRegion:
         """Close the descriptor."""
         os.close(self.fd)
 
-    def blocks(self, block_size: int = 256 * 1024) -> Generator[bytes, None, None]:
-        """Read the content, then close. Blocks on the disk.
+    def blocks(self, block_size: int = 256 * 1024) -> Iterator[bytes]:
+        """Read the content. Blocks on the disk.
 
         Raises:
             OSError: the file has become shorter, or cannot be read.
         """
-        try:
-            while self.size:
-                block = os.pread(self.fd, min(block_size, self.size), self.offset)
-                if not block:
-                    raise OSError("the file became shorter while it was being sent")
-                self.offset += len(block)
-                self.size -= len(block)
-                yield block
-        finally:
-            self.close()
+        while self.size:
+            block = os.pread(self.fd, min(block_size, self.size), self.offset)
+            if not block:
+                raise OSError("the file became shorter while it was being sent")
+            self.offset += len(block)
+            self.size -= len(block)
+            yield block
 
 
 _PlainFile = io.FileIO | io.BufferedReader | io.BufferedRandom
