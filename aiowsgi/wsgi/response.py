@@ -255,7 +255,8 @@ class Response:
         if type(block) is not bytes:
             block = plain_bytes(block)
         if not block:
-            self._sink.check_connected()
+            if not self.finished:  # else the client may well have gone: it has everything
+                self._sink.check_connected()
             return
         if not self.begun:
             self._begin(block, whole=False)

@@ -344,6 +344,14 @@ def test_generator_is_handed_over_block_by_block():
     assert response.finished
 
 
+def test_empty_block_after_a_whole_response_does_not_ask_for_the_client_who_may_have_gone():
+    response, sink = started(headers=length(2))
+    rest = iter([b"ok", b"", b""])
+    response.send(rest)
+    assert sink.names() == ["send_whole"]
+    assert next(rest, None) is None
+
+
 def test_generator_shorter_than_its_content_length_is_refused_with_the_difference():
     response, sink = started(headers=length(10))
     with pytest.raises(ApplicationError, match="7 bytes shorter"):
