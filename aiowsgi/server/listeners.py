@@ -351,8 +351,9 @@ class Listener:
         self._is_busy = is_busy
         # Of a burst, each process that shares the socket takes a little at a time.
         self._accept_count = _ACCEPT_COUNT if is_busy is None else _SHARED_ACCEPT_COUNT
-        # How many connections to take, the next time, although it is busy.
+        # How many connections to take, the next time, although it is busy; and whether that time has not come yet.
         self._busy_count = 0
+        self._leaves = False
         # What socket.accept() itself calls, before it makes a socket with Enums.
         self._accept_fd = sock._accept  # type: ignore[attr-defined]  # typeshed leaves it out
         self._kind = int(sock.family), int(sock.type), sock.proto
@@ -377,7 +378,9 @@ class Listener:
             self._loop.remove_reader(self._fd)
 
     def resume(self) -> None:
-        """Accept again."""
+        """Accept again, unless what waits has been left to other processes just now."""
+        if self._leaves:
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -393,8 +396,13 @@ class Listener:
         count, self._busy_count = self._busy_count, min(2 * self._busy_count or 1, _ACCEPT_COUNT)
         if self._accept_up_to(count):
             self.pause()
-            self._timer = self._loop.call_later(_BUSY_SECONDS, self.resume)
+            self._leaves = True
+            self._timer = self._loop.call_later(_BUSY_SECONDS, self._look_again)
         return False
+
+    def _look_again(self) -> None:
+        self._leaves = False
+        self.resume()
 
     def _accept_up_to(self, count: int) -> bool:
         lost_count = 0

@@ -110,6 +110,31 @@ def test_busy_server_leaves_connections_to_the_other_one(
             client.close()
 
 
+@pytest.mark.usefixtures("patient")
+def test_connection_that_ends_does_not_have_a_busy_server_take_others_sooner(
+    listening: socket.socket, loop_name: str
+) -> None:
+    with Sharing(listening, loop_name) as sharing:
+        held = [connect(listening) for _ in range(2)]
+        for client in held:
+            client.send(GET)
+        wait_until(lambda: requests(sharing.first) == (1, 1), "a queue over the watermark")
+        late = [connect(listening) for _ in range(5)]
+        for client in late:
+            client.send(GET)
+        for _ in range(20):
+            sharing.first.call(sharing.first.server._connection_ended)
+        assert requests(sharing.first) == (1, 1)
+        sharing.second.start()
+        for client in late:
+            assert client.receive().content == b"second"
+        sharing.released.set()
+        for client in held:
+            assert client.receive().content == b"first"
+        for client in held + late:
+            client.close()
+
+
 @pytest.mark.parametrize("count", [1, 20])
 def test_busy_server_takes_what_nobody_else_has_taken(listening: socket.socket, loop_name: str, count: int) -> None:
     with Sharing(listening, loop_name, health_path="/alive") as sharing:
