@@ -58,9 +58,10 @@ class LogFile:
     """
 
     def __init__(self, path: str | None = None, fd: int = -1) -> None:
-        # As logging.FileHandler does: the process may change to another folder, and the file is looked for later.
-        self._path = None if path is None else os.path.abspath(path)
-        self._fd = fd if path is None else self._open(path)
+        # The process may change to another folder, and the file is looked for later. Not normalised: what .. means after
+        # a link is for the system to say.
+        self._path = None if path is None else os.path.join(os.getcwd(), path)
+        self._fd = fd if self._path is None else self._open(self._path)
 
     def __str__(self) -> str:
         return self._path or {1: "standard output", 2: "standard error"}.get(self._fd, f"descriptor {self._fd}")
@@ -116,6 +117,8 @@ class LogFile:
             there = os.stat(self._path)
         except FileNotFoundError:
             there = None
+        except PermissionError:  # rights to its folder have been dropped since it was opened
+            return False
         if there is not None and os.path.samestat(there, os.fstat(self._fd)):
             return False
         fd, self._fd = self._fd, self._open(self._path)

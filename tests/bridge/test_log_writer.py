@@ -67,6 +67,35 @@ def test_relative_path_is_followed_in_the_folder_where_it_was_opened(
     assert (tmp_path / "log").exists()
 
 
+def test_relative_path_behind_a_link_is_followed_where_the_system_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "releases" / "42" / "app").mkdir(parents=True)
+    (tmp_path / "current").symlink_to(tmp_path / "releases" / "42" / "app")
+    monkeypatch.chdir(tmp_path)
+    file = LogFile("current/../log")
+    assert not file.follow()
+    file.close()
+    assert (tmp_path / "releases" / "42" / "log").exists()
+    assert not (tmp_path / "log").exists()
+
+
+def test_file_in_a_folder_that_may_no_longer_be_entered_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "no", path)
+
+    path = tmp_path / "log"
+    file = LogFile(str(path))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refuse)
+        assert not file.follow()
+    assert file.write(b"line\n") == 5
+    file.close()
+    assert path.read_text() == "line\n"
+
+
 def test_file_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         LogFile(str(tmp_path / "nowhere" / "log"))
