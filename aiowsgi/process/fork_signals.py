@@ -71,15 +71,19 @@ def _let_through() -> None:
 
 
 def _set_back() -> None:
-    with contextlib.suppress(ValueError):  # a subinterpreter, where no signals are handled
+    # ValueError: a subinterpreter, where no signals are handled; OSError: a descriptor that was closed meanwhile.
+    with contextlib.suppress(ValueError, OSError):
         if _wakeup_fd >= 0:
             wakeup_fd = signal.set_wakeup_fd(-1)
             if wakeup_fd not in (-1, _wakeup_fd):
                 signal.set_wakeup_fd(wakeup_fd)
-        for signum, handler in _handlers.items():
-            if signal.getsignal(signum) is handler:
-                default = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
-                signal.signal(signum, default)
+    ours = [signum for signum, handler in _handlers.items() if signal.getsignal(signum) is handler]
+    with contextlib.suppress(ValueError):
+        for signum in ours:
+            signal.signal(signum, signal.SIG_DFL)
     forget_handlers()
-    _let_through()
+    _let_through()  # what has waited ends the process; from Python's handler of SIGINT an exception would be lost here
     _masks.clear()  # of threads that are not here
+    with contextlib.suppress(ValueError):
+        if signal.SIGINT in ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
