@@ -131,7 +131,8 @@ def _literal(text: str) -> str:
     if "%" in text:
         at = text[text.index("%") :][:20]
         raise ValueError(f"{at!r} is not understood: write %(name)s, or %% for a percent sign")
-    return text.encode("unicode_escape").decode().replace('"', '\\"').replace("{", "{{").replace("}", "}}")
+    # Not by a codec: one that is first needed in a process without rights to the standard library is not found there.
+    return ascii(text)[1:-1].replace('"', '\\"').replace("{", "{{").replace("}", "}}")
 
 
 def _expression(name: str) -> tuple[str, bool]:

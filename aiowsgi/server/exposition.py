@@ -152,6 +152,8 @@ class _Collected:
         for name, (words, bounds) in _HISTOGRAMS.items():
             if name in self._snapshot.histograms:
                 *counts, total = self._snapshot.histograms[name]
+                if len(counts) != len(bounds) + 1:
+                    continue  # those of another release, during a reload
                 buckets, reached = [], 0.0
                 for bound, count in zip([*map(str, bounds), "+Inf"], counts, strict=True):
                     reached += count

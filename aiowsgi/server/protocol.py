@@ -616,7 +616,11 @@ class Protocol(asyncio.Protocol):
 
     def _observe_break(self, exchange: Exchange, outcome: str) -> None:
         """A response ends before its time, and with it the file that may be on its way."""
-        exchange.ended(outcome, 0 if self._delivery is None else self._delivery.unsent_size)
+        if exchange.region is not None:  # it has not even been begun
+            unsent_size = exchange.region.size
+        else:
+            unsent_size = 0 if self._delivery is None else self._delivery.unsent_size
+        exchange.ended(outcome, unsent_size)
 
     def _start_next_request(self) -> None:
         self.phase = _IDLE

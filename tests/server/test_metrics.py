@@ -126,6 +126,14 @@ def test_snapshots_add_up_and_pass_through_json() -> None:
     assert sample(samples, "workers") == 1
 
 
+def test_histogram_of_a_release_with_other_buckets_is_left_out() -> None:
+    snapshot = metrics_of(ended_exchange()).snapshot()
+    snapshot.histograms["request_duration_seconds"] = [1, 2, 3.0]
+    samples = told(snapshot)
+    assert not any("request_duration_seconds" in str(name) for name in samples)
+    assert sample(samples, "request_queue_seconds_count") == 1
+
+
 def test_label_that_would_break_the_format_is_escaped() -> None:
     samples = told(Snapshot(counters={'refusals reason=a"b\\c\nd=e': 1}))
     assert sample(samples, "refusals_total", reason='a"b\\c\nd=e') == 1

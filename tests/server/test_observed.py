@@ -146,6 +146,23 @@ def test_size_of_a_file_whose_client_goes_is_what_was_sent(tmp_path: Path) -> No
         assert 100_000 <= only(server).sent_size < 1_000_000
 
 
+def test_size_of_a_file_whose_client_goes_before_its_beginning_is_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(5_000_000))
+    with ObservedServer(sends_file(path), kernel_size=100_000) as server:
+        client = server.connect()
+        client.send(request())
+        while not server.pool.waiting_count:
+            assert server.loop.has_ready
+            server.loop.run_turn()
+        client.reset()
+        server.loop.run_turn()  # the loss is on its way, and what the thread now does comes behind it
+        assert server.engine.connections
+        assert server.pool.step()
+        server.settle()
+        assert (only(server).outcome, only(server).status_code, only(server).sent_size) == ("disconnected", 200, 0)
+
+
 def test_size_of_a_file_that_becomes_shorter_is_what_was_sent(
     tmp_path: Path, error_log: pytest.LogCaptureFixture
 ) -> None:
