@@ -58,8 +58,8 @@ class LogFile:
     """
 
     def __init__(self, path: str | None = None, fd: int = -1) -> None:
-        # The process may change to another folder, and the file is looked for later. Not normalised: what .. means after
-        # a link is for the system to say.
+        # The process may change to another folder, and the file is looked for later. Not normalised: what .. means
+        # after a link is for the system to say.
         self._path = None if path is None else os.path.join(os.getcwd(), path)
         self._fd = fd if self._path is None else self._open(self._path)
 
