@@ -98,6 +98,7 @@ def test_code_that_is_broken_and_mended_is_served_anew_and_no_connection_is_refu
             assert answer.result(PATIENCE)[0] == "three"
         last_pid = get(folder)[2]
 
+        wait_until(lambda: server.log.count("ready in ") == 2, "the report of the last reload")
         before = server.log.count("\n")
         server.signal(signal.SIGINT)
         assert server.wait() == 0
