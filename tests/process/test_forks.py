@@ -15,8 +15,14 @@ import multiprocessing, os, signal, time
 if os.environ.get("HANDLES_HANGUP"):
     signal.signal(signal.SIGHUP, lambda signum, frame: os._exit(7))
 
+def wait():
+    # CPython 3.13.0 does not look by itself for signals in a process that a thread has forked.
+    while True:
+        time.sleep(0.01)
+        signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
 def application(environ, start_response):
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child = multiprocessing.get_context("fork").Process(target=wait)
     child.start()
     os.kill(child.pid, getattr(signal, environ["QUERY_STRING"]))
     child.join(5)
@@ -45,9 +51,10 @@ def test_signal_to_a_forked_child_ends_it_and_not_the_server(
         with server.connect() as client:
             assert client.get("/?SIGUSR2").content == b"-12"
             assert client.get("/?SIGHUP").content == b"-1"
+        assert len(server.log.splitlines()) == (2 if arguments else 1), server.log
+        with server.connect() as client:
             # By the signal itself, or by the KeyboardInterrupt that Python makes of it.
             assert client.get("/?SIGINT").content in (b"-2", b"1")
-        assert len(server.log.splitlines()) == (2 if arguments else 1), server.log
 
 
 def test_signal_that_the_application_handles_is_handled_in_a_forked_child(tmp_path: Path) -> None:
