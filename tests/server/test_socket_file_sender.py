@@ -209,7 +209,8 @@ async def sent_by_itself(file: Path, sock: socket.socket, client: socket.socket)
     sender.send_on()
     received = b""
     async with asyncio.timeout(10):
-        while len(received) < 4 + size and not ended.done():
+        # What has been sent may still be on its way.
+        while len(received) < 4 + size and not (ended.done() and ended.result()):
             received += await loop.sock_recv(client, 256 * 1024)
         error = await ended
     sender.close()
