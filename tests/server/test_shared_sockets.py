@@ -52,6 +52,14 @@ class Sharing:
         server = Server(self.answer, shared_sockets=[self._listening.dup()], **self._options)
         return ServerThread(server, self._loop_name)
 
+    def occupy_first(self) -> list[RawClient]:
+        """Return two clients of the first server, for which one request runs, and one waits: it is busy."""
+        clients = [connect(self._listening) for _ in range(2)]
+        for client in clients:
+            client.send(GET)
+        wait_until(lambda: requests(self.first) == (1, 1), "a queue over the watermark")
+        return clients
+
     def hold(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         assert self.released.wait(PATIENCE)
         start_response("200 OK", [])
@@ -93,10 +101,7 @@ def test_busy_server_leaves_connections_to_the_other_one(
     listening: socket.socket, loop_name: str, reuse_port: bool
 ) -> None:
     with Sharing(listening, loop_name, reuse_port=reuse_port) as sharing:
-        held = [connect(listening) for _ in range(2)]
-        for client in held:
-            client.send(GET)
-        wait_until(lambda: requests(sharing.first) == (1, 1), "a queue over the watermark")
+        held = sharing.occupy_first()
         late = [connect(listening) for _ in range(5)]
         for client in late:
             client.send(GET)
@@ -115,10 +120,7 @@ def test_connection_that_ends_does_not_have_a_busy_server_take_others_sooner(
     listening: socket.socket, loop_name: str
 ) -> None:
     with Sharing(listening, loop_name) as sharing:
-        held = [connect(listening) for _ in range(2)]
-        for client in held:
-            client.send(GET)
-        wait_until(lambda: requests(sharing.first) == (1, 1), "a queue over the watermark")
+        held = sharing.occupy_first()
         late = [connect(listening) for _ in range(5)]
         for client in late:
             client.send(GET)
@@ -138,10 +140,7 @@ def test_connection_that_ends_does_not_have_a_busy_server_take_others_sooner(
 @pytest.mark.parametrize("count", [1, 20])
 def test_busy_server_takes_what_nobody_else_has_taken(listening: socket.socket, loop_name: str, count: int) -> None:
     with Sharing(listening, loop_name, health_path="/alive") as sharing:
-        held = [connect(listening) for _ in range(2)]
-        for client in held:
-            client.send(GET)
-        wait_until(lambda: requests(sharing.first) == (1, 1), "a queue over the watermark")
+        held = sharing.occupy_first()
         for _ in range(2):
             late = [connect(listening) for _ in range(count)]
             for client in late:
@@ -189,10 +188,7 @@ def test_requests_that_were_withdrawn_keep_no_server_busy(listening: socket.sock
 @pytest.mark.usefixtures("patient")
 def test_server_that_leaves_the_backlog_drains_without_it(listening: socket.socket, loop_name: str) -> None:
     with Sharing(listening, loop_name) as sharing:
-        held = [connect(listening) for _ in range(2)]
-        for client in held:
-            client.send(GET)
-        wait_until(lambda: requests(sharing.first) == (1, 1), "a queue over the watermark")
+        held = sharing.occupy_first()
         waiting = connect(listening)
         waiting.send(GET)
         server = sharing.first.server
