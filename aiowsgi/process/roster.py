@@ -97,6 +97,8 @@ class Roster:
         self.generation = 0
         #: A worker of this generation has been ready: what it was started with holds.
         self.proven = False
+        #: A worker of any generation has been ready: what fails now worked once, and may again.
+        self._has_served = False
         self.stopping = False
         self.slots: list[Slot] = []
         #: By number, all workers that have been spawned and have not been seen to end.
@@ -310,6 +312,7 @@ class Roster:
         worker.deadline = now + worker.timeout if worker.timeout else NEVER
         if old is not None:
             self._dismiss(old, now)
+        self._has_served = True
         if worker.generation == self.generation:
             self.proven = True
             self._set_count(self._next_count, now)
@@ -317,18 +320,16 @@ class Roster:
     def _start_failed(self, worker: Worker, slot: Slot, how: str, exit_code: int, now: float) -> None:
         """A worker has ended before it was ready."""
         reason = worker.failure or f"it {how} before it was ready"
-        if any(other.serving for other in self.slots):
-            if self._reloading and worker.generation == self.generation:
-                self._give_up_reload(worker, reason, now)
-            else:
-                self._log(logging.ERROR, f"{worker} cannot start, the others serve on: {reason}")
-            self._back_off(slot, now, at_least=1)
-        elif worker.failure or exit_code == START_FAILURE:
+        if not self._has_served and (worker.failure or exit_code == START_FAILURE):
             self._exit_code, self._failure = START_FAILURE, reason
             self.stop(self.graceful_timeout, now)
+            return
+        if self._has_served and self._reloading and worker.generation == self.generation:
+            self._give_up_reload(worker, reason, now)
         else:
-            self._log(logging.ERROR, f"{worker} cannot start: {reason}")
-            self._back_off(slot, now, at_least=1)
+            others = ", the others serve on" if any(other.serving for other in self.slots) else ""
+            self._log(logging.ERROR, f"{worker} cannot start{others}: {reason}")
+        self._back_off(slot, now, at_least=1)
 
     def _give_up_reload(self, worker: Worker, reason: str, now: float) -> None:
         self._reloading = False

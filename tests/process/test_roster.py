@@ -151,14 +151,38 @@ def test_replacement_that_cannot_start_leaves_the_others_serving_and_is_tried_ag
     assert len(stage.spawned()) == 1
 
 
-def test_last_worker_whose_replacement_cannot_start_ends_all() -> None:
+def test_last_worker_whose_replacement_cannot_start_is_replaced_again_later() -> None:
     stage = Stage(1)
     (first,) = stage.started()
     stage.end(first)
     (second,) = stage.spawned()
     stage.say(second, "failed", text="no database")
     stage.end(second, 3)
-    assert of_kind(stage.actions(), Finish) == [Finish(3, "no database")]
+    actions = stage.actions()
+    assert of_kind(actions, Finish) == []
+    assert "worker 2 cannot start: no database" in [action.text for action in of_kind(actions, Log)]
+    stage.wait(1)
+    (third,) = stage.spawned()
+    stage.say(third, "ready")
+    assert of_kind(stage.actions(), Settled) == []
+    assert third.phase is Phase.SERVING
+
+
+def test_reload_that_the_last_worker_does_not_live_to_see_fail_goes_back_to_the_old_configuration() -> None:
+    stage = Stage(1)
+    (old,) = stage.started()
+    stage.roster.reload(stage.now)
+    (new,) = stage.spawned()
+    stage.end(old)
+    stage.actions()
+    stage.say(new, "failed", text="SyntaxError")
+    stage.end(new, 3)
+    actions = stage.actions()
+    assert of_kind(actions, Finish) == []
+    assert of_kind(actions, KeepConfiguration) == [KeepConfiguration()]
+    assert of_kind(actions, ReloadGivenUp) == [ReloadGivenUp("worker 2 cannot start: SyntaxError")]
+    stage.wait(1)
+    assert len(stage.spawned()) == 1
 
 
 def test_reload_replaces_one_worker_at_a_time_the_new_one_ready_first() -> None:

@@ -424,10 +424,9 @@ def test_worker_that_gets_sigterm_itself_is_replaced_and_finishes(folder: Path) 
         assert int(client.receive().content) == first
 
 
-def test_crash_loop_is_slowed_down_and_ends_with_its_cause(folder: Path) -> None:
-    (folder / "crashing.py").write_text(
-        "import os, signal\nif os.path.exists('crash'): os.kill(os.getpid(), signal.SIGKILL)\n" + HELLO
-    )
+@pytest.mark.parametrize("fault", ["os.kill(os.getpid(), signal.SIGKILL)", "raise OSError('no database')"])
+def test_crash_loop_is_slowed_down_and_ends_with_its_cause(folder: Path, fault: str) -> None:
+    (folder / "crashing.py").write_text(f"import os, signal\nif os.path.exists('crash'): {fault}\n" + HELLO)
     with supervised(folder, "crashing", "-w", "1") as server:
         (first,) = server.workers()
         (folder / "crash").touch()
