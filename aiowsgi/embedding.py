@@ -23,7 +23,7 @@ from aiowsgi.errors import ConfigError, StartupError
 from aiowsgi.process.loops import choose_loop
 from aiowsgi.process.run import run
 from aiowsgi.server.drain import DrainReport
-from aiowsgi.server.listeners import open_sockets
+from aiowsgi.server.listening_sockets import open_sockets
 from aiowsgi.server.server import Server
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from aiowsgi.config import Config
 from aiowsgi.configuration.addresses import parse_bind
 from aiowsgi.errors import StartupError
 from aiowsgi.process.privileges import give_files
-from aiowsgi.server.listeners import close_sockets, open_sockets
+from aiowsgi.server.listening_sockets import close_sockets, open_sockets
 from aiowsgi.server.metrics import Snapshot, summed
 from aiowsgi.server.server import CONTROL_MODE
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from aiowsgi.config import Config
 from aiowsgi.errors import StartupError
 from aiowsgi.process.privileges import give_files
-from aiowsgi.server.listeners import bound_files, clone_socket, close_sockets, lets_others_in, open_sockets
+from aiowsgi.server.listening_sockets import bound_files, clone_socket, close_sockets, lets_others_in, open_sockets
 
 __all__ = ["ListeningSockets", "warn_of_backlog"]
 

@@ -32,7 +32,8 @@ from aiowsgi.server.engine import Engine
 from aiowsgi.server.exposition import MetricsResponder
 from aiowsgi.server.guard import RequestGuard
 from aiowsgi.server.health import Health
-from aiowsgi.server.listeners import Listener, close_sockets, lets_others_in, open_sockets
+from aiowsgi.server.listeners import Listener
+from aiowsgi.server.listening_sockets import close_sockets, lets_others_in, open_sockets
 from aiowsgi.server.observation import Observation
 from aiowsgi.server.opening import Opening
 from aiowsgi.server.protocol import Protocol

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aiowsgi import Server
-from aiowsgi.config import parse_bind
 from aiowsgi.server import listeners
-from aiowsgi.server.listeners import clone_socket, open_sockets
 from tests.conftest import ServerThread
 from tests.process.server_process import PATIENCE, wait_until
 from tests.raw import RawClient
@@ -222,35 +220,3 @@ def test_server_is_given_more_sockets_while_it_runs(listening: socket.socket, lo
         loop = sharing.second.server.engine.loop
         asyncio.run_coroutine_threadsafe(lend_too_late(), loop).result(PATIENCE)
         wait_until(lambda: late.fileno() == -1, "the end of a socket that came too late")
-
-
-def test_socket_is_cloned_only_where_it_lets_others_in(listening: socket.socket) -> None:
-    with pytest.raises(OSError):
-        clone_socket(listening, 10)
-    (sock,) = open_sockets([parse_bind("127.0.0.1:0")], 10, reuse_port=True)
-    with sock, clone_socket(sock, 10) as clone:
-        assert clone.getsockname() == sock.getsockname()
-
-
-def test_clone_of_a_socket_for_both_families_is_for_both() -> None:
-    if not socket.has_dualstack_ipv6():
-        pytest.skip("no such sockets here")
-    with (
-        socket.create_server(("::", 0), family=socket.AF_INET6, reuse_port=True, dualstack_ipv6=True) as sock,
-        clone_socket(sock, 10) as clone,
-    ):
-        assert clone.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 0
-
-
-@pytest.mark.skipif(not hasattr(socket, "SO_BINDTODEVICE"), reason="Linux alone binds sockets to devices")
-def test_clone_of_a_socket_for_one_device_is_for_no_other() -> None:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
-        except PermissionError:
-            pytest.skip("a right that older kernels demand")
-        sock.bind(("127.0.0.1", 0))
-        sock.listen()
-        with clone_socket(sock, 10) as clone:
-            assert clone.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).rstrip(b"\0") == b"lo"
