@@ -25,7 +25,7 @@ from aiowsgi.config import Config
 from aiowsgi.http.events import Refusal
 from aiowsgi.http.parsers import make_head_parser
 from aiowsgi.http.policy import name_fields
-from aiowsgi.http.response import reason_phrase
+from aiowsgi.http.response import refusal_page
 from aiowsgi.semantics import ConnectionInfo, RequestHead
 from aiowsgi.server.content import MemoryBudget
 from aiowsgi.server.engine import Engine
@@ -99,8 +99,7 @@ class ASGIAdapter:
         engine = self._engine
         if engine is None or engine.loop is not loop:
             if engine is not None:
-                engine.haste.close()
-                engine.saturation.close()
+                engine.close()
             engine = self._engine = Engine(
                 self.application,
                 self.config,
@@ -109,8 +108,8 @@ class ASGIAdapter:
                 io_pool=self._io_pool,
                 parser=make_head_parser("auto"),
                 software=f"aiowsgi/{__version__}",
+                multiprocess=True,  # for all that is known
             )
-            engine.base_environ["wsgi.multiprocess"] = True  # for all that is known
             engine.content_budget = self._content_budget
         return engine
 
@@ -142,9 +141,7 @@ class ASGIAdapter:
             for task in engine.closing_tasks:
                 task.cancel()
         if engine is not None:
-            engine.dispersal.close()
-            engine.haste.close()
-            engine.saturation.close()
+            engine.close()
             self._engine = None
         for pool in {self.pool, self._io_pool} - {self._shared_pool}:
             pool.close()
@@ -192,8 +189,8 @@ class ASGIAdapter:
 
 
 async def _refuse(method: str, refusal: Refusal, send: Send) -> None:
-    """Answer with a small text page without internals."""
-    content = f"{refusal.status_code} {reason_phrase(refusal.status_code)}: {refusal.detail}\n".encode()
+    """Answer in the application's place."""
+    content = refusal_page(refusal)
     fields = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(content))]
     if refusal.status_code == 503:
         fields.append((b"retry-after", b"1"))

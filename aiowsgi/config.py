@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aiowsgi.configuration.addresses import (
@@ -22,7 +22,7 @@ from aiowsgi.configuration.addresses import (
     UnixAddress,
     parse_bind,
 )
-from aiowsgi.configuration.option import Option, option, options_of
+from aiowsgi.configuration.option import Form, Option, option, options_of
 from aiowsgi.configuration.own_variables import is_own_variable, remedy_for
 from aiowsgi.configuration.peers import Peers
 from aiowsgi.configuration.sources import Given, merge, settle, variables
@@ -69,6 +69,11 @@ ACCESS_LOGFORMAT = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
 
 REQUEST_TIMEOUT_ACTIONS = ("log", "504", "recycle")
 
+_FILE = Form(r".+", "must be the path of a file")
+_PATH = Form(r"/[!-\"$->@-~]*", "must start with a slash, and have neither a query nor anything to be encoded")
+_STATSD_TEXT = Form(r"[A-Za-z0-9_.:,/@-]*", "must be letters, digits and any of _ . : , / @ -")
+_HOOK = Form(r"\w+(\.\w+)*:\w+(\.\w+)*", "must be module:callable")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -101,7 +106,8 @@ class Config:
         group=LISTEN, least=0, most=65535, default_text="8000")
     uds: str | None = option(
         None, Kind.TEXT, "Path of a Unix socket to listen on; @name for an abstract one.",
-        group=LISTEN, aliases=("unix_socket",), default_text="none")
+        group=LISTEN, aliases=("unix_socket",), default_text="none",
+        form=Form(r".+", "must be the path of a Unix socket"))
     uds_mode: int | None = option(
         None, Kind.MODE, "Permissions of the Unix sockets' files, in octal.",
         group=LISTEN, least=0, most=0o777, aliases=("unix_socket_perms",), default_text="as the umask has it")
@@ -278,10 +284,10 @@ class Config:
         group=PROXIES, aliases=("proxy_allow_ips",))
     health_path: str | None = option(
         None, Kind.TEXT, "Path that says whether the process is alive, without a thread.",
-        group=HEALTH, default_text="none")
+        group=HEALTH, default_text="none", form=_PATH)
     ready_path: str | None = option(
         None, Kind.TEXT, "Path that says whether a request sent now is welcome, without a thread.",
-        group=HEALTH, default_text="none")
+        group=HEALTH, default_text="none", form=_PATH)
     ready_broker: bool = option(
         False, Kind.FLAG, "Not ready while a broker of the application's channels is away.",
         group=HEALTH)
@@ -312,19 +318,20 @@ class Config:
         group=LOGS, choices=("text", "json"))
     log_config: str | None = option(
         None, Kind.TEXT, "File for logging.config: TOML, JSON, or ini.",
-        group=LOGS, aliases=("logconfig", "logconfig_json", "log_config_json"), default_text="none")
+        group=LOGS, aliases=("logconfig", "logconfig_json", "log_config_json"), default_text="none", form=_FILE)
     access_log: bool = option(
         False, Kind.FLAG, "Log each request.", group=LOGS)
     access_logfile: str | None = option(
         None, Kind.TEXT, "File of the access log, turning it on; - for standard output. Reopened when it was moved.",
-        group=LOGS, aliases=("accesslog",), default_text="-")
+        group=LOGS, aliases=("accesslog",), default_text="-", form=_FILE)
     access_logformat: str = option(
         ACCESS_LOGFORMAT, Kind.TEXT, "What a line of the access log says, as gunicorn spells it.",
         group=LOGS, aliases=("access_log_format",), default_text="the combined one")
     request_id_header: str | None = option(
         None, Kind.TEXT, "Field with a request's id, as X-Request-ID: a trusted proxy's is taken, else one is made; "
         "the application finds it there.",
-        group=LOGS, default_text="none")
+        group=LOGS, default_text="none",
+        form=Form(r"[A-Za-z0-9-]+", "must be the name of a field, such as X-Request-ID"))
 
     metrics_bind: str | None = option(
         None, Kind.TEXT, "Address on which Prometheus finds metrics: host:port or unix:path. Needs aiowsgi[metrics].",
@@ -333,10 +340,10 @@ class Config:
         None, Kind.TEXT, "A statsd to send figures to, with gunicorn's names: host:port or unix:path.",
         group=METRICS, default_text="none")
     statsd_prefix: str = option(
-        "", Kind.TEXT, "Prefix of each name sent to statsd.", group=METRICS, default_text="none")
+        "", Kind.TEXT, "Prefix of each name sent to statsd.", group=METRICS, default_text="none", form=_STATSD_TEXT)
     dogstatsd_tags: str = option(
         "", Kind.TEXT, "Tags for each figure, as name:value,name:value, for a statsd that knows them.",
-        group=METRICS, default_text="none")
+        group=METRICS, default_text="none", form=_STATSD_TEXT)
     queue_start: bool = option(
         False, Kind.FLAG, "Set HTTP_X_QUEUE_START to when a request arrived, unless a trusted proxy has, "
         "so that an APM agent shows how long it waited.",
@@ -351,7 +358,8 @@ class Config:
 
     root_path: str = option(
         "", Kind.TEXT, "SCRIPT_NAME: the path under which a proxy mounts the application.",
-        group=APPLICATION, aliases=("url_prefix",), default_text="none")
+        group=APPLICATION, aliases=("url_prefix",), default_text="none",
+        form=Form(r"(/.*[^/])?", "must start with a slash and not end with one"))
     environ: Sequence[str] = option(
         (), Kind.TEXTS, "A variable to place in every environ, as NAME=value. Repeatable.",
         group=APPLICATION, default_text="none")
@@ -371,17 +379,20 @@ class Config:
         group=DEVELOPMENT, aliases=("reload_extra_file", "reload_extra_files"), default_text="none")
 
     on_starting: str | None = option(
-        None, Kind.TEXT, "module:callable, called once before anything listens.", group=HOOKS, default_text="none")
+        None, Kind.TEXT, "module:callable, called once before anything listens.",
+        group=HOOKS, default_text="none", form=_HOOK)
     worker_init: str | None = option(
         None, Kind.TEXT, "module:callable, called in each worker before the application is imported.",
-        group=HOOKS, default_text="none")
+        group=HOOKS, default_text="none", form=_HOOK)
     worker_ready: str | None = option(
-        None, Kind.TEXT, "module:callable, called in each worker once it serves.", group=HOOKS, default_text="none")
+        None, Kind.TEXT, "module:callable, called in each worker once it serves.",
+        group=HOOKS, default_text="none", form=_HOOK)
     worker_exit: str | None = option(
         None, Kind.TEXT, "module:callable, called in each worker once its requests have ended.",
-        group=HOOKS, default_text="none")
+        group=HOOKS, default_text="none", form=_HOOK)
     on_exit: str | None = option(
-        None, Kind.TEXT, "module:callable, called once when all has ended.", group=HOOKS, default_text="none")
+        None, Kind.TEXT, "module:callable, called once when all has ended.",
+        group=HOOKS, default_text="none", form=_HOOK)
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -393,21 +404,16 @@ class Config:
             raise ConfigError(problems)
 
     def _problems(self) -> list[str]:
-        problems = []
-        for item in OPTIONS:
-            value = getattr(self, item.name)
-            problem = item.problem_with(value)
-            if problem:
-                problems.append(f"{item.name}={item.shown(value)}: {problem}")
-        if not problems:
-            problems.extend(self._cross_problems())
-        return problems
+        # If a value is not even of its kind, the other rules may not be able to read it.
+        return self._broken(Option.problem_with) or [*self._broken(Option.misformed), *self._cross_problems()]
+
+    def _broken(self, check: Callable[[Option, object], str | None]) -> list[str]:
+        given = ((item, getattr(self, item.name)) for item in OPTIONS)
+        return [f"{item.name}={item.shown(value)}: {rule}" for item, value in given if (rule := check(item, value))]
 
     def _cross_problems(self) -> Iterable[str]:
         if self.bind and (self.host is not None or self.port is not None or self.uds is not None):
             yield f"bind={','.join(self.bind)}: cannot be combined with host, port or uds"
-        if self.uds == "":
-            yield "uds=: must be the path of a Unix socket"
         if self.uds is not None and (self.host is not None or self.port is not None):
             yield f"uds={self.uds}: cannot be combined with host or port"
         for text in self.bind:
@@ -420,7 +426,7 @@ class Config:
             if abstract:
                 mode = format_value(Kind.MODE, self.uds_mode)
                 yield f"uds_mode={mode}: cannot be combined with {abstract[0]}: an abstract socket has no permissions"
-        for text in self.timeout_actions:
+        for text in self.request_timeout_actions:
             if text not in REQUEST_TIMEOUT_ACTIONS:
                 yield f"request_timeout_actions={text}: must be one of {', '.join(REQUEST_TIMEOUT_ACTIONS)}"
         if self.max_threads is not None and self.max_threads < self.threads:
@@ -431,8 +437,6 @@ class Config:
                 yield f"environ={text}: must be NAME=value"
             elif is_own_variable(name):
                 yield f"environ={text}: {name} is set, or left out, by the server itself: {remedy_for(name)}"
-        if self.request_id_header is not None and not re.fullmatch(r"[A-Za-z0-9-]+", self.request_id_header):
-            yield f"request_id_header={self.request_id_header}: must be the name of a field, such as X-Request-ID"
         for name in ("metrics_bind", "statsd_host"):
             text = getattr(self, name)
             try:
@@ -444,25 +448,9 @@ class Config:
             yield f"control={self.control}: must be unix:path"
         elif self.control is not None and self.control.startswith("unix:@"):
             yield f"control={self.control}: must be the path of a file: an abstract socket has no permissions"
-        for name in ("statsd_prefix", "dogstatsd_tags"):
-            if not re.fullmatch(r"[A-Za-z0-9_.:,/@-]*", getattr(self, name)):
-                yield f"{name}={getattr(self, name)}: must be letters, digits and any of _ . : , / @ -"
-        for name in ("health_path", "ready_path"):
-            path = getattr(self, name)
-            if path is not None and not re.fullmatch(r"/[!-\"$->@-~]*", path):
-                yield f"{name}={path}: must start with a slash, and have neither a query nor anything to be encoded"
-        for name in ("access_logfile", "log_config"):
-            if getattr(self, name) == "":
-                yield f"{name}=: must be the path of a file"
-        if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
-            yield f"root_path={self.root_path}: must start with a slash and not end with one"
         yield from self._proxy_problems()
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             yield f"ssl_keyfile={self.ssl_keyfile}: needs ssl_certfile"
-        for name in HOOK_NAMES:
-            text = getattr(self, name)
-            if text is not None and not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", text):
-                yield f"{name}={text}: must be module:callable"
         if self.limit_request_head < self.limit_request_line:
             yield (
                 f"limit_request_head={self.limit_request_head}: "
@@ -503,14 +491,9 @@ class Config:
             "max_worker_rss": self.max_worker_rss,
             "user": self.user is not None,
             "group": self.group is not None,
-            "request_timeout_actions": self.request_timeout and "recycle" in self.timeout_actions,
+            "request_timeout_actions": self.request_timeout and "recycle" in self.request_timeout_actions,
         }
         return next((name for name, is_asking in asks.items() if is_asking), "")
-
-    @property
-    def timeout_actions(self) -> tuple[str, ...]:
-        """What ``request_timeout_actions`` lists, whether as several texts or as one with commas."""
-        return tuple(part.strip() for part in ",".join(self.request_timeout_actions).split(",") if part.strip())
 
     @property
     def silence_timeout(self) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -132,11 +131,9 @@ class SimpleServer:
     def __init__(self, host: str, port: int, application: WSGIApplication, **options: Any) -> None:
         self._application = application
         self._options = options
-        address = Config(host=host, port=port, **options)
-        self._sockets: list[socket.socket] = open_sockets(
-            address.addresses, address.backlog, reuse_port=address.reuse_port
-        )
-        self._loop_name = address.loop
+        config = Config(host=host, port=port, **options)
+        self._sockets = open_sockets(config.addresses, config.backlog, reuse_port=config.reuse_port)
+        self._loop_name = config.loop
         self._portal: anyio.from_thread.BlockingPortal | None = None
         self._server: Server | None = None
         # Set by a thread that then looks for the portal; the loop sets the portal and then looks here.

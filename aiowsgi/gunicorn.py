@@ -52,9 +52,9 @@ from aiowsgi.config import Config
 from aiowsgi.errors import ConfigError
 from aiowsgi.http.forwarded import forwarding_of
 from aiowsgi.process.descriptors import raise_descriptor_limit
+from aiowsgi.process.loops import choose_loop
 from aiowsgi.process.memory import keep_freed_memory
-from aiowsgi.process.run import choose_loop
-from aiowsgi.semantics import has_content
+from aiowsgi.semantics import has_content, variable_name
 from aiowsgi.server import Server
 from aiowsgi.version import __version__
 from aiowsgi.wsgi.file_wrapper import FileWrapper
@@ -70,9 +70,6 @@ _HEARTBEAT_SECONDS = 1.0
 # gunicorn kills its workers at graceful_timeout; one that ends before that still runs its exit hooks.
 _KILL_MARGIN_SECONDS = 0.5
 
-_REFUSED = {
-    "protocol": "this worker speaks HTTP only",
-}
 # One address for all workers, which only aiowsgi's own supervisor has.
 _REFUSED_OPTIONS = ("metrics_bind", "control")
 _WITHOUT_MEANING = (
@@ -101,9 +98,8 @@ class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
         Raises:
             RuntimeError: with the message that gunicorn prints.
         """
-        for name, reason in _REFUSED.items():
-            if _is_changed(cfg, name):
-                raise RuntimeError(f"{name}: {reason}")
+        if _is_changed(cfg, "protocol"):
+            raise RuntimeError("protocol: this worker speaks HTTP only")
         _make_config(cfg, ("fd://0",))
         for name in filter(lambda name: _is_changed(cfg, name), _WITHOUT_MEANING.split()):
             log.warning("aiowsgi.gunicorn.Worker: the setting %s has no meaning here", name)
@@ -232,7 +228,7 @@ class Worker(base.Worker):  # type: ignore[misc] # gunicorn has no types
 
 def _scheme_values(cfg: Any) -> dict[str, str]:
     """Return ``secure_scheme_headers`` as environ spells them."""
-    return {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in cfg.secure_scheme_headers.items()}
+    return {variable_name(name): value for name, value in cfg.secure_scheme_headers.items()}
 
 
 def _tls_context(cfg: Any) -> ssl.SSLContext | None:

@@ -31,21 +31,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from aiowsgi.bridge.affinity import Affinity, Seat
-from aiowsgi.bridge.pool import is_at_work
+from aiowsgi.bridge.affinity import Affinity
+from aiowsgi.bridge.pool import Pool, is_at_work
+from aiowsgi.bridge.switching import HAS_LOCK
 
-__all__ = ["Account", "Saturation", "TurnPool", "read_accounts"]
+__all__ = ["Account", "Saturation", "read_accounts"]
 
 _logger = logging.getLogger("aiowsgi.error")
 
-_HAS_LOCK = getattr(sys, "_is_gil_enabled", lambda: True)()
 _TOLD = Path("/proc/self/schedstat").exists()
 
 # Between two looks. Arbitrary; reading the accounts of nine threads takes 0.1 ms, or 1 ms on a virtual machine.
@@ -70,32 +69,6 @@ _TERM_SECONDS = 30.0
 # The pause after a look that found nothing to gain; it doubles each further time.
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 10.0
-
-
-class TurnPool(Protocol):
-    """What is needed of a pool."""
-
-    @property
-    def thread_limit(self) -> int:
-        """The most threads that there may be."""
-        ...
-
-    @property
-    def waiting_count(self) -> int:
-        """Jobs that no thread has taken yet."""
-        ...
-
-    def limit_running(self, count: int | None, seconds: float = 0.0) -> None:
-        """Let about ``count`` threads work at once, besides stalled ones, for some seconds; ``None`` lets all work."""
-        ...
-
-    def transition_counts(self) -> Mapping[int, int]:
-        """Return how often each thread began or stopped working, by its native id."""
-        ...
-
-    def gather(self, seat: Seat | None) -> None:
-        """Have threads wait for jobs on one processor."""
-        ...
 
 
 class Account(NamedTuple):
@@ -190,7 +163,7 @@ class Saturation:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        pool: TurnPool,
+        pool: Pool,
         *,
         alone: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -223,7 +196,7 @@ class Saturation:
         self._transition_counts: Mapping[int, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         #: When :meth:`look` is to be called, at the next request.
-        self.next_look = 0.0 if pool.thread_limit > 1 and _HAS_LOCK and _TOLD else math.inf
+        self.next_look = 0.0 if pool.thread_limit > 1 and HAS_LOCK and _TOLD else math.inf
 
     def __del__(self) -> None:
         """Let them go now at the latest: an adapter in a program without a lifespan is never told of its end."""

@@ -23,8 +23,10 @@ import sys
 import threading
 from collections import deque
 
-__all__ = ["SHORT_INTERVAL", "SLIGHTLY_LATE_SECONDS", "Haste", "SwitchInterval", "switch_interval"]
+__all__ = ["HAS_LOCK", "SHORT_INTERVAL", "SLIGHTLY_LATE_SECONDS", "Haste", "SwitchInterval", "switch_interval"]
 
+#: Threads share an interpreter lock.
+HAS_LOCK: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 # The interpreter counts in microseconds and cuts off the rest: a value that is read and set again, as by programs that
 # change it for a while, comes out a microsecond less.

@@ -17,22 +17,20 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from aiowsgi.bridge.switching import SLIGHTLY_LATE_SECONDS
+from aiowsgi.bridge.switching import HAS_LOCK, SLIGHTLY_LATE_SECONDS
 
 __all__ = ["Ready", "Wakeup"]
 
 _logger = logging.getLogger("aiowsgi.error")
 
 # A loop that has been waiting for so long is late. Without an interpreter lock threads do not hold it up.
-_HAS_LOCK = getattr(sys, "_is_gil_enabled", lambda: True)()
-_LATE_SECONDS = 0.005 if _HAS_LOCK else float("inf")
+_LATE_SECONDS = 0.005 if HAS_LOCK else float("inf")
 # A thread gives way for this long at most: threads that stand still do not help a loop that a callback blocks.
 _GIVE_WAY_SECONDS = 0.02
 
@@ -145,7 +143,7 @@ class Wakeup:
             thread_time = time.thread_time()
             held_up = late - (thread_time - self._thread_time)
             self._thread_time = thread_time
-            if held_up > SLIGHTLY_LATE_SECONDS and _HAS_LOCK:
+            if held_up > SLIGHTLY_LATE_SECONDS and HAS_LOCK:
                 self._on_late(held_up)
         if late > _LATE_SECONDS:
             # What else this turn of the loop has to do, such as to read from its sockets, is late as well.

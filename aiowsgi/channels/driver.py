@@ -279,10 +279,8 @@ class Sender:
         try:
             info = self.ask("XINFO", "STREAM", key)
         except Refused as error:
-            if "no such key" in str(error):
-                return "0-0"
-            raise
-        return _read_info(self._connector, info).last_id
+            info = error
+        return _read_info(info).last_id
 
 
 class Wire:
@@ -331,7 +329,7 @@ class Wire:
         return found
 
     async def ask_at_once(self, *commands: Sequence[bytes | str | int]) -> list[Any]:
-        """Send commands as one transaction; return an answer or an exception for each."""
+        """Send commands as one transaction; return for each its answer, or why there is none."""
         connection = self.connection
         words = [("MULTI",), *commands, ("EXEC",)]
         failure: Exception | None = None
@@ -347,7 +345,7 @@ class Wire:
                 raise failure
         except (exceptions.RedisError, OSError) as error:
             raise await self._failure(error) from None
-        return list(answer)
+        return [self._connector.translated(found) if isinstance(found, Exception) else found for found in answer]
 
     async def page_after(self, key: str, id: str, count: int, added: int | None = None) -> Page:
         """Read events after an id, and tell whether none is missing.
@@ -366,8 +364,8 @@ class Wire:
             ("XRANGE", key, id, "+", "COUNT", count + 1),
             ("XINFO", "STREAM", key),
         )
-        stream = _read_info(self._connector, info)
-        entries = self._entries(found)
+        stream = _read_info(info)
+        entries = _read_entries(found)
         if entries and entries[0].id == id:
             return Page(True, entries[1:], stream)
         continuous = id == stream.last_id or (id == "0-0" and stream.whole)
@@ -378,14 +376,9 @@ class Wire:
     async def last_events(self, key: str, count: int) -> Page:
         """Read the newest events, oldest first."""
         found, info = await self.ask_at_once(("XREVRANGE", key, "+", "-", "COUNT", count), ("XINFO", "STREAM", key))
-        stream = _read_info(self._connector, info)
-        events = self._entries(found)[::-1]
+        stream = _read_info(info)
+        events = _read_entries(found)[::-1]
         return Page(stream.whole and len(events) == stream.length, events, stream)
-
-    def _entries(self, found: Any) -> list[Event]:
-        if isinstance(found, Exception):
-            raise self._connector.translated(found)
-        return [read_entry(entry) for entry in found]
 
     @property
     def is_open(self) -> bool:
@@ -426,14 +419,20 @@ async def _leave_sentinels(pool: Any) -> None:
             await sentinel.aclose()
 
 
-def _read_info(connector: Connector, info: Any) -> StreamInfo:
+def _read_info(info: Any) -> StreamInfo:
     """Return what XINFO STREAM says; for a key that does not exist, that nothing was ever added."""
     if isinstance(info, Exception):
         if "no such key" in str(info):
             return StreamInfo("0-0", 0, 0)
-        raise connector.translated(info)
+        raise info
     fields = dict(zip(info[::2], info[1::2], strict=True))
     return StreamInfo(fields[b"last-generated-id"].decode(), fields[b"length"], fields.get(b"entries-added"))
+
+
+def _read_entries(found: Any) -> list[Event]:
+    if isinstance(found, Exception):
+        raise found
+    return [read_entry(entry) for entry in found]
 
 
 def read_entry(entry: Any) -> Event:

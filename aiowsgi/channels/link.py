@@ -19,10 +19,11 @@ import contextvars
 import logging
 import random
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
+from aiowsgi.channels.commands import Commands
 from aiowsgi.channels.driver import Away, Refused, Wire, read_entry
 from aiowsgi.channels.event import Event
 from aiowsgi.channels.feed import Feed, order
@@ -42,8 +43,6 @@ _ANSWER_SECONDS = 3.0
 _READ_COUNT = 500
 # Attempts to wake the reader before its connection is given up.
 _UNBLOCK_COUNT = 3
-# Connections for commands.
-_COMMAND_COUNT = 4
 # Seconds for which connections for commands are kept when nobody is subscribed.
 _LINGER_SECONDS = 1.0
 # Seconds between two looks at a stream that Redis refuses to read.
@@ -77,7 +76,7 @@ class Link:
         self._feeds: dict[str, Feed] = {}
         self._changed = asyncio.Event()
         self._deserted = asyncio.Event()
-        self._commands = _Commands(broker)
+        self._commands = Commands(broker.connector)
         self._reader: Wire | None = None
         self._reader_id = 0
         self._pin_count = 0
@@ -141,18 +140,12 @@ class Link:
 
     async def ask(self, *words: bytes | str | int) -> Any:
         """Send one command; see :meth:`Wire.ask`."""
-        async with self._commands.wire() as wire:
+        async with self.wire() as wire:
             return await wire.ask(*words)
 
-    @contextlib.asynccontextmanager
-    async def wire(self) -> AsyncIterator[Wire]:
-        """Lend a connection for commands.
-
-        Raises:
-            Away: there is none.
-        """
-        async with self._commands.wire() as wire:
-            yield wire
+    def wire(self) -> AbstractAsyncContextManager[Wire]:
+        """Lend a connection for commands; see :meth:`Commands.wire`."""
+        return self._commands.wire()
 
     # Reading.
 
@@ -412,53 +405,3 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
-
-
-class _Commands:
-    """A few connections for commands, opened as they are needed."""
-
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
-        self._places = asyncio.Semaphore(_COMMAND_COUNT)
-        self._free: deque[Wire] = deque()
-        self._closed = False
-        self.used_count = 0
-        self.lent_count = 0
-
-    @property
-    def count(self) -> int:
-        return len(self._free) + self.lent_count
-
-    @property
-    def busy(self) -> bool:
-        return self.lent_count > 0
-
-    @contextlib.asynccontextmanager
-    async def wire(self) -> AsyncIterator[Wire]:
-        async with self._places:
-            self.used_count += 1
-            self.lent_count += 1
-            wire = None
-            try:
-                wire = await self._open()
-                yield wire
-            finally:
-                self.lent_count -= 1
-                if wire is not None:
-                    if wire.is_open and not self._closed:
-                        self._free.append(wire)
-                    else:
-                        await wire.close()
-
-    async def _open(self) -> Wire:
-        while self._free:
-            wire = self._free.pop()
-            if wire.is_fresh:
-                return wire
-            await wire.close()
-        return await self._broker.connector.connect()
-
-    async def close(self) -> None:
-        self._closed = True
-        while self._free:
-            await self._free.pop().close()

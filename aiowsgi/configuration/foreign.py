@@ -37,12 +37,6 @@ class Foreign:
     short: str = ""
     takes_value: bool = True
 
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """Its flags on the command line, the short one first."""
-        long = tuple("--" + name.replace("_", "-") for name in self.names)
-        return (self.short, *long) if self.short else long
-
 
 _ALWAYS = "leave it out, that is always so"
 _NEEDLESS = "leave it out, nothing here needs it"

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from aiowsgi.configuration.values import Kind, format_value, parse_value
 
-__all__ = ["Option", "option", "options_of", "shown_value"]
+__all__ = ["Form", "Option", "option", "options_of", "shown_value"]
 
 T = TypeVar("T")
 
@@ -30,6 +31,14 @@ _KIND_WORDS = {
 }
 
 
+class Form(NamedTuple):
+    """How a text has to look."""
+
+    pattern: str
+    #: What is said of a text that the pattern does not match.
+    rule: str
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """A field of :class:`~aiowsgi.config.Config`.
@@ -39,6 +48,7 @@ class Option:
         default_text: what is shown in place of a default that only the process knows.
         least: the least value allowed.
         most: the greatest value allowed.
+        form: how its text has to look, beyond being text.
         flags: short flags.
         aliases: names that other servers give to the same thing, as keys: ``reload_extra_file``.
         common_variable: a variable of the platform that sets it if nothing else does: ``WEB_CONCURRENCY``.
@@ -54,6 +64,7 @@ class Option:
     group: str
     least: float | None
     most: float | None
+    form: Form | None
     choices: tuple[str, ...]
     flags: tuple[str, ...]
     aliases: tuple[str, ...]
@@ -119,6 +130,12 @@ class Option:
                 return f"must be at most {format_value(self.kind, self.most)}"
         return None
 
+    def misformed(self, value: object) -> str | None:
+        """Say that a value of the right kind does not look as it has to, or ``None``."""
+        if self.form is None or not isinstance(value, str) or re.fullmatch(self.form.pattern, value, re.DOTALL):
+            return None
+        return self.form.rule
+
 
 def option(
     default: T,
@@ -128,6 +145,7 @@ def option(
     group: str,
     least: float | None = None,
     most: float | None = None,
+    form: Form | None = None,
     choices: tuple[str, ...] = (),
     flags: tuple[str, ...] = (),
     aliases: tuple[str, ...] = (),
@@ -142,6 +160,7 @@ def option(
         "group": group,
         "least": least,
         "most": most,
+        "form": form,
         "choices": choices,
         "flags": flags,
         "aliases": aliases,

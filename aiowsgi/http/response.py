@@ -26,6 +26,7 @@ __all__ = [
     "frame_response",
     "plain_response",
     "reason_phrase",
+    "refusal_page",
     "refusal_response",
     "serialize_head",
 ]
@@ -40,20 +41,18 @@ _NEWER_PHRASES = {413: "Content Too Large", 414: "URI Too Long"}
 # Below this size a chunk is cheaper joined with its framing than sent as three pieces. Arbitrary within a factor of 4.
 _JOIN_SIZE = 16 * 1024
 
-# The second that was formatted last, the time at which it ends, and its text. Replaced as a whole, so that no thread
-# sees one second's text with another's times.
-_date: tuple[float, float, str] = (0, 0, "")
+# The second that was formatted last, and its text. Replaced as a whole, so that no thread sees one with another's.
+_date: tuple[int, str] = (0, "")
 
 
 def date_field() -> str:
     """Return the Date field line for now, made once a second."""
     global _date
-    now = time.time()
-    second, end, text = _date
-    if not second <= now < end:
-        second = int(now)
-        text = f"Date: {formatdate(second, usegmt=True)}\r\n"
-        _date = (second, second + 1, text)
+    now = int(time.time())
+    second, text = _date
+    if second != now:
+        text = f"Date: {formatdate(now, usegmt=True)}\r\n"
+        _date = (now, text)
     return text
 
 
@@ -135,8 +134,13 @@ def reason_phrase(status_code: int) -> str:
     return _NEWER_PHRASES.get(status_code) or HTTPStatus(status_code).phrase
 
 
-def refusal_response(refusal: Refusal, method: str | None, server: str, *, retry_after: int | None = None) -> bytes:
-    """Return the gateway's own answer to a request: a small text page without internals.
+def refusal_page(refusal: Refusal) -> bytes:
+    """Return the content of the gateway's own answer to a request: a small text page without internals."""
+    return f"{refusal.status_code} {reason_phrase(refusal.status_code)}: {refusal.detail}\n".encode("latin-1")
+
+
+def refusal_response(refusal: Refusal, method: str | None, server: str) -> bytes:
+    """Return the gateway's own answer to a request.
 
     The connection always closes after it.
 
@@ -144,17 +148,15 @@ def refusal_response(refusal: Refusal, method: str | None, server: str, *, retry
         refusal: status and words.
         method: of the request, where it is known: an answer to HEAD has no content.
         server: the Server field line with its line end, or nothing.
-        retry_after: seconds, for 503.
     """
-    phrase = reason_phrase(refusal.status_code)
-    content = f"{refusal.status_code} {phrase}: {refusal.detail}\n" if refusal.detail else f"{phrase}\n"
-    retry = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
+    content = refusal_page(refusal)
+    retry = "Retry-After: 1\r\n" if refusal.status_code == 503 else ""
     head = (
-        f"HTTP/1.1 {refusal.status_code} {phrase}\r\n{date_field()}{server}{retry}"
+        f"HTTP/1.1 {refusal.status_code} {reason_phrase(refusal.status_code)}\r\n{date_field()}{server}{retry}"
         "Content-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n"
-    )
-    return (head if method == "HEAD" or refusal.answers_head else head + content).encode("latin-1")
+    ).encode("latin-1")
+    return head if method == "HEAD" or refusal.answers_head else head + content
 
 
 def plain_response(

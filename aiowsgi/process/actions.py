@@ -6,7 +6,7 @@ Thread: the supervisor's.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 __all__ = [
     "Action",
@@ -50,8 +50,8 @@ class Worker:
     ready_at: float = 0.0
     #: The reason it gave for being unable to start.
     failure: str = ""
-    #: Signals sent since it fell silent, the strongest last.
-    signals: list[int] = field(default_factory=list)
+    #: Whether it has been sent SIGABRT, since it fell silent and its own handler dumped nothing.
+    aborted: bool = False
 
     def __str__(self) -> str:
         return f"worker {self.number}"
@@ -129,7 +129,6 @@ class Log:
 class Finish:
     """All workers are gone; ``failure`` says why, if nothing asked for the end."""
 
-    exit_code: int
     failure: str
 
 

@@ -45,7 +45,7 @@ class Census:
     def leave_out(self, number: int) -> None:
         """A worker has answered, or never will."""
         self._missing.discard(number)
-        self.tick(self.deadline if not self._missing else float("-inf"))
+        self.tick(-math.inf)
 
     def tick(self, now: float) -> None:
         """Time has passed."""

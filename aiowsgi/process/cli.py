@@ -27,13 +27,12 @@ from aiowsgi.errors import AiowsgiError, ApplicationImportError, ConfigError, Ho
 from aiowsgi.process.arguments import flag_parameters, given_flags
 from aiowsgi.process.commands import COMMANDS, load_command, module_hint
 from aiowsgi.process.descriptors import open_standard_descriptors
-from aiowsgi.process.exit import end_process, flush_streams
+from aiowsgi.process.exit import START_FAILURE, end_process, flush_streams
 from aiowsgi.process.run import check, exit_at_next_signal, run
 from aiowsgi.version import __version__
 
 __all__ = ["command", "main"]
 
-START_FAILURE = 3
 INTERRUPTED = 130
 
 USAGE = """Serve the WSGI application APP.

@@ -24,7 +24,7 @@ from aiowsgi.errors import AiowsgiError
 from aiowsgi.process.ping import UnixConnection, reason
 from aiowsgi.process.statistics import statistics_line, sum_of
 
-__all__ = ["ControlError", "drain", "query", "reload", "stacks", "stats"]
+__all__ = ["ControlError", "Told", "by_worker", "control_command", "drain", "query", "reload", "stacks", "stats"]
 
 VARIABLE = "AIOWSGI_CONTROL"
 
@@ -37,6 +37,7 @@ _ABSENT = (FileNotFoundError, ConnectionRefusedError)
 _ADDRESS_HELP = f"\b\nADDRESS is the server's --control, as unix:/run/app.ctl. Default: the variable {VARIABLE}.\n"
 
 Answers = dict[str, Any]
+Told = Mapping[str, Any]
 
 
 class ControlError(AiowsgiError):
@@ -84,12 +85,14 @@ def _socket_path(address: str) -> str:
     return parsed.path
 
 
-def figures_of(told: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the figures in a worker's answer, without its other fields."""
-    return {group: values for group, values in told.items() if isinstance(values, dict)}
+def by_worker(workers: Mapping[str, Told]) -> list[tuple[str, Told]]:
+    """Return what each worker has told, beside its number, in their order."""
+    return sorted(workers.items(), key=lambda item: int(item[0]))
 
 
-def _command(name: str, help: str) -> Callable[[Callable[..., None]], click.Command]:
+def control_command(name: str, help: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a command of a function, whose first argument is the address of a control socket."""
+
     def decorate(function: Callable[..., None]) -> click.Command:
         settings = {"help_option_names": ["-h", "--help"]}
         argument = click.argument("address", default=lambda: os.environ.get(VARIABLE, ""), metavar="[ADDRESS]")
@@ -98,7 +101,7 @@ def _command(name: str, help: str) -> Callable[[Callable[..., None]], click.Comm
     return decorate
 
 
-@_command("stats", "Print the figures of a server: connections, requests, threads, waiting times.")
+@control_command("stats", "Print the figures of a server: connections, requests, threads, waiting times.")
 @click.option("--json", "as_json", is_flag=True, help="All figures of each worker, as JSON.")
 def stats(address: str, as_json: bool) -> None:
     """Do what the help says."""
@@ -106,25 +109,22 @@ def stats(address: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(answers, indent=2))
         return
-    workers = {number: figures_of(told) for number, told in sorted(answers["workers"].items(), key=_by_number)}
-    for number, figures in workers.items():
-        click.echo(f"worker {number}: {statistics_line(figures)}")
-    if len(workers) > 1:
-        click.echo(f"all: {statistics_line(sum_of(workers.values()))}")
+    all_figures = []
+    for number, told in by_worker(answers["workers"]):
+        all_figures.append({group: values for group, values in told.items() if isinstance(values, dict)})
+        click.echo(f"worker {number}: {statistics_line(all_figures[-1])}")
+    if len(all_figures) > 1:
+        click.echo(f"all: {statistics_line(sum_of(all_figures))}")
 
 
-def _by_number(item: tuple[str, Any]) -> int:
-    return int(item[0])
-
-
-@_command("stacks", "Print what every thread of a server is doing, and the request that it serves.")
+@control_command("stacks", "Print what every thread of a server is doing, and the request that it serves.")
 def stacks(address: str) -> None:
     """Do what the help says."""
-    for number, told in sorted(query(address, "/stacks")["workers"].items(), key=_by_number):
+    for number, told in by_worker(query(address, "/stacks")["workers"]):
         click.echo(f"worker {number}, pid {told['pid']}\n{told['stacks']}\n")
 
 
-@_command(
+@control_command(
     "reload",
     "Have a supervisor replace its workers one by one, as SIGHUP does, and wait until all serve; exit with 1, and with "
     "the reason, if the reload is given up.",
@@ -165,7 +165,7 @@ def _outcome_of_reload(address: str, timeout: float) -> Answers:
     return {"reload": "under way", "text": f"it has not ended within {timeout:g} s"}
 
 
-@_command("drain", "Let a server's requests finish, then end it, as SIGTERM does.")
+@control_command("drain", "Let a server's requests finish, then end it, as SIGTERM does.")
 def drain(address: str) -> None:
     """Do what the help says."""
     click.echo(query(address, "/drain", order=True)["done"])

@@ -15,7 +15,10 @@ from typing import NoReturn
 
 from aiowsgi.process.log import flush_logs
 
-__all__ = ["end_process", "flush_streams"]
+__all__ = ["START_FAILURE", "end_process", "flush_streams"]
+
+#: The exit code of a server, or of a worker, that could not start; there is no use in trying again.
+START_FAILURE = 3
 
 
 def end_process(exit_code: int) -> NoReturn:

@@ -49,10 +49,6 @@ class Notifier:
         """The end has begun."""
         self._send("STOPPING=1", "STATUS=stopping")
 
-    def status(self, text: str) -> None:
-        """Set the status text, for people."""
-        self._send(f"STATUS={text}", must_arrive=False)
-
     def watchdog(self) -> None:
         """Give a sign of life."""
         self._send("WATCHDOG=1", must_arrive=False)

@@ -87,7 +87,7 @@ def _parse_expression(text: str, expression: str) -> tuple[tuple[str, ...], Call
     attributes = _names(call.func if call else node)
     if attributes is None:
         raise ApplicationImportError(_not_understood(text, expression))
-    return attributes, _parse_call(text, expression, call) if call else None
+    return attributes, _parse_call(text, call) if call else None
 
 
 def _not_understood(text: str, expression: str) -> str:
@@ -109,7 +109,7 @@ def _names(node: ast.expr) -> tuple[str, ...] | None:
     return tuple(reversed(names))
 
 
-def _parse_call(text: str, expression: str, call: ast.Call) -> Call:
+def _parse_call(text: str, call: ast.Call) -> Call:
     keywords: dict[str, Any] = {}
     try:
         arguments = tuple(ast.literal_eval(argument) for argument in call.args)

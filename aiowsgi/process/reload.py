@@ -17,7 +17,6 @@ import contextlib
 import importlib.util
 import logging
 import os
-import platform
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -34,10 +33,10 @@ from aiowsgi.process.ending import END_SIGNALS, Ending, Step
 from aiowsgi.process.folders import Folders
 from aiowsgi.process.sockets import ListeningSockets
 from aiowsgi.process.spawn import WorkerProcess, check_platform, describe_exit, spawn_worker
+from aiowsgi.process.start_line import start_line
 from aiowsgi.process.terminal import Terminal
 from aiowsgi.process.title import set_title
 from aiowsgi.process.worker import Order
-from aiowsgi.version import __version__
 
 __all__ = ["Reloader"]
 
@@ -56,9 +55,7 @@ class Reloader:
     """Runs one worker after another, each from the code as it is at that time.
 
     Args:
-        application: its name.
-        factory: the name is a factory's.
-        config: every setting.
+        config: every setting; its ``app`` names the application.
         reread: reads the settings again, since they may come from a file.
         folders: are entered again for every worker.
         files: to be watched besides the code: the configuration file.
@@ -69,8 +66,6 @@ class Reloader:
 
     def __init__(
         self,
-        application: str,
-        factory: bool,
         config: Config,
         *,
         reread: Callable[[], Config],
@@ -78,8 +73,6 @@ class Reloader:
         files: Sequence[Path] = (),
     ) -> None:
         check_platform(fork=False)
-        self._application = application
-        self._factory = factory
         self._config = config
         self._reread = reread
         self._folders = folders
@@ -102,7 +95,7 @@ class Reloader:
             self._sockets.close()
 
     async def _run(self) -> None:
-        set_title("reloader", self._config.name, self._application)
+        set_title("reloader", self._config.name, self._config.app or "aiowsgi")
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._receive_signals)
             tasks.start_soon(watch, self._watched, self._changed)
@@ -186,29 +179,22 @@ class Reloader:
         if config.addresses != self._config.addresses:
             _logger.warning("where to listen has changed: that takes a restart")
         self._config = config
-        if config.app is not None:
-            self._application, self._factory = config.app, config.factory
 
     def _spawn(self) -> _Worker:
         self._folders.enter(self._config)
         self._worker_count += 1
         descriptors = [sock.fileno() for sock in self._sockets.for_slot(0)]
-        order = Order(self._worker_count, self._application, self._factory, self._config, descriptors)
+        order = Order(self._worker_count, self._config, descriptors)
         return _Worker(spawn_worker(order), self._worker_said)
 
     def _worker_said(self, worker: _Worker, message: dict[str, Any]) -> None:
         if message.get("type") == "ready":
             text = f"ready in {time.monotonic() - worker.spawned_at:.1f} s"
-            _logger.info("%s", text if self._started else self._start_line(message))
+            if not self._started:
+                urls, loop, parser = message["urls"], message["loop"], message["parser"]
+                text = start_line(urls, self._config.threads, loop, parser, before="reloading, ")
+            _logger.info("%s", text)
             self._started = True
-
-    def _start_line(self, ready: dict[str, Any]) -> str:
-        threads = self._config.threads
-        return (
-            f"aiowsgi {__version__} on {', '.join(ready['urls'])} (reloading, {threads} "
-            f"thread{'s' if threads > 1 else ''}, {ready['loop']}, {ready['parser']}, "
-            f"Python {platform.python_version()}, pid {os.getpid()})"
-        )
 
 
 class _Worker:

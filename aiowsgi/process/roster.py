@@ -23,7 +23,6 @@ import logging
 import math
 import signal
 from dataclasses import dataclass
-from typing import Any
 
 from aiowsgi.process.actions import (
     Action,
@@ -40,12 +39,12 @@ from aiowsgi.process.actions import (
     StopListening,
     Worker,
 )
+from aiowsgi.process.exit import START_FAILURE
 from aiowsgi.process.messages import Message
 
 __all__ = ["NEVER", "Roster", "Slot"]
 
 NEVER = math.inf
-START_FAILURE = 3
 
 # Time that a drained worker has beyond its graceful timeout, to close what is left and run its atexit functions.
 LEAVING_MARGIN_SECONDS = 5.0
@@ -110,7 +109,6 @@ class Roster:
         self._settled = False
         self._reloading = False
         self._now = -NEVER
-        self._exit_code = 0
         self._failure = ""
         self._finished = False
         #: When the workers cease to serve on; never while there is no such delay.
@@ -175,8 +173,7 @@ class Roster:
     def kill(self) -> None:
         """Kill all workers."""
         for worker in self.workers.values():
-            worker.phase, worker.deadline = Phase.KILLED, NEVER
-            self._actions.append(SendSignal(worker, KILL))
+            self._kill(worker)
 
     # What happens.
 
@@ -272,7 +269,7 @@ class Roster:
         if self.stopping:
             if not self.workers and not self._finished:
                 self._finished = True
-                self._actions.append(Finish(self._exit_code, self._failure))
+                self._actions.append(Finish(self._failure))
             return
         for slot in self.slots:
             if slot.serving is None and slot.starting is None and slot.retry_at <= now:
@@ -321,7 +318,7 @@ class Roster:
         """A worker has ended before it was ready."""
         reason = worker.failure or f"it {how} before it was ready"
         if not self._has_served and (worker.failure or exit_code == START_FAILURE):
-            self._exit_code, self._failure = START_FAILURE, reason
+            self._failure = reason
             self.stop(self.graceful_timeout, now)
             return
         if self._has_served and self._reloading and worker.generation == self.generation:
@@ -462,12 +459,11 @@ class Roster:
             self._log(logging.WARNING, f"{worker} does not leave; it is killed")
             self._kill(worker)
         elif worker.phase is Phase.SILENT:
-            if worker.signals[-1] == DUMP:
-                worker.signals.append(ABORT)
-                worker.deadline = now + DUMP_SECONDS
-                self._actions.append(SendSignal(worker, ABORT))
-            else:
+            if worker.aborted:
                 self._kill(worker)
+            else:
+                worker.aborted, worker.deadline = True, now + DUMP_SECONDS
+                self._actions.append(SendSignal(worker, ABORT))
         elif worker.phase is Phase.STARTING and worker.failure:
             worker.deadline = NEVER
             self._actions.append(SendSignal(worker, KILL))  # something that atexit calls does not return
@@ -487,7 +483,6 @@ class Roster:
         self._log(logging.CRITICAL, f"{worker}: {text}; its stacks are dumped and it is replaced")
         slot = self._vacate(worker)
         worker.phase, worker.deadline = Phase.SILENT, now + DUMP_SECONDS
-        worker.signals.append(DUMP)
         self._actions.append(SendSignal(worker, DUMP))
         if slot is not None and starting and any(other.serving for other in self.slots):
             if self._reloading and worker.generation == self.generation:
@@ -502,11 +497,6 @@ class Roster:
 
     def _log(self, level: int, text: str) -> None:
         self._actions.append(Log(level, text))
-
-    def summary(self) -> dict[str, Any]:
-        """Count the workers in each phase, for people."""
-        phases = [worker.phase for worker in self.workers.values()]
-        return {phase.name.lower(): phases.count(phase) for phase in Phase if phases.count(phase)}
 
 
 def _backoff_seconds(count: int) -> float:

@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import platform
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
@@ -44,6 +43,7 @@ from aiowsgi.process.pidfile import PidFile
 from aiowsgi.process.privileges import check_privileges, drop_privileges, set_umask
 from aiowsgi.process.reload import Reloader
 from aiowsgi.process.sockets import warn_of_backlog
+from aiowsgi.process.start_line import start_line
 from aiowsgi.process.statistics import figures_of, statistics_line
 from aiowsgi.process.supervisor import Supervisor
 from aiowsgi.process.terminal import Terminal
@@ -53,9 +53,8 @@ from aiowsgi.server.access_log import check_access_log
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.stacks import stack_report
 from aiowsgi.server.tls_context import has_tls
-from aiowsgi.version import __version__
 
-__all__ = ["check", "choose_loop", "exit_at_next_signal", "run"]
+__all__ = ["check", "exit_at_next_signal", "run"]
 
 _SUPERVISOR_SIGNALS = tuple(getattr(signal, name) for name in ("SIGHUP", "SIGTTIN", "SIGTTOU") if hasattr(signal, name))
 
@@ -110,9 +109,9 @@ def run(
     folders.enter(config)
     descriptors = take_passed_descriptors()
     config = _with_passed_sockets(folders.resolved(config), descriptors)
-    factory = factory or config.factory
-    if isinstance(application, str):  # a configuration that is read anew may name another
-        config = dataclasses.replace(config, app=application, factory=factory)
+    name = application if isinstance(application, str) else None  # a configuration that is read anew may name another
+    loaded: Any = application if name is None else None
+    config = dataclasses.replace(config, app=name, factory=factory or config.factory)
     pid_file = PidFile(config.pid)
     try:
         notifier = Notifier()
@@ -122,15 +121,15 @@ def run(
 
         with _stacks_before_serving():
             if config.reload:
-                _reload(application, factory, config, read_again, folders, config_file)
+                _reload(config, read_again, folders, config_file)
             # The first process of a container has to wait for others' children too, which a server cannot do.
             elif option or (os.getpid() == 1 and in_main_thread()):
-                forced_by = _supervise(application, factory, config, read_again, folders, notifier)
+                forced_by = _supervise(loaded, config, read_again, folders, notifier)
                 if forced_by:
                     pid_file.close()
                     _end_process(forced_by)
             else:
-                _serve_alone(application, factory, config, notifier, pid_file)
+                _serve_alone(loaded, config, notifier, pid_file)
     finally:
         pid_file.close()
         flush_logs()
@@ -212,56 +211,42 @@ def _with_passed_sockets(config: Config, descriptors: Sequence[int]) -> Config:
 
 
 def _supervise(
-    application: WSGIApplication | str,
-    factory: bool,
+    loaded: WSGIApplication | None,
     config: Config,
     reread: Callable[[], Config],
     folders: Folders,
     notifier: Notifier,
 ) -> int:
-    name = application if isinstance(application, str) else None
-    loaded = None if isinstance(application, str) else application
     choose_loop(config.loop)  # so that a loop that is not installed is reported here
     with Hooks(config, SERVER_HOOKS).around("on_starting", "on_exit"):
-        if name is not None and config.preload:
-            loaded = load_application(name, factory=factory)
+        if config.app is not None and config.preload:
+            loaded = load_application(config.app, factory=config.factory)
         configure_logs(config)
         raise_descriptor_limit()
-        supervisor = Supervisor(name, factory, config, loaded=loaded, reread=reread, folders=folders, notifier=notifier)
-        return supervisor.run()
+        return Supervisor(config, loaded=loaded, reread=reread, folders=folders, notifier=notifier).run()
 
 
-def _reload(
-    application: WSGIApplication | str,
-    factory: bool,
-    config: Config,
-    reread: Callable[[], Config],
-    folders: Folders,
-    config_file: Path | None,
-) -> None:
-    if not isinstance(application, str):
+def _reload(config: Config, reread: Callable[[], Config], folders: Folders, config_file: Path | None) -> None:
+    if config.app is None:
         raise StartupError("reload: the application must be given by its name, or it could not be imported anew")
     choose_loop(config.loop)
     configure_logs(config)
     raise_descriptor_limit()
     files = [] if config_file is None else [config_file]
     with Hooks(config, SERVER_HOOKS).around("on_starting", "on_exit"):
-        Reloader(application, factory, config, reread=reread, folders=folders, files=files).run()
+        Reloader(config, reread=reread, folders=folders, files=files).run()
 
 
-def _serve_alone(
-    application: WSGIApplication | str, factory: bool, config: Config, notifier: Notifier, pid_file: PidFile
-) -> None:
-    name = application if isinstance(application, str) else "aiowsgi"
+def _serve_alone(application: WSGIApplication, config: Config, notifier: Notifier, pid_file: PidFile) -> None:
     hooks = Hooks(config)
     with hooks.around("on_starting", "on_exit"):
         umask = set_umask(config)  # as in a worker: for all but the sockets
         with hooks.around("worker_init", "worker_exit"):
-            if isinstance(application, str):
-                application = load_application(application, factory=factory)
+            if config.app is not None:
+                application = load_application(config.app, factory=config.factory)
             loop_name, loop_factory = choose_loop(config.loop)
             config = configure_logs(config)
-            set_title("server", config.name, name)
+            set_title("server", config.name, config.app or "aiowsgi")
             raise_descriptor_limit()
             keep_freed_memory()
             alone = _Alone(application, config, umask, loop_name, notifier, pid_file, hooks)
@@ -311,7 +296,7 @@ class _Alone:
                 raise StartupError(error.strerror or str(error)) from error
             drop_privileges(server.config)
             warn_of_backlog(server.config.backlog)
-            logger.info(_start_line(server, self._loop_name))
+            logger.info("%s", start_line(server.urls, server.config.threads, self._loop_name, server.parser_name))
             self._hooks.call("worker_ready", server.urls)
             self._notifier.ready("serving")
             if self._notifier.watchdog_interval:
@@ -433,12 +418,3 @@ def _end_process(signum: int) -> NoReturn:
     flush_logs()
     # Not sys.exit(): it would wait for the application's threads. 128 + N is the shell's code for signal N.
     os._exit(128 + signum)
-
-
-def _start_line(server: Server, loop_name: str) -> str:
-    threads = server.config.threads
-    return (
-        f"aiowsgi {__version__} on {', '.join(server.urls)} "
-        f"({threads} thread{'s' if threads > 1 else ''}, {loop_name}, {server.parser_name}, "
-        f"Python {platform.python_version()}, pid {os.getpid()})"
-    )

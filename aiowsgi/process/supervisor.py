@@ -20,7 +20,6 @@ import dataclasses
 import gc
 import logging
 import os
-import platform
 import selectors
 import signal
 import socket
@@ -49,6 +48,7 @@ from aiowsgi.process.actions import (
 )
 from aiowsgi.process.census import Censuses, Told
 from aiowsgi.process.ending import END_SIGNALS, QUICK_SECONDS, Ending, Step
+from aiowsgi.process.exit import START_FAILURE
 from aiowsgi.process.folders import Folders
 from aiowsgi.process.inside import Inside
 from aiowsgi.process.messages import Message
@@ -57,12 +57,12 @@ from aiowsgi.process.reload_outcome import ReloadOutcome
 from aiowsgi.process.roster import NEVER, Roster
 from aiowsgi.process.sockets import ListeningSockets
 from aiowsgi.process.spawn import WorkerProcess, check_platform, describe_exit, fork_worker, spawn_worker
+from aiowsgi.process.start_line import start_line
 from aiowsgi.process.statistics import Figures, statistics_line, sum_of
 from aiowsgi.process.terminal import Terminal
 from aiowsgi.process.title import set_title
-from aiowsgi.process.worker import START_FAILURE, Order
+from aiowsgi.process.worker import Order
 from aiowsgi.server.reports import REPORTS
-from aiowsgi.version import __version__
 
 __all__ = ["Supervisor"]
 
@@ -82,9 +82,7 @@ class Supervisor:
     """Starts and replaces workers until a signal or an order ends them.
 
     Args:
-        application: the application's name, until a reload reads another; ``None`` where it can only be forked.
-        factory: the name is a factory's.
-        config: every setting.
+        config: every setting; its ``app`` names the application, until a reload reads another.
         loaded: the application itself, to be forked; ``None`` to spawn workers that import it.
         reread: reads the configuration again.
         folders: are entered again for every worker.
@@ -93,8 +91,6 @@ class Supervisor:
 
     def __init__(
         self,
-        application: str | None,
-        factory: bool,
         config: Config,
         *,
         loaded: WSGIApplication | None = None,
@@ -103,7 +99,7 @@ class Supervisor:
         notifier: Notifier,
     ) -> None:
         check_platform(fork=loaded is not None)
-        self._config = config = dataclasses.replace(config, app=application, factory=factory)
+        self._config = config
         #: What a reload that is given up comes back to.
         self._served_config = config
         self._loaded = loaded
@@ -117,8 +113,9 @@ class Supervisor:
         )
         self._processes: dict[int, WorkerProcess] = {}
         self._selector = selectors.DefaultSelector()
-        self._sockets: ListeningSockets | None = None
-        self._inside: Inside | None = None
+        # These two are opened by run(), once signals are caught.
+        self._sockets: ListeningSockets
+        self._inside: Inside
         self._censuses = Censuses()
         self._watchdog_at = NEVER  # until it is ready: systemd does not watch it before
         self._started = False
@@ -146,7 +143,9 @@ class Supervisor:
             signals = stack.enter_context(_caught_signals())
             self._selector.register(signals, selectors.EVENT_READ)
             self._sockets = ListeningSockets(self._config)
+            stack.callback(self._sockets.close)
             self._inside = Inside(self._config)
+            stack.callback(self._inside.close)
             if self._config.reuse_port:
                 self._sockets.for_slot(self._roster.count - 1)
             set_title("supervisor", self._config.name, self._config.app or "aiowsgi")
@@ -212,17 +211,9 @@ class Supervisor:
         return min(_LONGEST_WAIT_SECONDS, max(0.0, deadline - time.monotonic()))
 
     def _close(self) -> None:
-        self._close_sockets()
-        if self._inside is not None:
-            self._inside.close()
         for process in self._processes.values():
-            process.pipe.close()
             process.ended(0)
         self._selector.close()
-
-    def _close_sockets(self, *, serve_on: bool = False) -> None:
-        if self._sockets is not None:
-            self._sockets.close(serve_on=serve_on)
 
     # What happens.
 
@@ -338,7 +329,7 @@ class Supervisor:
         worker = self._roster.workers.get(number)
         if kind == "ready":
             self._details = message
-            for what, sockets in self._started_inside.sockets.items():
+            for what, sockets in self._inside.sockets.items():
                 descriptors = [sock.fileno() for sock in sockets]
                 process.pipe.send("tell", what=what, count=len(descriptors), descriptors=descriptors)
             # It may have none, or that of a slot which is gone.
@@ -351,7 +342,7 @@ class Supervisor:
         elif kind == "ask":
             self._asked(number, process, message)
         elif kind == "stopped":
-            self._started_inside.worker_told(number, message.get("metrics", {}), last=True)
+            self._inside.worker_told(number, message.get("metrics", {}), last=True)
             self._past_figures["requests"]["done"] += message.get("done", 0)
             self._left(number, message)
 
@@ -396,7 +387,7 @@ class Supervisor:
         for message in process.pipe.receive_all():
             self._heard(number, process, message)
         del self._processes[number]
-        self._started_inside.worker_ended(number)
+        self._inside.worker_ended(number)
         with contextlib.suppress(KeyError):
             self._selector.unregister(process.pipe)
         process.ended(exit_code)
@@ -432,7 +423,7 @@ class Supervisor:
             case Log(level, text):
                 logger.log(level, "%s", text)
             case StopListening(serve_on):
-                self._close_sockets(serve_on=serve_on)
+                self._sockets.close(serve_on=serve_on)
             case KeepConfiguration():
                 self._use(self._served_config)
             case ReloadGivenUp(reason):
@@ -447,9 +438,7 @@ class Supervisor:
         descriptors = [sock.fileno() for sock in sockets]
         config = self._config
         worker.timeout = config.silence_timeout  # not that of a reload which has just been given up
-        assert self._sockets is not None  # run() has opened them
-        served_with = self._sockets.config_of_workers(config)
-        order = Order(worker.number, config.app, config.factory, served_with, descriptors)
+        order = Order(worker.number, self._sockets.config_of_workers(config), descriptors)
         try:
             self._folders.enter(config)
             if self._loaded is None:
@@ -464,7 +453,7 @@ class Supervisor:
             self._roster.ended(worker.number, f"could not be started: {error.strerror}", 1, time.monotonic())
             return
         process.slots = slots
-        self._started_inside.worker_started(worker.number, worker.slot)
+        self._inside.worker_started(worker.number, worker.slot)
         self._processes[worker.number] = process
         self._selector.register(process.pipe, selectors.EVENT_READ, worker.number)
         logger.debug("%s starts as process %d", worker, process.pid)
@@ -474,8 +463,8 @@ class Supervisor:
         self._selector.close()
         for process in self._processes.values():
             process.pipe.close()
-        self._close_sockets()
-        self._started_inside.close()
+        self._sockets.close()
+        self._inside.close()
 
     def _sockets_for(self, worker: Worker) -> tuple[list[socket.socket], set[int]]:
         """Return the sockets that a new worker listens on from its start, and the slots that they belong to.
@@ -483,7 +472,6 @@ class Supervisor:
         With ``reuse_port`` a new slot has no sockets before its worker is ready: they would attract connections. A slot
         that is gone leaves its sockets to another.
         """
-        assert self._sockets is not None  # run() has opened them
         if not self._config.reuse_port:
             return self._sockets.for_slot(0), {worker.slot}
         if worker.slot >= self._sockets.known_count:
@@ -496,7 +484,6 @@ class Supervisor:
         return sockets, slots
 
     def _lend(self, process: WorkerProcess, slot: int) -> None:
-        assert self._sockets is not None  # run() has opened them
         if slot in process.slots or self._roster.stopping:
             return
         process.slots.add(slot)
@@ -529,20 +516,10 @@ class Supervisor:
         return f"{count} worker{'s' if count > 1 else ''}"
 
     def _start_line(self) -> str:
-        threads = self._config.threads
-        details = self._details
-        return (
-            f"aiowsgi {__version__} on {', '.join(details['urls'])} ({self._workers_text()} with "
-            f"{threads} thread{'s' if threads > 1 else ''}, {details['loop']}, {details['parser']}, "
-            f"Python {platform.python_version()}, pid {os.getpid()})"
-        )
+        urls, loop, parser = self._details["urls"], self._details["loop"], self._details["parser"]
+        return start_line(urls, self._config.threads, loop, parser, before=f"{self._workers_text()} with ")
 
     # What may be asked of a supervisor.
-
-    @property
-    def _started_inside(self) -> Inside:
-        assert self._inside is not None  # run() has made it
-        return self._inside
 
     def _asked(self, number: int, process: WorkerProcess, message: Message) -> None:
         """A worker asks, on behalf of a client of the metrics or the control socket."""
@@ -555,8 +532,8 @@ class Supervisor:
 
         def answer_metrics(told: Told) -> None:
             for number, fields in told.items():
-                self._started_inside.worker_told(number, fields)
-            answer({"workers": {"all": self._started_inside.metrics()}})
+                self._inside.worker_told(number, fields)
+            answer({"workers": {"all": self._inside.metrics()}})
 
         if what == "reload" and self._roster.stopping:
             answer({"error": "it is ending, and starts no workers"})
@@ -612,7 +589,7 @@ def _caught_signals() -> Iterator[socket.socket]:
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)
-    signums = [getattr(signal, name) for name in _SIGNAL_NAMES if hasattr(signal, name)]
+    signums = [getattr(signal, name) for name in _SIGNAL_NAMES]
     previous: dict[int, Any] = {}
     previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:

@@ -11,23 +11,17 @@ import selectors
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from aiowsgi.process.control import VARIABLE, ControlError, query
+from aiowsgi.process.control import ControlError, Told, by_worker, control_command, query
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
 __all__ = ["command", "render"]
-
-HELP = f"""Show what a server is doing, refreshed every second, until q is pressed.
-
-\b
-ADDRESS is the server's --control, as unix:/run/app.ctl. Default: the variable {VARIABLE}.
-"""
 
 # Younger requests are not highlighted; older ones are yellow, and then red.
 _OLD_SECONDS = 1.0
@@ -37,11 +31,8 @@ _OTHER_LINES = 12
 # Width of the table of workers with all of its columns.
 _WIDE_COLUMNS = 110
 
-Told = Mapping[str, Any]
 
-
-@click.command("top", help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("address", default=lambda: os.environ.get(VARIABLE, ""), metavar="[ADDRESS]")
+@control_command("top", "Show what a server is doing, refreshed every second, until q is pressed.")
 @click.option("--interval", default=1.0, metavar="SECONDS", help="Between two looks. [default: 1]")
 @click.option("--once", is_flag=True, help="Look twice, print, and exit, as it does if its output is not a terminal.")
 def command(address: str, interval: float, once: bool) -> None:
@@ -105,7 +96,7 @@ def render(workers: Mapping[str, Told], earlier: Mapping[str, Told], size: tuple
     from rich.text import Text
 
     width, height = size
-    ordered = sorted(workers.items(), key=lambda item: int(item[0]))
+    ordered = by_worker(workers)
     urls: list[str] = next((told["urls"] for _, told in ordered), [])
     title = Text.assemble(("aiowsgi top", "bold"), f"  {' '.join(urls)}  {time.strftime('%H:%M:%S')}  (q quits)")
     rows = max(3, height - _OTHER_LINES - len(ordered))

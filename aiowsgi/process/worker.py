@@ -31,6 +31,7 @@ from aiowsgi.config import Config
 from aiowsgi.errors import AiowsgiError, StartupError
 from aiowsgi.process.application import load_application
 from aiowsgi.process.descriptors import raise_descriptor_limit
+from aiowsgi.process.exit import START_FAILURE
 from aiowsgi.process.fork_signals import remember_handlers, remember_wakeup_fd
 from aiowsgi.process.hooks import WORKER_HOOKS, Hooks
 from aiowsgi.process.log import configure_logs, flush_logs
@@ -49,12 +50,10 @@ from aiowsgi.server.exposition import MetricsResponder
 from aiowsgi.server.reports import Answers, report
 from aiowsgi.server.stacks import shortened, stack_report
 
-__all__ = ["HELD_BACK_SIGNALS", "START_FAILURE", "Order", "heartbeat_interval", "run_forked", "run_spawned"]
+__all__ = ["HELD_BACK_SIGNALS", "Order", "heartbeat_interval", "run_forked", "run_spawned"]
 
 logger = logging.getLogger("aiowsgi.supervisor")
 
-#: A worker's exit code if there is no use in trying again.
-START_FAILURE = 3
 # At least this many heartbeats fit into the silence that is allowed.
 _HEARTBEATS = 4
 _LONGEST_HEARTBEAT_SECONDS = 1.0
@@ -77,15 +76,11 @@ class Order:
 
     Args:
         number: of the worker, among all that there have been.
-        application: its name on the command line; ``None`` if the worker is forked with it.
-        factory: the name is a factory's.
-        config: every setting.
+        config: every setting; its ``app`` is ``None`` if the worker is forked with an application that has no name.
         descriptors: of the sockets that it listens on.
     """
 
     number: int
-    application: str | None
-    factory: bool
     config: Config
     descriptors: Sequence[int]
 
@@ -93,8 +88,6 @@ class Order:
         """Return it as values for JSON, with whatever else a new interpreter needs."""
         return {
             "number": self.number,
-            "application": self.application,
-            "factory": self.factory,
             "config": vars(self.config),
             "sockets": list(self.descriptors),
             # Python finds modules by texts alone, and leaves out whatever else is there.
@@ -105,13 +98,7 @@ class Order:
     @classmethod
     def from_message(cls, message: Message) -> Order:
         """Read what :meth:`as_fields` wrote."""
-        return cls(
-            message["number"],
-            message["application"],
-            message["factory"],
-            Config(**message["config"]),
-            message["sockets"],
-        )
+        return cls(message["number"], Config(**message["config"]), message["sockets"])
 
 
 def run_spawned(message: Message, fd: int, unread: bytes) -> int:
@@ -192,24 +179,21 @@ class _Worker:
 
     def _install_handlers(self) -> None:
         for name in (*_IGNORED_NAMES, "SIGUSR2"):
-            if hasattr(signal, name):
-                # A function, because the application's own children would inherit SIG_IGN.
-                signal.signal(getattr(signal, name), _ignore)
-        if hasattr(signal, "SIGUSR1"):
-            # Not through the loop, which may be what is stuck.
-            signal.signal(signal.SIGUSR1, self._dump_at_signal)
+            # A function, because the application's own children would inherit SIG_IGN.
+            signal.signal(getattr(signal, name), _ignore)
+        # Not through the loop, which may be what is stuck.
+        signal.signal(signal.SIGUSR1, self._dump_at_signal)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         remember_handlers(HELD_BACK_SIGNALS)
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK_SIGNALS)
 
     def _prepare(self, application: WSGIApplication | None) -> WSGIApplication:
-        order = self._order
+        config = self._config
         if application is None:
-            assert order.application is not None  # or it would have been forked
-            application = load_application(order.application, factory=order.factory)
-        self._config = configure_logs(self._config)
-        set_title(f"worker {order.number}", self._config.name, order.application or "aiowsgi")
+            assert config.app is not None  # or it would have been forked
+            application = load_application(config.app, factory=config.factory)
+        self._config = configure_logs(config)
+        set_title(f"worker {self._order.number}", config.name, config.app or "aiowsgi")
         raise_descriptor_limit()
         keep_freed_memory()
         return application
@@ -223,9 +207,8 @@ class _Worker:
         await server.start()
         self._server = server
         loop.add_reader(self._pipe.fileno(), self._pipe_readable)
-        if hasattr(signal, "SIGUSR2"):
-            loop.add_signal_handler(signal.SIGUSR2, self._log_statistics)
-            remember_wakeup_fd()
+        loop.add_signal_handler(signal.SIGUSR2, self._log_statistics)
+        remember_wakeup_fd()
         loop.add_signal_handler(signal.SIGTERM, self._leave_at_signal)
         remember_handlers((signal.SIGTERM, signal.SIGUSR2))
         self._hooks.call("worker_ready", server.urls)
@@ -311,9 +294,8 @@ class _Worker:
 
     def _leave_as_orphan(self) -> None:
         logger.warning("the supervisor is gone: running requests may finish, then this worker leaves")
-        if hasattr(signal, "alarm"):
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(int(self._config.graceful_timeout + self._config.drain_delay) + _ORPHAN_MARGIN_SECONDS)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(int(self._config.graceful_timeout + self._config.drain_delay) + _ORPHAN_MARGIN_SECONDS)
         self._leave()
 
     def _leave_at_signal(self) -> None:

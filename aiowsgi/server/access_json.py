@@ -62,17 +62,11 @@ def make_json_formatter() -> Callable[[ObservedExchange], str]:
             known += f',"http.response.status_code":{x.status_code}'
         if x.refusal is not None:
             known += _refusal(x.refusal)
-        started_at, handed_over_at, ended_at = x.started_at, x.handed_over_at, x.ended_at
-        if started_at and handed_over_at:
-            queue_time, thread_time = started_at - x.submitted_at, handed_over_at - started_at
-            write_time = ended_at - handed_over_at
-        else:
-            queue_time, thread_time, write_time = x.queue_time, x.thread_time, x.write_time
         return (
             f'{{"timestamp":"{timestamp()}",{process},"url.scheme":"{x.scheme}"{known}'
-            f',"http.response.body.size":{x.sent_size},"http.server.request.duration":{ended_at - x.arrived_at:.6f}'
-            f',"aiowsgi.queue_time":{queue_time:.6f},"aiowsgi.thread_time":{thread_time:.6f}'
-            f',"aiowsgi.write_time":{write_time:.6f},"aiowsgi.outcome":"{x.outcome}"'
+            f',"http.response.body.size":{x.sent_size},"http.server.request.duration":{x.ended_at - x.arrived_at:.6f}'
+            f',"aiowsgi.queue_time":{x.queue_time:.6f},"aiowsgi.thread_time":{x.thread_time:.6f}'
+            f',"aiowsgi.write_time":{x.write_time:.6f},"aiowsgi.outcome":"{x.outcome}"'
             f',"aiowsgi.request_id":"{x.request_id}"}}\n'
         )
 

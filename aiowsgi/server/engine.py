@@ -139,6 +139,8 @@ class Engine:
         self.queue_waits: deque[float] = deque(maxlen=1000)
         #: Requests that have been answered whole.
         self.completed_count = 0
+        #: Threads that still run a request that was given up.
+        self.stuck_count = 0
         #: The server will drain soon, and still serves.
         self.leaving = False
         #: No new requests are wanted.
@@ -197,15 +199,13 @@ class Engine:
         """A connection is gone."""
         self.arriving.discard(connection)
         self.connections.discard(connection)
-        if self._on_change is not None:
-            self._on_change()
+        self.wake()
 
     def remove_opening(self, opening: Opening) -> None:
         """A connection is gone before HTTP began on it."""
         self.arriving.discard(opening)
         self.openings.discard(opening)
-        if self._on_change is not None:
-            self._on_change()
+        self.wake()
 
     def descriptors(self) -> Iterator[int]:
         """See :class:`~aiowsgi.bridge.fork_sockets.SocketHolder`."""
@@ -215,9 +215,20 @@ class Engine:
                 yield connection.fileno()
 
     def wake(self) -> None:
-        """Something ended while draining."""
+        """Something has ended: a connection, or, while draining, a request or what was parked."""
         if self._on_change is not None:
             self._on_change()
+
+    def close(self) -> None:
+        """Let go of what only requests need. Idempotent."""
+        self.deadlines.close()
+        self.watch.close()
+        self.dispersal.close()
+        self.haste.close()
+        self.saturation.close()
+        links, self.broker_links = self.broker_links, ()
+        for link in links:
+            link.unpin()
 
     def on_change(self, callback: Callable[[], object] | None) -> None:
         """Have ``callback()`` called whenever a connection or, while draining, an exchange has ended."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import copy
 import io
 import itertools
 import logging
@@ -36,7 +35,7 @@ from aiowsgi.http.response import (
 )
 from aiowsgi.semantics import ConnectionInfo, RequestHead, ResponseHead, has_content
 from aiowsgi.server.content import ContentBuffer, ContentStream
-from aiowsgi.server.parked import discard
+from aiowsgi.server.parked import check_content_coding, check_length_unknown, discard, without_length
 from aiowsgi.wsgi.environ import build_environ
 from aiowsgi.wsgi.file_wrapper import FileRegion
 from aiowsgi.wsgi.run import run_application
@@ -220,6 +219,12 @@ class Exchange:
         """Whether, once content has begun, only the end of the connection shows where it ends."""
         return not self._chunked and self._content_length is None
 
+    @property
+    def phase(self) -> str:
+        """``"waiting"`` for a thread, ``"running"``, or ``"streaming"`` once a part may be out. Any thread."""
+        # In this order, and each read once: a worker may take it from one phase to the next in between.
+        return "streaming" if self.response_begun else "waiting" if self.waiting else "running"
+
     def wake(self) -> None:
         """The worker has handed something over. Event loop."""
         self._on_ready(self)
@@ -360,7 +365,7 @@ class Exchange:
         if self not in self._engine.exchanges:
             raise ApplicationError("a response can be parked only while its application runs", "aiowsgi.park()")
         if self.whole is None and not self._finished:
-            _check_length_unknown(self._content_length)
+            check_length_unknown(self._content_length)
             self.finishes = finish
             self._parked_coding = content_coding
             self.parked = iterable
@@ -386,7 +391,7 @@ class Exchange:
         if self.parked is not None and has_content(self.head.method, head.status_code):
             # A Content-Length counts only what is here: whoever added it, such as Django for a body that it has joined,
             # took this part for the whole.
-            self.send_head(_without_length(head))
+            self.send_head(without_length(head))
             for block in filter(None, blocks):
                 self.send_block(block)
             self.finish()
@@ -407,11 +412,9 @@ class Exchange:
             self.stream_file(head, region)
             return
         if region.size <= min(_READ_SIZE, self._engine.config.response_buffer):
-            try:
-                content = _read_region(region)
-            finally:
-                region.close()
-            self.send_whole(head, (content,), region.size)
+            with contextlib.closing(region):
+                content = b"".join(region.blocks())
+            self.send_whole(head, (content,), len(content))
             return
         whole = (self._serialize(head, region.size),)
         self.region = region
@@ -429,8 +432,8 @@ class Exchange:
     def send_head(self, head: ResponseHead) -> None:
         """See :meth:`ResponseSink.send_head`."""
         if self.parked is not None:
-            _check_length_unknown(head.content_length)
-            _check_content_coding(head, self._parked_coding)
+            check_length_unknown(head.content_length)
+            check_content_coding(head, self._parked_coding)
         self._head_data = self._serialize(head, None)
         pipe = ResponsePipe(self._engine.config.response_buffer, self._engine.pool.stalled, self._notify)
         self.disconnection.add_callback(pipe.abort)
@@ -483,48 +486,3 @@ class _Release:
     def wake(self) -> None:
         """Event loop."""
         self._content.release()
-
-
-def _check_length_unknown(content_length: int | None) -> None:
-    """Refuse a length: nobody counts what was parked, which might exceed the length or fall short of it."""
-    if content_length is not None:
-        raise ApplicationError(
-            f"a parked response has Content-Length: {content_length}, but nobody knows how long it will be; "
-            "leave it out, or have whatever added it leave it out",
-            "aiowsgi.park()",
-        )
-
-
-def _without_length(head: ResponseHead) -> ResponseHead:
-    """Return a head that does not say how long its content is."""
-    if head.content_length is None:
-        return head
-    head = copy.copy(head)
-    head.content_length = None
-    return head
-
-
-def _check_content_coding(head: ResponseHead, coding: str) -> None:
-    """Refuse what a receiver could not decode: middleware encodes what passes through it, not what was parked."""
-    for name, value in head.fields:
-        if name.lower() == "content-encoding" and value.lower() not in (coding, "identity"):
-            raise ApplicationError(
-                f"a parked response has Content-Encoding: {value}, but what was parked is {coding}: keep middleware "
-                f"from encoding, with a Content-Encoding of identity, or call park(..., content_coding={value!r})",
-                "aiowsgi.park()",
-            )
-
-
-def _read_region(region: FileRegion) -> bytes:
-    """Read a small region whole; ``OSError`` if the file has become shorter."""
-    pieces = []
-    offset = region.offset
-    missing = region.size
-    while missing:
-        piece = os.pread(region.fd, missing, offset)
-        if not piece:
-            raise OSError("the file became shorter while it was being sent")
-        pieces.append(piece)
-        offset += len(piece)
-        missing -= len(piece)
-    return b"".join(pieces)

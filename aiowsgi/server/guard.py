@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable
 
 from aiowsgi.bridge.threads import thread_frames
+from aiowsgi.http.events import Refusal
 from aiowsgi.server.engine import Engine
 from aiowsgi.server.exchange import Exchange
 from aiowsgi.server.stacks import describe_request, exchange_of, stack_of
@@ -52,17 +53,15 @@ class RequestGuard:
     def __init__(self, engine: Engine, recycle: Callable[[str], object] | None) -> None:
         config = engine.config
         self._engine = engine
-        self._recycle = recycle if "recycle" in config.timeout_actions else None
+        self._actions = config.request_timeout_actions
+        self._recycle = recycle if "recycle" in self._actions else None
         self._slow_seconds = config.slow_request
         self._timeout = config.request_timeout
-        self._actions = frozenset(config.timeout_actions)
         self._most_stuck_count = config.stuck_threads * config.threads
         self._watched: dict[Exchange, _Watched] = {}
         shortest = min(filter(None, (self._slow_seconds, self._timeout)), default=0.0)
         self._interval = min(_LONGEST_LOOK_SECONDS, max(_SHORTEST_LOOK_SECONDS, shortest / _LOOKS))
         self._timer: asyncio.TimerHandle | None = None
-        #: Threads that still run a request that was given up.
-        self.stuck_count = 0
 
     def start(self) -> None:
         """Begin to look."""
@@ -80,7 +79,7 @@ class RequestGuard:
         now = engine.clock()
         for exchange in self._watched.keys() - running:
             if self._watched.pop(exchange).given_up:
-                self.stuck_count -= 1
+                engine.stuck_count -= 1
                 with contextlib.suppress(Exception):
                     _logger.info("the thread of request %s, which was given up, is free again", exchange.identify())
         for exchange in running:
@@ -108,16 +107,17 @@ class RequestGuard:
             self._tell(logging.ERROR, exchange, what)
         if "504" in self._actions and exchange.whole is None:  # else its answer is about to be sent, or on its way
             for connection in list(self._engine.connections):
-                if connection.serves(exchange):
-                    connection.give_up_request()
-        if self._recycle is not None and self.stuck_count > self._most_stuck_count:
+                if connection.exchange is exchange:
+                    connection.refuse(Refusal(504, "the application took too long"))
+        stuck_count = self._engine.stuck_count
+        if self._recycle is not None and stuck_count > self._most_stuck_count:
             recycle, self._recycle = self._recycle, None
-            recycle(f"{self.stuck_count} of {self._engine.config.threads} threads are stuck")
+            recycle(f"{stuck_count} of {self._engine.config.threads} threads are stuck")
 
     def _mark_stuck(self, exchange: Exchange) -> bool:
         """Mark its thread as stuck; return whether the pool has room for a successor."""
-        self.stuck_count += 1
         engine = self._engine
+        engine.stuck_count += 1
         # Not known for a thread that is running a greenlet's stack.
         frames = thread_frames().items()
         thread_id = next((thread_id for thread_id, frame in frames if exchange_of(frame) is exchange), None)

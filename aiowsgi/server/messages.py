@@ -254,14 +254,12 @@ class MessageExchange(Exchange):
         return b""
 
     def _fail(self, error: BaseException) -> None:
-        if self.pipe is None or self.disconnection.is_set():
+        if self.pipe is None or self._finished or self.disconnection.is_set():
             super()._fail(error)
-        elif not self._finished:
+        else:
             self.error = error
             self.failed = True
             self.pipe.finish()
-        else:
-            super()._fail(error)
 
     def send_file(self, head: ResponseHead, region: FileRegion) -> None:
         """See :meth:`ResponseSink.send_file`."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -105,12 +105,10 @@ class Metrics:
 
     Args:
         engine: what is counted.
-        stuck_count: returns how many threads are stuck.
     """
 
-    def __init__(self, engine: Engine, stuck_count: Callable[[], int] = int) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._stuck_count = stuck_count
         self._statuses = [0] * 10
         self._outcomes: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
@@ -144,7 +142,7 @@ class Metrics:
     def snapshot(self) -> Snapshot:
         """Return what was counted, and how things stand now."""
         engine = self._engine
-        stats = take_stats(engine, self._stuck_count())
+        stats = take_stats(engine)
         counters: dict[str, float] = {
             f"requests status={digit}xx": count
             for digit, count in enumerate(self._statuses[2:], 2)

@@ -5,7 +5,6 @@ Thread: event loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from aiowsgi.configuration.peers import Peers
@@ -27,7 +26,6 @@ class Observation:
 
     Args:
         engine: whose ``observer`` is set.
-        stuck_count: returns how many threads are stuck.
 
     Raises:
         ConfigError: the format of the access log cannot be understood.
@@ -35,7 +33,7 @@ class Observation:
         StartupError: prometheus-client is missing, or statsd's host has no address.
     """
 
-    def __init__(self, engine: Engine, stuck_count: Callable[[], int]) -> None:
+    def __init__(self, engine: Engine) -> None:
         config = engine.config
         self.access_log: AccessLog | None = None
         self.metrics: Metrics | None = None
@@ -43,7 +41,7 @@ class Observation:
         takers: list[Taker] = []
         if config.metrics_bind is not None:
             check_installed()
-            self.metrics = Metrics(engine, stuck_count)
+            self.metrics = Metrics(engine)
             takers.append(self.metrics.take)
         if config.statsd_host is not None:
             self.statsd = StatsdSender(config, engine.loop)

@@ -8,9 +8,10 @@ Thread: as each method says; the worker notes before it hands over, and the loop
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aiowsgi.bridge.disconnection import Disconnection
 from aiowsgi.configuration.peers import Peers
@@ -76,6 +77,7 @@ class ObservedExchange(Exchange):
     """An exchange with times and an outcome; :class:`~aiowsgi.server.exchange.Exchange` says what the arguments are."""
 
     __slots__ = (
+        "_observer",
         "arrived_at",
         "client_address",
         "ended_at",
@@ -101,6 +103,7 @@ class ObservedExchange(Exchange):
         on_ready: Callable[[Exchange], None],
     ) -> None:
         Exchange.__init__(self, engine, head, connection, base_environ, disconnection, content, on_ready)
+        self._observer = observer = cast(Observer, engine.observer)  # there is one: see the module
         #: The client's address, empty for a Unix socket, and scheme; once the application has been called, those that a
         #: trusted proxy gives.
         self.client_address = connection.remote_host
@@ -125,11 +128,8 @@ class ObservedExchange(Exchange):
         #: failed later; ``"refused"``; ``"disconnected"``: the client went; ``"timed_out"``: it took too long;
         #: ``"aborted"``: the server ended. Empty until then.
         self.outcome = ""
-        observer = engine.observer
         #: Empty if ids are not wanted.
-        self.request_id = ""
-        if observer is not None and observer.ids is not None:
-            self.request_id = observer.ids.of(head, connection)
+        self.request_id = "" if observer.ids is None else observer.ids.of(head, connection)
 
     @property
     def received_size(self) -> int:
@@ -163,17 +163,16 @@ class ObservedExchange(Exchange):
 
     def ended(self, outcome: str, unsent_size: int = 0) -> None:
         """See :meth:`Exchange.ended`."""
-        engine = self._engine
-        if self.ended_at or engine.observer is None:
+        if self.ended_at:
             return
-        self.ended_at = engine.clock()
+        self.ended_at = self._engine.clock()
         self.arrived_at = self.arrived_at or self.submitted_at or self.ended_at
         if outcome == "complete" and self.response is None:
             outcome = "refused" if self.refusal is not None else "error"
         self.outcome = self.outcome or outcome
         if unsent_size:
             self.sent_size -= unsent_size
-        for take in engine.observer.takers:
+        for take in self._observer.takers:
             take(self)
 
     def refused(self, refusal: Refusal, data: bytes) -> None:
@@ -187,9 +186,7 @@ class ObservedExchange(Exchange):
 
     def observe(self, environ: WSGIEnvironment) -> None:
         """See :meth:`Exchange.observe`."""
-        observer = self._engine.observer
-        if observer is None:
-            return
+        observer = self._observer
         if self._connection.forwarding is not None:
             # A trusted proxy may have said who its client is.
             self.client_address = environ["REMOTE_ADDR"]
@@ -207,40 +204,34 @@ class ObservedExchange(Exchange):
             age = self._engine.clock() - (self.arrived_at or self.submitted_at)
             environ["HTTP_X_QUEUE_START"] = f"t={time.time() - age:.6f}"
 
-    def _timed(self, head: ResponseHead) -> ResponseHead:
-        """Add how long the request has taken so far, if the client is to be told."""
-        observer = self._engine.observer
-        if observer is None or not observer.server_timing or head is self.response:
-            return head  # or it was added already: a small file goes on as a whole response
-        app_time = self._engine.clock() - self.started_at
-        line = f"Server-Timing: queue;dur={1000 * self.queue_time:.1f}, app;dur={1000 * app_time:.1f}\r\n"
-        timed = ResponseHead(head.status, head.status_code, head.field_lines + line, head.content_length)
-        timed.has_date, timed.has_server = head.has_date, head.has_server
-        return timed
+    def _note(self, head: ResponseHead) -> ResponseHead:
+        """Note a head; return it with how long the request has taken so far, if the client is to be told."""
+        if self._observer.server_timing and self.response is None:  # else it goes on from one of the methods below
+            app_time = self._engine.clock() - self.started_at
+            line = f"Server-Timing: queue;dur={1000 * self.queue_time:.1f}, app;dur={1000 * app_time:.1f}\r\n"
+            head = copy.copy(head)
+            head.field_lines += line
+        self.response = head
+        self.status_code = head.status_code
+        return head
 
     def send_whole(self, head: ResponseHead, blocks: Sequence[bytes], size: int) -> None:
         """See :meth:`ResponseSink.send_whole`."""
-        head = self._timed(head)
-        self.response = head
-        self.status_code = head.status_code
+        head = self._note(head)
         self.sent_size = size if blocks else 0
         self.handed_over_at = self._engine.clock()
         Exchange.send_whole(self, head, blocks, size)
 
     def send_file(self, head: ResponseHead, region: FileRegion) -> None:
         """See :meth:`ResponseSink.send_file`."""
-        head = self._timed(head)
-        self.response = head
-        self.status_code = head.status_code
+        head = self._note(head)
         self.sent_size = region.size
         self.handed_over_at = self._engine.clock()
         Exchange.send_file(self, head, region)
 
     def send_head(self, head: ResponseHead) -> None:
         """See :meth:`ResponseSink.send_head`."""
-        head = self._timed(head)
-        self.response = head
-        self.status_code = head.status_code
+        head = self._note(head)
         self.sent_size = 0
         Exchange.send_head(self, head)
 

@@ -5,7 +5,7 @@ free and the loop goes on here, with backpressure, until the iterable ends, the 
 
 Any of these ends the response immediately; the iterable is closed afterwards, which delays nobody.
 
-Thread: event loop.
+Thread: event loop; what says which heads it may have, the worker.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import copy
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from aiowsgi.bridge.blocking import WatchedCoroutine
+from aiowsgi.errors import ApplicationError
+from aiowsgi.semantics import ResponseHead
 from aiowsgi.wsgi.response import plain_bytes
 
 if TYPE_CHECKING:
     from aiowsgi.server.engine import Engine
 
-__all__ = ["ParkedResponse", "discard"]
+__all__ = ["ParkedResponse", "check_content_coding", "check_length_unknown", "discard", "without_length"]
 
 _logger = logging.getLogger("aiowsgi.error")
 
@@ -220,3 +223,33 @@ class ParkedResponse:
             raise
         except BaseException as error:
             self._log_failure(error)
+
+
+def check_length_unknown(content_length: int | None) -> None:
+    """Refuse a length: nobody counts what was parked, which might exceed the length or fall short of it."""
+    if content_length is not None:
+        raise ApplicationError(
+            f"a parked response has Content-Length: {content_length}, but nobody knows how long it will be; "
+            "leave it out, or have whatever added it leave it out",
+            "aiowsgi.park()",
+        )
+
+
+def without_length(head: ResponseHead) -> ResponseHead:
+    """Return a head that does not say how long its content is."""
+    if head.content_length is None:
+        return head
+    head = copy.copy(head)
+    head.content_length = None
+    return head
+
+
+def check_content_coding(head: ResponseHead, coding: str) -> None:
+    """Refuse what a receiver could not decode: middleware encodes what passes through it, not what was parked."""
+    for name, value in head.fields:
+        if name.lower() == "content-encoding" and value.lower() not in (coding, "identity"):
+            raise ApplicationError(
+                f"a parked response has Content-Encoding: {value}, but what was parked is {coding}: keep middleware "
+                f"from encoding, with a Content-Encoding of identity, or call park(..., content_coding={value!r})",
+                "aiowsgi.park()",
+            )

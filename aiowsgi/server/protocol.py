@@ -286,7 +286,7 @@ class Protocol(asyncio.Protocol):
                     self._content.end()
             else:
                 if self.phase is not _LINGERING and self.phase is not _CLOSED:  # as where the head was answered at once
-                    self._refuse(event)
+                    self.refuse(event)
                 return
         if self._content is not None:
             self._content_arrived()
@@ -316,7 +316,7 @@ class Protocol(asyncio.Protocol):
             # A log handler that fails must not cost the client its answer.
             with contextlib.suppress(Exception):
                 _logger.error("cannot store request content: %s", content.error)
-            self._refuse(Refusal(500, "the request content could not be stored"))
+            self.refuse(Refusal(500, "the request content could not be stored"))
         elif content.complete:
             if self.phase is _CONTENT:
                 self._dispatch(cast(RequestHead, self._head))
@@ -418,7 +418,7 @@ class Protocol(asyncio.Protocol):
         """The client has ended its side, and all its whole requests have been answered."""
         unfinished = self._http.receive_eof()
         if unfinished:
-            self._refuse(cast(Refusal, unfinished[0]))
+            self.refuse(cast(Refusal, unfinished[0]))
         else:
             self._close_after_flush()
 
@@ -441,10 +441,6 @@ class Protocol(asyncio.Protocol):
             exchange.release_content()
             self._refuse_busy(exchange)
 
-    def refuse(self, refusal: Refusal) -> None:
-        """Answer a client that speaks no HTTP, and close."""
-        self._refuse(refusal)
-
     def _answer_itself(self, responder: Responder, head: RequestHead) -> bool:
         """Have the server answer a request that is for itself; return whether it was one."""
         persistent = head.persistent and self._engine.keeps_connections
@@ -464,14 +460,6 @@ class Protocol(asyncio.Protocol):
         make = Exchange if engine.observer is None else ObservedExchange
         return make(engine, head, self._info, base_environ, self._disconnection, content, self._exchange_ready)
 
-    def serves(self, exchange: Exchange) -> bool:
-        """Return whether an exchange is this connection's."""
-        return self._exchange is exchange
-
-    def give_up_request(self) -> None:
-        """The application has had ``request_timeout``: answer in its place, or break off what it has begun."""
-        self._refuse(Refusal(504, "the application took too long"))
-
     def _send_own(self, data: bytes, persistent: bool) -> None:
         """Send an answer of the server's own."""
         if self.phase is not _ANSWERING:
@@ -485,19 +473,19 @@ class Protocol(asyncio.Protocol):
             self._close_after_flush()
 
     def _sent_own(self) -> None:
-        if self.phase is not _ANSWERING:
-            return
-        if self._outlet.paused:
-            self.phase = _FLUSHING
-            self.watch_writing()
-        else:
+        if self.phase is _ANSWERING:
             self._start_next_request()
 
     def _refuse_busy(self, exchange: Exchange) -> None:
-        self._refuse(Refusal(503, "too many requests are waiting"), 1, exchange)
+        self.refuse(Refusal(503, "too many requests are waiting"), exchange)
 
-    def _refuse(self, refusal: Refusal, retry_after: int | None = None, refused: Exchange | None = None) -> None:
-        """Answer a request that is not acceptable, or an exchange that will never run, and close."""
+    def refuse(self, refusal: Refusal, refused: Exchange | None = None) -> None:
+        """Answer in the application's place, or break off what it has begun, and close.
+
+        Args:
+            refusal: of what has arrived, or of the exchange that is under way.
+            refused: an exchange that will never run.
+        """
         with contextlib.suppress(Exception):
             _logger.debug("refused a request from %s: %s", self._info.remote_host or "unix", refusal)
         engine = self._engine
@@ -510,7 +498,7 @@ class Protocol(asyncio.Protocol):
                 self._break_off(exchange)
                 return
         method = None if self._head is None else self._head.method
-        data = refusal_response(refusal, method, engine.server_field, retry_after=retry_after)
+        data = refusal_response(refusal, method, engine.server_field)
         self._outlet.write((data,))
         if engine.observer is not None:
             self._observe_refusal(refusal, exchange or refused, data)
@@ -581,10 +569,6 @@ class Protocol(asyncio.Protocol):
         self._engine.completed_count += 1
         if not exchange.persistent:
             self._close_after(exchange.head, in_parts)
-        elif self._outlet.paused:
-            # For a client that does not take its answers, no further ones are made.
-            self.phase = _FLUSHING
-            self.watch_writing()
         else:
             self._start_next_request()
 
@@ -623,8 +607,13 @@ class Protocol(asyncio.Protocol):
         exchange.ended(outcome, unsent_size)
 
     def _start_next_request(self) -> None:
-        self.phase = _IDLE
         outlet = self._outlet
+        if outlet.paused:
+            # For a client that does not take its answers, no further ones are made.
+            self.phase = _FLUSHING
+            self.watch_writing()
+            return
+        self.phase = _IDLE
         if outlet.watched:
             outlet.end_watch()
         events = self._http.start_next_request()
@@ -788,9 +777,9 @@ class Protocol(asyncio.Protocol):
             return
         phase = self.phase
         if phase is _HEAD:
-            self._refuse(Refusal(408, "the request head took too long"))
+            self.refuse(Refusal(408, "the request head took too long"))
         elif phase is _CONTENT:
-            self._refuse(Refusal(408, "the request content took too long"))
+            self.refuse(Refusal(408, "the request content took too long"))
         elif phase is _ANSWERING and self._exchange is not None and self._exchange.waiting:
             self._withdraw_busy(self._exchange)
         elif not self._outlet.flushed or (self._delivery is not None and self._delivery.sends_file):
@@ -805,7 +794,7 @@ class Protocol(asyncio.Protocol):
     def _await_or_refuse(self, stream: ContentBuffer | ContentStream) -> None:
         """The application reads streamed content: is it the client that has not sent it in time?"""
         if stream.awaited:
-            self._refuse(Refusal(408, "the request content took too long"))
+            self.refuse(Refusal(408, "the request content took too long"))
         else:
             stream.begin_anew(self._engine.loop.time())
             self._await_content(stream)

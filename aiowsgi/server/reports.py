@@ -64,11 +64,10 @@ def _activity(server: Server) -> dict[str, Any]:
 
 
 def _request(exchange: Exchange, now: float) -> dict[str, Any]:
-    phase = "waiting" if exchange.waiting else "streaming" if exchange.response_begun else "running"
     return {
         "id": exchange.identify(),
         "method": exchange.head.method,
         "target": exchange.head.target[:_SHOWN_SIZE],
         "age": now - exchange.submitted_at,
-        "phase": phase,
+        "phase": exchange.phase,
     }

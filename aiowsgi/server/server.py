@@ -148,14 +148,11 @@ class Server:
     @property
     def parser_name(self) -> str:
         """``"h11"`` or ``"httptools"``; known once the server has started."""
-        return self._started_engine().parser.name
+        return self.engine.parser.name
 
     @property
     def engine(self) -> Engine:
         """What the connections share; known once the server has started."""
-        return self._started_engine()
-
-    def _started_engine(self) -> Engine:
         if self._engine is None:
             raise RuntimeError("the server has not been started")
         return self._engine
@@ -205,7 +202,7 @@ class Server:
     def listen(self, sockets: Sequence[socket.socket]) -> None:
         """Accept from more sockets that other processes share."""
         if self._drain is None:
-            self._begin_listening(sockets, self._started_engine())
+            self._begin_listening(sockets, self.engine)
         else:
             close_sockets(sockets)
 
@@ -296,7 +293,7 @@ class Server:
             alone=self.alone,
         )
         keep_from_forks(self._engine)
-        self._observation = Observation(self._engine, lambda: 0 if self._guard is None else self._guard.stuck_count)
+        self._observation = Observation(self._engine)
         self._engine.responder = self._responder
         if config.health_path is not None or config.ready_path is not None:
             self._engine.responder = Health(self._engine)
@@ -333,16 +330,16 @@ class Server:
 
     def _arriving_protocol(self) -> Protocol | Opening:
         protocol = self.protocol_factory()
-        self._started_engine().arriving.add(protocol)
+        self.engine.arriving.add(protocol)
         return protocol
 
     def _is_busy(self) -> bool:
         """Return whether as many requests wait for a thread as there are threads, or any wait to be read."""
-        engine = self._started_engine()
+        engine = self.engine
         return engine.intake.behind or engine.intake.waiting_count >= self.config.threads
 
     def _connection_ended(self) -> None:
-        engine = self._started_engine()
+        engine = self.engine
         if self._room.is_left():
             engine.keeps_connections = self.config.keep_alive > 0
             for listener in self._listeners:
@@ -397,21 +394,15 @@ class Server:
 
     def _release(self) -> None:
         """Let go of what only requests need."""
-        engine = self._started_engine()
-        engine.deadlines.close()
-        engine.watch.close()
         if self._guard is not None:
             self._guard.close()
-        for link in engine.broker_links:
-            link.unpin()
         for pool in self._pools:
             pool.close()
-        engine.haste.close()
-        engine.saturation.close()
+        self.engine.close()
 
     def stats(self) -> ServerStats:
         """Take a snapshot of connections, requests, threads and waiting times."""
-        return take_stats(self._started_engine(), 0 if self._guard is None else self._guard.stuck_count)
+        return take_stats(self.engine)
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[Self] = anyio.TASK_STATUS_IGNORED) -> None:
         """Start, notify ``task_status``, and serve until :meth:`shutdown` is called or this task is cancelled."""

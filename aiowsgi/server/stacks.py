@@ -35,15 +35,10 @@ def exchange_of(frame: FrameType | None) -> Exchange | None:
 
 def describe_request(engine: Engine, exchange: Exchange) -> str:
     """Name a request: id, method, target, age, phase."""
-    if exchange.waiting:
-        phase = "waiting for a thread"
-    elif exchange.response_begun:
-        phase = "streaming"
-    else:
-        phase = "running"
+    head = exchange.head
     age = engine.clock() - exchange.submitted_at
     # repr(): the target is the client's, and may hold what breaks a line.
-    return f"request {exchange.identify()} {exchange.head.method} {exchange.head.target!r}, {age:.1f} s old, {phase}"
+    return f"request {exchange.identify()} {head.method} {head.target!r}, {age:.1f} s old, {exchange.phase}"
 
 
 def stack_of(frame: FrameType) -> str:

@@ -5,6 +5,7 @@ Thread: event loop. Made on demand: requests only pay for noting how long they w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -105,19 +106,11 @@ _READING = frozenset({Phase.HEAD, Phase.CONTENT})
 _WRITING = frozenset({Phase.ANSWERING, Phase.FLUSHING})
 
 
-def take_stats(engine: Engine, stuck_count: int = 0) -> ServerStats:
+def take_stats(engine: Engine) -> ServerStats:
     """Take a snapshot. Event loop."""
     # A request that will be read in a later turn counts as being read.
     phases = [Phase.HEAD if connection.postponed else connection.phase for connection in engine.connections]
-    waiting = running = streaming = 0
-    for exchange in requests_under_way(engine):
-        # In this order, and each read once: a worker may take it from one state to the next in between.
-        if exchange.response_begun:
-            streaming += 1
-        elif exchange.waiting:
-            waiting += 1
-        else:
-            running += 1
+    requests = Counter(exchange.phase for exchange in requests_under_way(engine))
     pool = engine.pool.stats()
     waits = sorted(engine.queue_waits.copy())
     return ServerStats(
@@ -128,9 +121,9 @@ def take_stats(engine: Engine, stuck_count: int = 0) -> ServerStats:
             closing=phases.count(Phase.LINGERING),
         ),
         RequestStats(
-            waiting=waiting,
-            running=running,
-            streaming=streaming,
+            waiting=requests["waiting"],
+            running=requests["running"],
+            streaming=requests["streaming"],
             parked=sum(connection.parked for connection in engine.connections),
             done=engine.completed_count,
         ),
@@ -138,7 +131,7 @@ def take_stats(engine: Engine, stuck_count: int = 0) -> ServerStats:
             idle=pool.idle,
             running=pool.running,
             stalled=pool.stalled,
-            stuck=stuck_count,
+            stuck=engine.stuck_count,
             taking_turns=int(engine.saturation.taking_turns),
         ),
         QueueWaitStats(p50=_quantile(waits, 0.5), p90=_quantile(waits, 0.9), p99=_quantile(waits, 0.99)),

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from aiowsgi import Channel, Config, Server, park, sse
-from aiowsgi.process.run import choose_loop
+from aiowsgi.process.loops import choose_loop
 from aiowsgi.testing import MemoryClient, MemoryTransport, VirtualLoop
 from bench.errors import BenchError
 

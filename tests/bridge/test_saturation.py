@@ -123,7 +123,7 @@ class Machine:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    monkeypatch.setattr(module, "_HAS_LOCK", True)
+    monkeypatch.setattr(module, "HAS_LOCK", True)
     monkeypatch.setattr(module, "_TOLD", True)
     return Machine()
 
@@ -266,7 +266,7 @@ def test_threads_are_let_go_where_nobody_is_left_to_do_it(machine: Machine) -> N
     assert machine.limit is None
 
 
-@pytest.mark.parametrize("missing", ["_HAS_LOCK", "_TOLD"])
+@pytest.mark.parametrize("missing", ["HAS_LOCK", "_TOLD"])
 def test_nothing_is_looked_at_where_it_cannot_help(
     machine: Machine, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,12 +14,10 @@ from pathlib import Path
 import pytest
 
 import aiowsgi
-from tests.process.server_process import ServerProcess, server_process, wait_until
+from tests.process.server_process import PATIENCE, ServerProcess, server_process, wait_until
 from tests.raw import RawClient
 
 EXAMPLES = Path(aiowsgi.__file__).parents[1] / "examples" / "deploy"
-
-PATIENCE = 20.0
 
 # Where clients come from: not from the proxy's address, which is trusted.
 CLIENT = "127.0.0.2"
@@ -192,10 +190,6 @@ def apache(folder: Path, upstream: str) -> Iterator[Daemon]:
 
     with daemon(folder, command) as found:
         yield found
-
-
-def port_of(server: ServerProcess) -> int:
-    return int(server.url.rpartition(":")[2])
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from aiowsgi.config import OPTIONS, Config
-from tests.deploy.daemons import EXAMPLES, PATIENCE, port_of
+from tests.deploy.daemons import EXAMPLES, PATIENCE
 from tests.process.server_process import connect_unix, environment, server_process
 
 with warnings.catch_warnings():
@@ -102,7 +102,7 @@ def test_image_starts_and_finds_itself_well(tmp_path: Path) -> None:
     with server_process(tmp_path, name, "--workers=1", *arguments) as server:
         with server.connect() as client:
             assert client.get("/").content.startswith(b"Hello")
-        command = [word.replace("127.0.0.1:8000", f"127.0.0.1:{port_of(server)}") for word in check]
+        command = [word.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}") for word in check]
         ping = [sys.executable, "-m", *command]
         assert subprocess.run(ping, env=environment(), timeout=PATIENCE, check=False).returncode == 0
         server.signal(signal.SIGTERM)

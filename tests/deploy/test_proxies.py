@@ -7,13 +7,14 @@ import signal
 import ssl
 import subprocess
 import threading
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.certificates import Certificates
-from tests.deploy.daemons import CLIENT, PATIENCE, Daemon, apache, application, find, haproxy, needs, nginx, port_of
+from tests.deploy.daemons import CLIENT, PATIENCE, Daemon, apache, application, find, haproxy, needs, nginx
 from tests.process.server_process import ServerProcess, wait_until
 from tests.raw import RawClient
 
@@ -94,11 +95,18 @@ def ports_of_requests(daemon: Daemon, count: int) -> set[str]:
     return ports
 
 
-@needs("nginx")
-def test_nginx_over_tcp(tmp_path: Path) -> None:
+Proxy = Callable[[Path, str], AbstractContextManager[Daemon]]
+
+
+@pytest.fixture(params=[pytest.param(nginx, marks=needs("nginx")), pytest.param(apache, marks=needs("apache2"))])
+def proxy(request: pytest.FixtureRequest) -> Proxy:
+    return request.param
+
+
+def test_proxy_over_tcp(tmp_path: Path, proxy: Proxy) -> None:
     with (
         application(tmp_path, "--port=0", "--forwarded-allow-ips=127.0.0.1") as server,
-        nginx(tmp_path, f"127.0.0.1:{port_of(server)}") as daemon,
+        proxy(tmp_path, f"127.0.0.1:{server.port}") as daemon,
     ):
         check_forged_fields(daemon)
         check_upload(daemon)
@@ -111,16 +119,15 @@ def test_nginx_over_tcp(tmp_path: Path) -> None:
 def test_nginx_keeps_its_connections(tmp_path: Path) -> None:
     with (
         application(tmp_path, "--port=0") as server,  # which trusts nobody: REMOTE_PORT is nginx's
-        nginx(tmp_path, f"127.0.0.1:{port_of(server)}") as daemon,
+        nginx(tmp_path, f"127.0.0.1:{server.port}") as daemon,
     ):
         assert len(ports_of_requests(daemon, 10)) == 1
 
 
-@needs("nginx")
-def test_nginx_sends_no_payment_twice(tmp_path: Path) -> None:
+def test_proxy_sends_no_payment_twice(tmp_path: Path, proxy: Proxy) -> None:
     with (
         application(tmp_path, "--port=0", "--workers=2") as server,
-        nginx(tmp_path, f"127.0.0.1:{port_of(server)}") as daemon,
+        proxy(tmp_path, f"127.0.0.1:{server.port}") as daemon,
     ):
         check_payment(daemon, tmp_path)
 
@@ -139,7 +146,7 @@ def test_nginx_over_a_unix_socket(tmp_path: Path) -> None:
 def test_haproxy_with_proxy_protocol(tmp_path: Path) -> None:
     with ExitStack() as stack:
         servers = [stack.enter_context(application(tmp_path, "--port=0", *BEHIND_HAPROXY)) for _ in range(2)]
-        daemon = stack.enter_context(haproxy(tmp_path, [f"127.0.0.1:{port_of(server)}" for server in servers]))
+        daemon = stack.enter_context(haproxy(tmp_path, [f"127.0.0.1:{server.port}" for server in servers]))
         with daemon.connect() as client:
             port = str(client.socket.getsockname()[1])
             environ = environ_of(client, *FORGED)
@@ -161,7 +168,7 @@ def test_haproxy_that_ends_tls_makes_it_https(tmp_path: Path) -> None:
     both = tmp_path / "both.pem"
     both.write_bytes(Path(files["ssl_certfile"]).read_bytes() + Path(files["ssl_keyfile"]).read_bytes())
     with application(tmp_path, "--port=0", *BEHIND_HAPROXY) as server:
-        upstream = f"127.0.0.1:{port_of(server)}"
+        upstream = f"127.0.0.1:{server.port}"
         with (
             haproxy(tmp_path, [upstream, upstream], both) as daemon,
             daemon.connect() as client,
@@ -174,7 +181,7 @@ def test_haproxy_that_ends_tls_makes_it_https(tmp_path: Path) -> None:
 def test_haproxy_sends_no_payment_twice(tmp_path: Path) -> None:
     with ExitStack() as stack:
         servers = [stack.enter_context(application(tmp_path, "--port=0", *BEHIND_HAPROXY)) for _ in range(2)]
-        daemon = stack.enter_context(haproxy(tmp_path, [f"127.0.0.1:{port_of(server)}" for server in servers]))
+        daemon = stack.enter_context(haproxy(tmp_path, [f"127.0.0.1:{server.port}" for server in servers]))
         check_payment(daemon, tmp_path)
 
 
@@ -228,7 +235,7 @@ def test_rolling_restart_behind_haproxy_loses_no_request(tmp_path: Path) -> None
             return stack.enter_context(application(tmp_path, f"--port={port}", "--drain-delay=600ms", *BEHIND_HAPROXY))
 
         servers = [start(), start()]
-        ports = [port_of(server) for server in servers]
+        ports = [server.port for server in servers]
         daemon = stack.enter_context(haproxy(tmp_path, [f"127.0.0.1:{port}" for port in ports]))
         with Load(daemon) as load:
             for number in range(2):
@@ -248,9 +255,7 @@ def test_haproxy_sends_nothing_to_a_server_that_drains(tmp_path: Path) -> None:
     with ExitStack() as stack:
         arguments = ["--port=0", "--drain-delay=60s", *BEHIND_HAPROXY]
         leaving, staying = [stack.enter_context(application(tmp_path, *arguments)) for _ in range(2)]
-        daemon = stack.enter_context(
-            haproxy(tmp_path, [f"127.0.0.1:{port_of(leaving)}", f"127.0.0.1:{port_of(staying)}"])
-        )
+        daemon = stack.enter_context(haproxy(tmp_path, [f"127.0.0.1:{leaving.port}", f"127.0.0.1:{staying.port}"]))
 
         def pids() -> set[str]:
             found = set()
@@ -265,26 +270,6 @@ def test_haproxy_sends_nothing_to_a_server_that_drains(tmp_path: Path) -> None:
         assert leaving.process.poll() is None  # it still listens: HAProxy knows from the check, not from a refusal
         leaving.signal(signal.SIGINT)
         leaving.wait()
-
-
-@needs("apache2")
-def test_apache(tmp_path: Path) -> None:
-    with (
-        application(tmp_path, "--port=0", "--forwarded-allow-ips=127.0.0.1") as server,
-        apache(tmp_path, f"127.0.0.1:{port_of(server)}") as daemon,
-    ):
-        check_forged_fields(daemon)
-        check_upload(daemon)
-        check_stream(daemon, tmp_path)
-
-
-@needs("apache2")
-def test_apache_sends_no_payment_twice(tmp_path: Path) -> None:
-    with (
-        application(tmp_path, "--port=0", "--workers=2") as server,
-        apache(tmp_path, f"127.0.0.1:{port_of(server)}") as daemon,
-    ):
-        check_payment(daemon, tmp_path)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

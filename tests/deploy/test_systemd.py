@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from aiowsgi.config import Config
-from aiowsgi.process.cli import START_FAILURE
+from aiowsgi.process.exit import START_FAILURE
 from tests.deploy.daemons import APPLICATION, EXAMPLES, PATIENCE, find, needs, replaced
 from tests.process.server_process import ServerProcess, connect_unix, environment, wait_until
 from tests.process.test_activation import Systemd

@@ -114,7 +114,7 @@ def test_worker_that_cannot_start_at_first_ends_all_with_its_reason() -> None:
     assert SendSignal(second, signal.SIGTERM) in actions
     assert of_kind(actions, Finish) == []
     stage.end(second, -15)
-    assert stage.actions() == [Finish(3, "module 'x' is not there")]
+    assert stage.actions() == [Finish("module 'x' is not there")]
 
 
 def test_worker_that_cannot_start_and_does_not_end_is_killed_for_that_reason() -> None:
@@ -124,7 +124,7 @@ def test_worker_that_cannot_start_and_does_not_end_is_killed_for_that_reason() -
     stage.wait(6)
     assert stage.actions() == [SendSignal(worker, signal.SIGKILL)]
     stage.end(worker)
-    assert of_kind(stage.actions(), Finish) == [Finish(3, "module 'x' is not there")]
+    assert of_kind(stage.actions(), Finish) == [Finish("module 'x' is not there")]
 
 
 def test_worker_that_dies_before_it_is_ready_is_tried_again_later() -> None:
@@ -648,7 +648,7 @@ def test_stop_closes_the_sockets_first_and_finishes_when_all_have_left() -> None
     stage.end(second, -9)
     actions = stage.actions()
     assert not of_kind(actions, Spawn)
-    assert actions[-1] == Finish(0, "")
+    assert actions[-1] == Finish("")
 
 
 def test_stop_that_is_told_again_hastens_and_never_delays() -> None:
@@ -695,7 +695,7 @@ def test_stop_after_a_delay_closes_the_rest_of_the_sockets_when_that_has_passed(
     stage.roster.stop(1.0, stage.now)
     assert stage.actions() == [AskToDrain(worker, 1.0, leave_backlog=False)]
     stage.end(worker, 0)
-    assert stage.actions() == [Finish(0, "")]
+    assert stage.actions() == [Finish("")]
 
 
 def test_worker_that_does_not_leave_is_killed() -> None:
@@ -727,7 +727,7 @@ def test_quick_stop_during_a_start_ends_the_starting_workers() -> None:
     assert SendSignal(first, signal.SIGTERM) in actions
     stage.end(first, -15)
     stage.end(second, -15)
-    assert stage.actions() == [Finish(0, "")]
+    assert stage.actions() == [Finish("")]
 
 
 def test_message_of_a_worker_that_is_gone_is_ignored() -> None:

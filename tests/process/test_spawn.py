@@ -30,7 +30,7 @@ def test_end_of_a_process_is_told_whatever_has_ended_it(exit_code: int, text: st
 def test_order_has_of_the_module_path_what_python_looks_at(monkeypatch: pytest.MonkeyPatch) -> None:
     path = list(sys.path)
     monkeypatch.setattr(sys, "path", [Path("/a/path"), *path])
-    fields = json.loads(json.dumps(Order(1, "app", False, Config(), []).as_fields()))
+    fields = json.loads(json.dumps(Order(1, Config(app="app"), []).as_fields()))
     assert fields["sys_path"] == path
 
 

@@ -20,6 +20,7 @@ from aiowsgi.process.folders import Folders
 from aiowsgi.process.inside import Inside
 from aiowsgi.process.messages import Message, MessagePipe, message_pipes
 from aiowsgi.process.notify import Notifier
+from aiowsgi.process.sockets import ListeningSockets
 from aiowsgi.process.spawn import WorkerProcess
 from aiowsgi.process.supervisor import Supervisor
 
@@ -33,9 +34,10 @@ class Stage:
     """A supervisor whose only worker serves, and that worker's end of their pipe."""
 
     def __init__(self, timeout: float) -> None:
-        config = Config(workers=1, timeout=timeout)
+        config = Config(app="app", workers=1, timeout=timeout)
         folders, notifier = Folders(), Notifier()
-        self.supervisor = Supervisor("app", False, config, reread=lambda: config, folders=folders, notifier=notifier)
+        self.supervisor = Supervisor(config, reread=lambda: config, folders=folders, notifier=notifier)
+        self.supervisor._sockets = self.sockets = ListeningSockets(Config(bind=("127.0.0.1:0",)))
         self.supervisor._inside = Inside(config)
         self.roster = self.supervisor._roster
         self.signals, self.signal_writer = socket.socketpair()
@@ -68,6 +70,7 @@ class Stage:
 
     def close(self) -> None:
         self.supervisor._close()
+        self.sockets.close()
         for sock in (self.pipe, self.signals, self.signal_writer):
             sock.close()
 

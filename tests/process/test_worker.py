@@ -21,7 +21,7 @@ async def answered(question: Message) -> Message:
     own, sock = message_pipes()
     pipe = MessagePipe(sock)
     pipe.set_blocking(False)
-    process = worker._Worker(worker.Order(1, "app", False, Config(), ()), pipe)
+    process = worker._Worker(worker.Order(1, Config(app="app"), ()), pipe)
     messages: list[Message] = []
     arrived = asyncio.Event()
 

@@ -16,8 +16,6 @@ class Response:
         self.interim = interim
         self.content = bytearray()
         self.complete = False
-        #: Its content ends with the connection.
-        self.until_end = False
 
     def value(self, name: str) -> str | None:
         """Return the value of a field that must not be repeated."""
@@ -62,11 +60,6 @@ class ResponseReader:
         if not self._ended:
             self._ended = True
             self._steps.send(None)
-
-    @property
-    def truncated(self) -> bool:
-        """Whether the last response is incomplete, be it that only a part of its head is there."""
-        return bool(self._buffer) or bool(self.responses and not self.responses[-1].complete)
 
     def _read(self) -> Generator[None, None, None]:
         while True:
@@ -124,7 +117,6 @@ class ResponseReader:
         elif length is not None:
             yield from self._take(response, int(length))
         else:
-            response.until_end = True
             while not self._ended:
                 yield from self._take(response, len(self._buffer))
                 yield
