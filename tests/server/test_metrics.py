@@ -6,7 +6,7 @@ import asyncio
 import re
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from aiowsgi import Server, StartupError
+from aiowsgi import Server, StartupError, park
 from aiowsgi.bridge.saturation import Saturation
 from aiowsgi.config import Config
 from aiowsgi.errors import ConfigError
@@ -331,13 +331,23 @@ def test_queue_start_is_when_the_request_arrived_unless_a_trusted_proxy_knows_be
         assert client.get().content == b"none"
 
 
-@pytest.mark.parametrize("kind", ["whole", "stream", "file"])
+async def rest() -> AsyncIterator[bytes]:
+    yield b"tent"
+
+
+@pytest.mark.parametrize("kind", ["whole", "stream", "file", "parked"])
 def test_server_timing_is_sent_once_where_asked_for(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"content")
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        start_response("200 OK", [("X-Own", "1")])
+        fields = [("X-Own", "1")]
+        if kind == "parked":
+            fields.append(("Content-Length", "3"))  # as middleware adds for the part that it sees
+            park(environ, rest())
+        start_response("200 OK", fields)
+        if kind == "parked":
+            return [b"con"]
         if kind == "file":
             wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](path.open("rb"))
             return wrapped
