@@ -188,11 +188,10 @@ class Saturation:
         # What the threads had done when it was last measured.
         self._before: _Snapshot | None = None
         self._pause = _FIRST_PAUSE_SECONDS
-        # While one thread does it all: since when, and what it has to get done in a second; below, what each thread had
-        # done at the last tick, and the timer of the next one.
+        # While one thread does it all: since when, and what it has to get done in a second; what each thread had done
+        # at the last tick, and the timer of the next one.
         self._since = 0.0
         self._least_transition_rate = 0.0
-        # As counted at the last tick.
         self._transition_counts: Mapping[int, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         #: When :meth:`look` is to be called, at the next request.

@@ -11,7 +11,7 @@ checked rule by rule, most often to be refused; a test holds the short way to th
 
 Thread: event loop; holds no state but bounded caches.
 
-Source: RFC 9112 sections 2.2, 3, 5, 6 and 9; RFC 9110 sections 5, 7.2, 9.1, 10.1.1 and 15.
+Source: RFC 9112 sections 2.2, 3, 5, 6 and 9; RFC 9110 sections 5, 7.2, 9.1, 10.1.1 and 15; RFC 6265 section 5.4.
 """
 
 from __future__ import annotations

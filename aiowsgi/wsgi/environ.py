@@ -2,7 +2,7 @@
 
 Thread: worker for :func:`build_environ`, any for the others.
 
-Source: PEP 3333 "environ Variables"; RFC 3875 section 4.1; RFC 9110 sections 5.3 and 8.6; RFC 6265 section 5.4.
+Source: PEP 3333 "environ Variables"; RFC 3875 section 4.1; RFC 9110 section 8.6.
 """
 
 from __future__ import annotations
