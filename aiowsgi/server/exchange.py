@@ -13,7 +13,6 @@ outcome, which the worker writes before it notifies the loop and not again.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import io
 import itertools
 import logging
@@ -265,7 +264,9 @@ class Exchange:
         # The thread's processor time; seldom wanted, and it takes 0.5 µs to read.
         thread_time = time.thread_time() if engine.haste.judging else None
         try:
-            contextvars.Context().run(self._run_application)
+            # In the thread's own context, as under other servers: asgiref's Local keeps there what is a thread's, such
+            # as Django's caches with their connections to Redis.
+            self._run_application()
         finally:
             if thread_time is not None:
                 engine.haste.judge(time.thread_time() - thread_time)
