@@ -7,7 +7,7 @@ The file is written by threads of the I/O pool, never by the loop, a part at a t
 from that connection pauses while the file is behind, so that what lies in memory is bounded: by ``request_buffer`` for
 a request, by ``request_buffer_total`` over all of them. Content over the total goes straight to files, instead of
 waiting for room: memory that a hundred half-sent uploads hold must not keep the hundred-and-first, or each other, from
-ending.
+ending. Where no more files may be open, as :attr:`~aiowsgi.server.engine.Engine.file_left` says, it is refused.
 
 What a file costs is mostly the kernel's: a 5 MB upload takes 2.2 ms of CPU in memory and 5 in a file, half of them in
 ``write``, ``read`` and ``close``. Raise ``request_buffer`` if there is memory.
@@ -18,7 +18,9 @@ Thread: event loop, but :meth:`ContentBuffer.open` and what runs in jobs.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -26,11 +28,14 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from aiowsgi.bridge.pipes import ContentPipe, add_block
 from aiowsgi.errors import ClientDisconnected
+from aiowsgi.http.events import Refusal
 
 if TYPE_CHECKING:
     from aiowsgi.server.engine import Engine
 
-__all__ = ["ContentBuffer", "ContentStream", "MemoryBudget"]
+__all__ = ["ContentBuffer", "ContentStream", "MemoryBudget", "not_stored"]
+
+_logger = logging.getLogger("aiowsgi.error")
 
 # Below this size, blocks are as good.
 _SMALLEST_RESERVED_SIZE = 64 * 1024
@@ -95,6 +100,16 @@ class _Arrival:
         self._rate_since = now
 
 
+def not_stored(error: OSError) -> Refusal:
+    """Log why content could not be kept, and return the answer."""
+    # A log handler that fails must not cost the client its answer.
+    with contextlib.suppress(Exception):
+        _logger.error("cannot store request content: %s", error)
+    # A want of descriptors passes, RFC 9110 §15.6.4; a full disk seldom does.
+    status_code = 503 if error.errno in (errno.EMFILE, errno.ENFILE) else 500
+    return Refusal(status_code, "the request content could not be stored")
+
+
 class ContentBuffer(_Arrival):
     """The content of one request, collected.
 
@@ -107,25 +122,23 @@ class ContentBuffer(_Arrival):
         "_blocks",
         "_budget",
         "_ended",
+        "_engine",
         "_file",
         "_held_size",
-        "_io_pool",
         "_memory",
         "_memory_limit",
         "_on_written",
         "_spilled",
         "_view",
-        "_wakeup",
         "_write_size",
         "released",
     )
 
     def __init__(self, engine: Engine, on_written: Callable[[], None]) -> None:
         super().__init__(engine)
+        self._engine = engine
         self._memory_limit = engine.config.request_buffer
         self._budget = engine.content_budget
-        self._io_pool = engine.io_pool
-        self._wakeup = engine.wakeup
         self._on_written = on_written
         self._blocks: list[bytes | bytearray] = []
         self._held_size = 0  # bytes in memory: in _blocks, in _memory, or in the hands of a write
@@ -172,8 +185,12 @@ class ContentBuffer(_Arrival):
         self.size += len(block)
         self._held_size += len(block)
         self._budget.used += len(block)
-        if self._over_limits:
-            self._spilled = True
+        if self._over_limits and not self._spilled:
+            if self._engine.file_left:
+                self._spilled = True
+                self._engine.content_files.add(self)
+            else:
+                self.error = OSError(errno.EMFILE, "the last file descriptors are kept for the application")
         self._spill()
 
     def end(self) -> None:
@@ -232,7 +249,7 @@ class ContentBuffer(_Arrival):
         if self._spilled and self._blocks and not self._write_size and self.error is None:
             blocks, self._blocks = self._blocks, []
             self._write_size = self._held_size
-            self._io_pool.submit(_Write(self, blocks, self._held_size))
+            self._engine.io_pool.submit(_Write(self, blocks, self._held_size))
 
     def write(self, blocks: list[bytes | bytearray]) -> None:
         """Write blocks to the file. I/O thread."""
@@ -252,9 +269,9 @@ class ContentBuffer(_Arrival):
         self._spill()
         self._on_written()
 
-    def notify(self, write: _Write) -> None:
-        """Bring the end of a write back to the loop. I/O thread."""
-        self._wakeup.notify(write)
+    def notify(self, job: _Write | _Close) -> None:
+        """Bring the end of a job back to the loop. I/O thread."""
+        self._engine.wakeup.notify(job)
 
     def open(self) -> BinaryIO:
         """Return the content as a file at its beginning. Worker thread; only once, and only when complete."""
@@ -282,11 +299,18 @@ class ContentBuffer(_Arrival):
     def _close_file(self) -> None:
         file, self._file = self._file, None
         if file is not None and not file.closed:
-            close = _Close(file)
             try:
-                self._io_pool.submit(close)  # deleting a large file takes time
+                self._engine.io_pool.submit(_Close(self, file))  # deleting a large file takes time
+                return
             except RuntimeError:  # the server has ended
-                close.run()
+                _close(file)
+        self.file_closed()
+
+    def file_closed(self) -> None:
+        """The content takes no descriptor any more."""
+        if self._spilled:
+            self._engine.content_files.discard(self)
+            self._engine.wake()
 
 
 def _write_all(fd: int, blocks: Sequence[bytes | bytearray]) -> None:
@@ -306,18 +330,29 @@ def _write_all(fd: int, blocks: Sequence[bytes | bytearray]) -> None:
             pending[0] = memoryview(pending[0])[size:]
 
 
+def _close(file: BinaryIO) -> None:
+    with contextlib.suppress(OSError):  # what could not be written before cannot be now, and nobody wants it
+        file.close()
+
+
 class _Close:
-    """A job: close a file that the application will not read."""
+    """A job: close the file of content that the application will not read."""
 
-    __slots__ = ("_file",)
+    __slots__ = ("_content", "_file")
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, content: ContentBuffer, file: BinaryIO) -> None:
+        self._content = content
         self._file = file
 
     def run(self) -> None:
         """Worker thread of the I/O pool."""
-        with contextlib.suppress(OSError):  # what could not be written before cannot be now, and nobody wants it
-            self._file.close()
+        _close(self._file)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._content.notify(self)
+
+    def wake(self) -> None:
+        """Event loop."""
+        self._content.file_closed()
 
 
 class _Write:

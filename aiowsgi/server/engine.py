@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 import time
 from collections import deque
 from random import Random
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from aiowsgi.channels.link import Link
     from aiowsgi.semantics import ConnectionInfo
+    from aiowsgi.server.content import ContentBuffer
     from aiowsgi.server.exchange import Exchange
     from aiowsgi.server.observed import Observer
     from aiowsgi.server.opening import Opening
@@ -110,6 +112,10 @@ class Engine:
         #: Ends what is parked, in a drain.
         self.dispersal = Dispersal(loop, config.drain_rate, random or Random())
         self.content_budget = MemoryBudget(config.request_buffer_total)
+        #: Contents that have a temporary file, or are about to.
+        self.content_files: set[ContentBuffer] = set()
+        #: Connections and such files, together, at which there are to be no more files; whoever accepts sets it.
+        self.file_limit = sys.maxsize
         #: Where connections that upload receive heads; nothing stays in it from one read to the next.
         self.head_buffer = bytearray(HEAD_BUFFER_SIZE)
         self.server_field = f"Server: {software.partition('/')[0]}\r\n" if config.server_header else ""
@@ -189,6 +195,16 @@ class Engine:
         if self.draining:
             self.wakeup.notify(self)
 
+    @property
+    def connection_count(self) -> int:
+        """Connections, whether arriving, opening or open."""
+        return len(self.connections) + len(self.openings) + len(self.arriving)
+
+    @property
+    def file_left(self) -> bool:
+        """Whether content may go to one more file."""
+        return self.connection_count + len(self.content_files) < self.file_limit
+
     def add_connection(self, connection: Protocol) -> None:
         """A connection was made."""
         self.arriving.discard(connection)
@@ -215,7 +231,7 @@ class Engine:
                 yield connection.fileno()
 
     def wake(self) -> None:
-        """Something has ended: a connection, or, while draining, a request or what was parked."""
+        """Something has ended: a connection, a content's file, or, while draining, a request or what was parked."""
         if self._on_change is not None:
             self._on_change()
 
@@ -231,5 +247,5 @@ class Engine:
             link.unpin()
 
     def on_change(self, callback: Callable[[], object] | None) -> None:
-        """Have ``callback()`` called whenever a connection or, while draining, an exchange has ended."""
+        """Have ``callback()`` called by :meth:`wake`."""
         self._on_change = callback

@@ -71,8 +71,8 @@ class Listener:
         loop: serves the connections.
         protocol_factory: makes their protocols, called as soon as a connection has been accepted.
         has_room: called before each connection.
-        make_room: called if there is none and a client waits; returns whether a connection is about to end, after
-            which :meth:`resume` has to be called. Until then nothing is accepted.
+        make_room: called if there is none and a client waits; returns whether enough connections are about to end,
+            after which :meth:`resume` has to be called. Until then nothing is accepted.
         scheme: of its URL.
         is_busy: called before each turn of accepting, if other processes accept from the same socket; while it returns
             true, new connections are left to them. But if a connection still waits the next time, nobody else may have

@@ -11,7 +11,6 @@ Source: ASGI 3.0, "HTTP & WebSocket" 2.5.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, MutableMapping, Sequence
@@ -22,7 +21,7 @@ from aiowsgi.errors import ApplicationError
 from aiowsgi.http.events import Refusal
 from aiowsgi.http.response import frame_response
 from aiowsgi.semantics import ConnectionInfo, RequestHead, ResponseHead
-from aiowsgi.server.content import ContentBuffer
+from aiowsgi.server.content import ContentBuffer, not_stored
 from aiowsgi.server.exchange import Exchange
 from aiowsgi.server.parked import ParkedResponse
 from aiowsgi.wsgi.file_wrapper import FileRegion
@@ -91,9 +90,7 @@ class MessageExchange(Exchange):
                 if not message.get("more_body", False):
                     content.end()
             if content.error is not None:
-                with contextlib.suppress(Exception):
-                    _logger.error("cannot store request content: %s", content.error)
-                raise Refusal(500, "the request content could not be stored")
+                raise not_stored(content.error)
         declared = self.head.variables.get("CONTENT_LENGTH", "0")
         if not declared.isdecimal() or int(declared) > content.size:
             raise Refusal(400, "the request content is not as long as its Content-Length")

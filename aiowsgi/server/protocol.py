@@ -24,7 +24,7 @@ from aiowsgi.http.events import END_OF_CONTENT, Event, Refusal
 from aiowsgi.http.response import CONTINUE, refusal_response
 from aiowsgi.semantics import ConnectionInfo, RequestHead
 from aiowsgi.server.connection_info import connection_info, is_on_unix_socket
-from aiowsgi.server.content import ContentBuffer, ContentStream
+from aiowsgi.server.content import ContentBuffer, ContentStream, not_stored
 from aiowsgi.server.deadlines import NEVER
 from aiowsgi.server.delivery import Delivery
 from aiowsgi.server.engine import Engine
@@ -313,10 +313,7 @@ class Protocol(asyncio.Protocol):
         if content is None:
             return
         if content.error is not None:
-            # A log handler that fails must not cost the client its answer.
-            with contextlib.suppress(Exception):
-                _logger.error("cannot store request content: %s", content.error)
-            self.refuse(Refusal(500, "the request content could not be stored"))
+            self.refuse(not_stored(content.error))
         elif content.complete:
             if self.phase is _CONTENT:
                 self._dispatch(cast(RequestHead, self._head))

@@ -6,6 +6,7 @@ Thread: event loop.
 from __future__ import annotations
 
 import select
+import sys
 from typing import TYPE_CHECKING
 
 from aiowsgi.server.protocol import Phase, Protocol
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
 
     from aiowsgi.server.engine import Engine
 
-__all__ = ["Room", "default_limit"]
+__all__ = ["Room", "descriptor_limit"]
 
-# Descriptors that are left to the application, the loop, temporary files and logs; a quarter where there are few.
+# Descriptors that are left to the application, the loop and logs; a quarter where there are few. Beyond the limit on
+# connections, contents may take half of these for temporary files, never the rest.
 _DESCRIPTOR_RESERVE = 64
+_FILE_RESERVE = _DESCRIPTOR_RESERVE // 2
 _MOST_CONNECTIONS = 50_000
 # How long clients that have had their last answer may take to leave, once others wait. Arbitrary.
 _LEAVING_SECONDS = 1.0
@@ -36,24 +39,37 @@ class Room:
     """The room for connections, whether arriving, opening or open.
 
     Args:
-        engine: knows them.
-        limit: 1 or more.
+        engine: knows them, and the temporary files that take descriptors as well.
+        limit: 1 or more; 0 for as many as the descriptors allow.
         clock: measures how long it takes to look at them.
+        descriptor_limit: of the process.
     """
 
-    def __init__(self, engine: Engine, limit: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, engine: Engine, limit: int, clock: Callable[[], float], descriptor_limit: int = sys.maxsize
+    ) -> None:
+        places = max(1, descriptor_limit - min(_DESCRIPTOR_RESERVE, descriptor_limit // 4))
         self._engine = engine
-        self._limit = limit
+        self._limit = limit or min(places, _MOST_CONNECTIONS)
+        # For connections and files together. A higher limit that somebody has set still holds for connections alone.
+        self._places = max(places, self._limit)
         self._clock = clock
         self._rests_until = clock()
+        engine.file_limit = descriptor_limit - _FILE_RESERVE
 
     def is_left(self) -> bool:
         """Return whether there is room for one more."""
+        return self._missing_count <= 0
+
+    @property
+    def _missing_count(self) -> int:
+        """How many connections have to end before there is room for one more; 0 or less if there is."""
         engine = self._engine
-        return len(engine.connections) + len(engine.openings) + len(engine.arriving) < self._limit
+        count = engine.connection_count
+        return 1 + max(count - self._limit, count + len(engine.content_files) - self._places)
 
     def make(self) -> bool:
-        """Close idle connections, if there are any: their clients know how to come back. Return whether there were.
+        """Close idle connections, if there are any: their clients know how to come back. Return if they make room.
 
         Not all of them: those that have been idle for longest. With 50,000 connections a look at all of them takes
         20 ms, so a look that finds few is not repeated immediately.
@@ -63,7 +79,8 @@ class Room:
         began_at = self._clock()
         if began_at < self._rests_until:
             return False
-        most_count = max(1, self._limit // _BATCH_SHARE)
+        missing_count = self._missing_count
+        most_count = max(missing_count, self._limit // _BATCH_SHARE, 1)
         closed_count = 0
         for connection in self._look():
             if closed_count < most_count and not _has_unread_data(connection):
@@ -72,7 +89,7 @@ class Room:
         if closed_count < most_count:
             now = self._clock()
             self._rests_until = now + min(_REST_FACTOR * (now - began_at), _MOST_REST_SECONDS)
-        return closed_count > 0
+        return closed_count >= max(missing_count, 1)
 
     def _look(self) -> list[Protocol]:
         """Return the idle connections, the longest idle first; hurry those that only have to leave."""
@@ -100,13 +117,11 @@ def _has_unread_data(connection: Protocol) -> bool:
     return bool(poll.poll(0))
 
 
-def default_limit() -> int:
-    """Derive the limit from the process's file descriptors."""
+def descriptor_limit() -> int:
+    """Return how many file descriptors the process may have."""
     try:
         import resource
     except ImportError:  # a platform without such a limit
-        return _MOST_CONNECTIONS
+        return sys.maxsize
     soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft_limit == resource.RLIM_INFINITY:
-        return _MOST_CONNECTIONS
-    return max(1, min(_MOST_CONNECTIONS, soft_limit - min(_DESCRIPTOR_RESERVE, soft_limit // 4)))
+    return sys.maxsize if soft_limit == resource.RLIM_INFINITY else soft_limit

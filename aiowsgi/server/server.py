@@ -38,7 +38,7 @@ from aiowsgi.server.observation import Observation
 from aiowsgi.server.opening import Opening
 from aiowsgi.server.protocol import Protocol
 from aiowsgi.server.reports import REPORTS, Answers, report
-from aiowsgi.server.room import Room, default_limit
+from aiowsgi.server.room import Room, descriptor_limit
 from aiowsgi.server.stats import ServerStats, take_stats
 from aiowsgi.server.tls_context import ContextHook, TLSContexts, tls_contexts
 from aiowsgi.version import __version__
@@ -297,7 +297,7 @@ class Server:
         self._engine.responder = self._responder
         if config.health_path is not None or config.ready_path is not None:
             self._engine.responder = Health(self._engine)
-        self._room = Room(self._engine, config.max_connections or default_limit(), self._engine.clock)
+        self._room = Room(self._engine, config.max_connections or 0, self._engine.clock, descriptor_limit())
         self._engine.on_change(self._connection_ended)
         if config.request_timeout or config.slow_request:
             self._guard = RequestGuard(self._engine, self.on_recycle)

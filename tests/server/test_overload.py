@@ -301,6 +301,8 @@ import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 
 def app(environ, start_response):
+    if environ["PATH_INFO"] == "/file":
+        open(__file__).close()
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"hello"]
 """
@@ -352,3 +354,20 @@ def test_limit_derived_from_64_descriptors_leaves_room_to_work(tmp_path: Path) -
                 assert response.content == b"hello"
                 assert response.value("Connection") is None
         assert "cannot accept" not in server.log
+
+
+@only_linux
+def test_uploads_in_files_leave_descriptors_to_the_application(tmp_path: Path) -> None:
+    (tmp_path / "few.py").write_text(FEW_DESCRIPTORS)
+    arguments = ["few:app", "--bind=127.0.0.1:0", "--request-buffer=0"]
+    with server_process(tmp_path, *arguments) as server, ExitStack() as stack:
+        kept = stack.enter_context(server.connect())
+        assert kept.get("/file").content == b"hello"
+        uploads = [stack.enter_context(server.connect()) for _ in range(40)]
+        for upload in uploads:
+            upload.send(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\npart")
+        server.wait_for_log("cannot store request content")
+        assert kept.get("/file").content == b"hello"
+        with server.connect() as client:
+            assert client.get("/file").content == b"hello"
+        assert "Too many open files" not in server.log

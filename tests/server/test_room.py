@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from aiowsgi.server.room import Room
 from aiowsgi.testing import MemoryClient, MemoryServer
 from tests.hosting import hello, request
+from tests.simulation.memory import SteppedClient
 
 
 def connect(server: MemoryServer, sent: bytes) -> MemoryClient:
@@ -72,3 +75,83 @@ def test_look_that_finds_enough_is_followed_by_none() -> None:
             server.settle()
             assert len(server.engine.connections) == left_count
         assert not room.make()
+
+
+# Temporary files of contents, in a process of 64 descriptors: 48 for connections and files, no file beyond 32.
+
+UPLOAD = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\n"
+
+
+def test_files_of_contents_take_room_until_they_are_closed() -> None:
+    with MemoryServer(hello, request_buffer=0) as server:
+        room = Room(server.engine, 0, server.engine.clock, 64)
+        uploads = [connect(server, UPLOAD + b"part") for _ in range(16)]
+        assert len(server.engine.content_files) == 16
+        for _ in range(15):
+            connect(server, request())
+        assert room.is_left()
+        connect(server, request())
+        assert not room.is_left()
+        left = []
+        server.engine.on_change(lambda: left.append(room.is_left()))
+        uploads[0].send(b"whole")  # its connection stays
+        server.settle()
+        assert left == [True]
+        assert len(server.engine.connections) == 32
+
+
+def test_connections_alone_count_where_their_limit_is_above_the_descriptors() -> None:
+    with MemoryServer(hello, request_buffer=0) as server:
+        room = Room(server.engine, 100, server.engine.clock, 64)
+        for _ in range(99):
+            connect(server, request())
+        assert room.is_left()
+        connect(server, request())
+        assert not room.is_left()
+
+
+def test_content_for_whose_file_no_descriptor_is_left_is_503(caplog: pytest.LogCaptureFixture) -> None:
+    with MemoryServer(hello, request_buffer=4) as server:
+        Room(server.engine, 0, server.engine.clock, 64)
+        uploads = [connect(server, UPLOAD + b"parts") for _ in range(16)]
+        late = SteppedClient(server)
+        late.send(UPLOAD + b"parts")
+        answer = late.receive()
+        assert (answer.status_code, answer.value("Retry-After")) == (503, "1")
+        assert late.at_end()
+        assert "cannot store request content" in caplog.text
+        late.close()
+        server.settle()
+        for upload in uploads:
+            upload.reset()
+        server.settle()
+        assert not server.engine.content_files
+        assert not server.engine.content_budget.used
+
+
+def test_as_many_idle_connections_are_closed_as_files_have_taken_places() -> None:
+    with MemoryServer(hello, request_buffer=0) as server:
+        room = Room(server.engine, 0, Clock(0.0), 64)
+        for _ in range(16):
+            connect(server, UPLOAD + b"part")
+        for _ in range(18):
+            connect(server, request())
+        assert not room.is_left()
+        assert room.make()
+        server.settle()
+        assert room.is_left()
+        assert len(server.engine.connections) == 31
+
+
+def test_idle_connections_that_are_too_few_to_make_room_are_said_to_make_none() -> None:
+    with MemoryServer(hello, request_buffer=0) as server:
+        room = Room(server.engine, 0, Clock(0.0), 64)
+        for _ in range(16):
+            connect(server, UPLOAD + b"part")
+        for _ in range(17):
+            connect(server, b"GET / HTTP/1.1\r\nHost:")
+        connect(server, request())
+        assert not room.is_left()
+        assert not room.make()
+        server.settle()
+        assert len(server.engine.connections) == 33

@@ -64,6 +64,7 @@ def remains(server: MemoryServer) -> dict[str, object]:
         "deadlines": set().union(*engine.deadlines._buckets.values()),
         "watched": engine.watch._connections,
         "content bytes": engine.content_budget.used,
+        "content files": engine.content_files,
         "jobs": (*server.pool.begun, *server.io_pool.begun),
         "waiting jobs": server.io_pool.waiting_count,
         "withdrawn": () if server.pool.waiting_count else engine.intake.withdrawn,
