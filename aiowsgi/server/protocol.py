@@ -41,7 +41,8 @@ __all__ = ["Phase", "Protocol"]
 
 _logger = logging.getLogger("aiowsgi.error")
 
-# How much of later requests is read while one is being answered. Arbitrary; a browser's whole window of heads fits.
+# Reading pauses once more than this of later requests has been read while one is being answered. The read that crosses
+# it is kept whole, up to 256 KB. Arbitrary; a browser's whole window of heads fits.
 _READ_AHEAD_SIZE = 64 * 1024
 # The most that a connection keeps of a request it postpones. A larger one is read immediately, before others.
 _MOST_POSTPONED_SIZE = 8 * 1024
