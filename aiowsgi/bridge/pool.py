@@ -17,12 +17,14 @@ Thread: any, unless a method says otherwise.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import logging
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -35,6 +37,9 @@ __all__ = ["Job", "Pool", "ThreadPool", "ThreadPoolStats", "is_at_work"]
 
 _logger = logging.getLogger("aiowsgi.error")
 _pool_numbers = itertools.count(1)
+
+# Between two attempts of an event loop to start a thread. Arbitrary; each submit() is another attempt.
+_RETRY_SECONDS = 1.0
 
 
 class ThreadPoolStats:
@@ -180,9 +185,10 @@ class ThreadPool:
 
     - ``_jobs``: thread-safe by itself.
     - ``_idle``: a list used as a counter; ``append`` and ``pop`` are atomic on every build of CPython.
-    - ``_threads``, ``_stalled``, ``_stuck``, ``_allowed_count``, ``_closed``: written under ``_lock``. They are read
-      without it in three places: before :meth:`_grow`, which looks again under it; at the end of a job, since whoever
-      marks a job looks afterwards whether it still runs; and by :meth:`_room`, which may be a moment late.
+    - ``_threads``, ``_stalled``, ``_stuck``, ``_allowed_count``, ``_failing``, ``_retrying``, ``_closed``: written
+      under ``_lock``. They are read without it in four places: before :meth:`_grow`, which looks again under it; once a
+      thread has started, likewise; at the end of a job, since whoever marks a job looks afterwards whether it still
+      runs; and by :meth:`_room`, which may be a moment late.
     - ``_running_limit``, ``_limited_until``, and the queue's ``room`` and ``seat``: the event loop writes them; one may
       be older than the others, for a moment.
     - a worker's own fields: only its thread writes them.
@@ -209,6 +215,10 @@ class ThreadPool:
         self._allowed_count = threads
         self._running_limit = 0
         self._limited_until = 0.0
+        # The last attempt to start a thread has failed.
+        self._failing = False
+        # The loops that will try again.
+        self._retrying: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._closed = False
 
     @property
@@ -258,13 +268,52 @@ class ThreadPool:
         try:
             thread.start()
         except (RuntimeError, MemoryError) as error:
-            # No thread can be started: the process is at its limit. The job waits for one of the running threads.
-            with self._lock:
-                self._threads.discard(thread)
-            self._call()  # it had counted as at work, and left no room for another
+            self._endure(thread, error)
+        else:
+            if self._failing:
+                self._failure_ended()
+
+    def _endure(self, thread: _Worker, error: Exception) -> None:
+        """No thread can be started: the process is at its limit. One line in the log until one can.
+
+        The job waits for one of the running threads, or for the next attempt: the next :meth:`submit` is one, and the
+        event loop makes one now and then if it was the loop's thread that failed. There may be no running thread, and
+        no other request.
+        """
+        with self._lock:
+            self._threads.discard(thread)
+            was_failing, self._failing = self._failing, True
+        self._call()  # it had counted as at work, and left no room for another
+        self._try_again_later()
+        if not was_failing:
             # A log handler that fails must not cost a thread that was about to run a job its life.
             with contextlib.suppress(Exception):
-                _logger.error("cannot start a worker thread: %s", error)
+                _logger.error("cannot start a worker thread, trying again: %s", error)
+
+    def _failure_ended(self) -> None:
+        """A thread has started."""
+        with self._lock:
+            was_failing, self._failing = self._failing, False
+        if was_failing:
+            with contextlib.suppress(Exception):
+                _logger.info("starting worker threads again")
+
+    def _try_again_later(self) -> None:
+        """Have the calling thread's event loop try to start a thread after a pause, if there is one."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        with self._lock:
+            if loop in self._retrying:
+                return
+            self._retrying.add(loop)
+        loop.call_later(_RETRY_SECONDS, self._try_again, loop)
+
+    def _try_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            self._retrying.discard(loop)
+        self._grow()
 
     def _work(self, worker: _Worker) -> None:
         """Run jobs until there is nothing to do. Worker thread.

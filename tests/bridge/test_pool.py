@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ctypes
 import queue
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -646,6 +650,108 @@ def test_thread_that_cannot_start_and_cannot_be_told_of_costs_no_job(
     assert third.running.wait(LONG)
     assert failing_log
     tasks.end()
+
+
+class CannotStart:
+    """Stands in for ``Thread.start`` and refuses, as many times as it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.refusals_left = 0
+        self.attempt_count = 0
+        start = threading.Thread.start
+
+        def refuse_or_start(thread: threading.Thread) -> None:
+            self.attempt_count += 1
+            if self.refusals_left:
+                self.refusals_left -= 1
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", refuse_or_start)
+
+
+@pytest.mark.parametrize("thread_count", [1, 2])
+def test_thread_that_cannot_start_is_tried_again_by_the_loop_where_no_other_runs(
+    make: Callable[..., Tasks], monkeypatch: pytest.MonkeyPatch, thread_count: int
+) -> None:
+    monkeypatch.setattr(aiowsgi.bridge.pool, "_RETRY_SECONDS", 0.01)
+    start = CannotStart(monkeypatch)
+    start.refusals_left = thread_count + 2
+    tasks = make(thread_count)
+
+    class Report:
+        def __init__(self) -> None:
+            self.ran = asyncio.Event()
+            self._loop = asyncio.get_running_loop()
+
+        def run(self) -> None:
+            self._loop.call_soon_threadsafe(self.ran.set)
+
+    async def submit() -> None:
+        reports = [Report() for _ in range(thread_count)]
+        for report in reports:
+            tasks.pool.submit(report)
+        async with asyncio.timeout(LONG):
+            for report in reports:
+                await report.ran.wait()
+
+    asyncio.run(submit())
+    assert start.refusals_left == 0
+
+
+class LoopWithTimersOfTheTest(asyncio.SelectorEventLoop):
+    """A loop whose timers run when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers: list[Callable[[], object]] = []
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any, **options: Any) -> Any:
+        self.timers.append(partial(callback, *args))
+
+    def call(self, function: Callable[[], object]) -> None:
+        self.call_soon(function)
+        self.call_soon(self.stop)
+        self.run_forever()
+
+
+def test_loop_that_tries_to_start_a_thread_has_one_timer_and_none_once_nothing_waits(
+    make: Callable[..., Tasks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = CannotStart(monkeypatch)
+    tasks = make(4)
+    tasks.submit()
+    start.refusals_left = 1000
+    with contextlib.closing(LoopWithTimersOfTheTest()) as loop:
+        loop.call(lambda: tasks.submit(10))
+        attempt_count = start.attempt_count
+        for number in range(1, 4):
+            assert len(loop.timers) == 1
+            loop.call(loop.timers.pop())
+            assert start.attempt_count == attempt_count + number
+        tasks.end()
+        loop.call(loop.timers.pop())
+        assert not loop.timers
+
+
+def test_threads_that_cannot_start_are_told_of_once_until_one_can(
+    make: Callable[..., Tasks], monkeypatch: pytest.MonkeyPatch, error_log: pytest.LogCaptureFixture
+) -> None:
+    start = CannotStart(monkeypatch)
+    tasks = make(5)
+    failed = "cannot start a worker thread, trying again: can't start new thread"
+    again = "starting worker threads again"
+    start.refusals_left = 2
+    tasks.submit(2)
+    assert error_log.messages == [failed]
+    tasks.submit()
+    assert all_running(tasks.made)
+    wait_for(lambda: error_log.messages == [failed, again])
+    start.refusals_left = 2
+    tasks.submit(2)
+    assert error_log.messages == [failed, again, failed]
+    tasks.submit()
+    wait_for(lambda: error_log.messages == [failed, again, failed, again])
 
 
 def test_pool_tells_how_often_each_thread_began_or_ended_to_work(make: Callable[..., Tasks]) -> None:
