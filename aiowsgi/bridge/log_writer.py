@@ -9,9 +9,10 @@ up to ``PIPE_BUF`` bytes: a pipe, and a socket as systemd's journal has it, gets
 unless that is longer.
 
 The thread starts with the first line and is a daemon: a file that never takes what it is given does not keep the
-process alive. In a copy of the process (``os.fork``) a writer starts afresh, with what the copy logs.
+process alive. Where no thread can be started, whoever logs writes what the file takes at once. In a copy of the process
+(``os.fork``) a writer starts afresh, with what the copy logs.
 
-Thread: any; :meth:`LogWriter._run` and :class:`LogFile` the writer's.
+Thread: any; :meth:`LogWriter._run` and :class:`LogFile` the writer's, if there is one.
 
 Source: logrotate(8); write(2) on ENOSPC; pipe(7) on PIPE_BUF; open(2) on O_NONBLOCK; :mod:`logging.handlers`.
 """
@@ -25,6 +26,7 @@ import os
 import select
 import stat
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -129,11 +131,14 @@ class LogFile:
         """Write some of the data; return how much. Blocks."""
         return os.write(self._fd, data)
 
-    def wait_for_room(self) -> None:
-        """Wait as :meth:`write` would if it were not for O_NONBLOCK, which whoever shares a descriptor may have set."""
+    def wait_for_room(self, timeout: float | None = None) -> bool:
+        """Wait until :meth:`write` does not; return whether that was in time. A pipe then takes a whole line.
+
+        Needed for O_NONBLOCK, too, which whoever shares a descriptor may have set.
+        """
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
-        poll.poll()
+        return bool(poll.poll(None if timeout is None else 1000 * timeout))
 
     def close(self) -> None:
         """Close what was opened here."""
@@ -148,7 +153,8 @@ class LogWriter:
         file: owned by the writer.
         limit: bytes that may wait to be written.
 
-    Fields guarded by ``_lock``: all but ``_file``, which belongs to the thread once it runs, and ``_ending``, an event.
+    Fields guarded by ``_lock``: all but ``_file``, which belongs to the thread once it runs, or to the one that has set
+    ``_written_here``, and ``_ending``, an event.
     """
 
     def __init__(self, file: LogFile, limit: int = _HELD_SIZE) -> None:
@@ -166,9 +172,13 @@ class LogWriter:
         self._held_size = 0
         self._dropped_count = 0
         self._thread: threading.Thread | None = None
+        # A thread that logs is writing, because the writer's own cannot be started.
+        self._written_here = False
 
     def put(self, lines: Sequence[str], size: int) -> None:
-        """Have lines written, each with its line end; or dropped, if too much waits already. Never blocks.
+        """Have lines written, each with its line end; or dropped, if too much waits already.
+
+        Does not wait for the file, but for a disk where there is no thread to do so.
 
         Args:
             lines: the writer's from now on.
@@ -180,18 +190,25 @@ class LogWriter:
                 return
             self._batches.append(lines)
             self._held_size += size
-            if self._thread is None or not self._thread.is_alive():
+            if not self._has_writer():
                 self._thread = threading.Thread(target=self._run, name=LOG_THREAD_NAME, daemon=True)
                 try:
                     self._thread.start()
                 except RuntimeError:  # no thread can be started, or the interpreter ends: the next line tries again
                     self._thread = None
+            has_thread = self._thread is not None
             self._changed.notify_all()
+        if not has_thread:
+            self._write_here(0.0)
 
     def flush(self, timeout: float) -> bool:
         """Wait until all lines have been written; return whether they were in time."""
+        end = time.monotonic() + timeout
+        self._write_here(timeout)
         with self._lock:
-            return self._changed.wait_for(lambda: not self._held_size or self._thread is None, timeout)
+            timeout = end - time.monotonic()
+            self._changed.wait_for(lambda: not self._held_size or not self._has_writer(), timeout)
+            return not self._held_size
 
     def close(self, timeout: float) -> bool:
         """Write what waits, if the file takes it, and end; return whether that was done in time."""
@@ -202,10 +219,57 @@ class LogWriter:
             thread = self._thread
             self._changed.notify_all()
         if thread is None or not thread.is_alive():
+            written = self.flush(timeout)
+            with self._lock:
+                if self._written_here:  # still: the file is that thread's
+                    return False
             self._close_file()
-            return True
+            return written
         thread.join(timeout)
         return not thread.is_alive()
+
+    def _has_writer(self) -> bool:
+        """Return whether some thread writes. Under the lock."""
+        return self._written_here or (self._thread is not None and self._thread.is_alive())
+
+    def _write_here(self, timeout: float) -> None:
+        """Write in the calling thread what the file takes in time, if no other does. The rest waits on."""
+        with self._lock:
+            if not self._batches or self._has_writer():
+                return
+            self._written_here = True
+        end = time.monotonic() + timeout
+        try:
+            while self._write_next(end):
+                pass
+        finally:
+            with self._lock:
+                self._written_here = False
+                self._changed.notify_all()
+
+    def _write_next(self, end: float) -> bool:
+        """Write what was put first; return whether there was anything, and the file took all of it in time."""
+        with self._lock:
+            if not self._batches:
+                return False
+            lines = self._batches.popleft()
+        count = 0
+        try:
+            for line in lines:
+                rest = memoryview(_encode(line))
+                while rest:
+                    if not self._file.wait_for_room(max(0.0, end - time.monotonic())):
+                        return False
+                    rest = rest[self._file.write(rest[:_WHOLE_SIZE]) :]
+                count += 1
+        except OSError:  # whoever writes next tells, or tries again
+            return False
+        finally:
+            with self._lock:
+                self._held_size -= sum(map(len, lines[:count]))
+                if count < len(lines):
+                    self._batches.appendleft(lines[count:])
+        return True
 
     def _run(self) -> None:
         go_anywhere()

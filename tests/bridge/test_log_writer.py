@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -353,6 +353,64 @@ def test_writer_that_is_closed_twice_or_unused_is_closed(tmp_path: Path) -> None
     writer = LogWriter(LogFile(str(tmp_path / "log")))
     assert writer.close(PATIENCE)
     assert writer.close(PATIENCE)
+
+
+@pytest.fixture
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Let no thread be started, until the context that is returned is undone."""
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        yield patch
+
+
+def test_lines_are_written_where_no_thread_can_be_started(tmp_path: Path, no_thread: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    writer = LogWriter(LogFile(str(path)))
+    put(writer, "1\n", "2\n")
+    assert path.read_text() == "1\n2\n"
+    assert writer.flush(0)
+    no_thread.undo()
+    put(writer, "3\n")
+    assert writer.close(PATIENCE)
+    assert path.read_text() == "1\n2\n3\n"
+
+
+@pytest.mark.parametrize("end", [LogWriter.flush, LogWriter.close])
+def test_lines_that_a_pipe_did_not_take_are_written_at_the_end_where_no_thread_can_be_started(
+    pipe: tuple[int, int], no_thread: pytest.MonkeyPatch, end: Callable[[LogWriter, float], bool]
+) -> None:
+    reading, writing = pipe
+    writer = LogWriter(LogFile(fd=writing))
+    lines = [f"{number:0998}\n" for number in range(100)]  # a pipe takes some 65,000 bytes
+    for line in lines:
+        put(writer, line)
+    assert not writer.flush(0.01)
+    got = bytearray()
+    while select.select([reading], [], [], 0)[0]:
+        got.extend(os.read(reading, 65536))
+    assert end(writer, PATIENCE)
+    got.extend(os.read(reading, 65536))
+    assert got.decode() == "".join(lines)
+
+
+@pytest.mark.parametrize("end", [LogWriter.flush, LogWriter.close])
+def test_stalled_pipe_at_the_end_is_given_up_where_no_thread_can_be_started(
+    pipe: tuple[int, int], no_thread: pytest.MonkeyPatch, end: Callable[[LogWriter, float], bool]
+) -> None:
+    writer = LogWriter(LogFile(fd=pipe[1]))
+    put(writer, "x" * 1_000_000)
+    assert not end(writer, 0.01)
+
+
+def test_full_disk_at_the_end_is_given_up_where_no_thread_can_be_started(no_thread: pytest.MonkeyPatch) -> None:
+    writer = LogWriter(LogFile("/dev/full"))
+    put(writer, "1\n")
+    assert not writer.flush(PATIENCE)
+    assert not writer.close(PATIENCE)
 
 
 def test_file_that_cannot_be_closed_is_told_and_ended(tmp_path: Path, error_log: pytest.LogCaptureFixture) -> None:
