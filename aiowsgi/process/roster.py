@@ -6,7 +6,7 @@ Events go in, each with the time: a worker said something or ended, a signal cam
 A *slot* is a place for one worker that serves. Whatever happens, there is one rule: a slot without a worker gets one,
 at once or after a back-off; a slot whose worker is *wanted gone* (reload; recycling, that too with a back-off) gets
 another beside it, one slot at a time, and the old one drains when the new one is ready. So no slot is ever empty on
-purpose.
+purpose, except for the moment that a worker takes to end which a reload dismisses while it starts.
 
 ::
 
@@ -191,6 +191,10 @@ class Roster:
                 self._dismiss(worker, now)
         elif kind == "ready" and worker.phase is Phase.STARTING:
             self._ready(worker, now)
+        elif kind == "ready" and worker.phase is Phase.LEAVING and not self.stopping:
+            # It was ready when it was dismissed, and may have requests.
+            worker.ready_at = now
+            self._expect_end(worker, self.graceful_timeout, now)
         elif kind == "failed":
             worker.failure = str(message.get("text", ""))
             if worker.phase is Phase.STARTING:
@@ -271,10 +275,14 @@ class Roster:
                 self._finished = True
                 self._actions.append(Finish(self._failure))
             return
+        # Those that were dismissed before they were ready: each takes a while to end, and there may be many reloads.
+        ending = {
+            worker.slot for worker in self.workers.values() if worker.phase is Phase.LEAVING and not worker.ready_at
+        }
         for slot in self.slots:
-            if slot.serving is None and slot.starting is None and slot.retry_at <= now:
+            if slot.serving is None and slot.starting is None and slot.retry_at <= now and slot.number not in ending:
                 self._spawn(slot, now)
-        if not any(slot.serving and slot.starting for slot in self.slots):
+        if not ending and not any(slot.serving and slot.starting for slot in self.slots):
             unwanted = [
                 slot
                 for slot in self.slots
@@ -396,6 +404,7 @@ class Roster:
         for slot in self.slots:
             if slot.starting is not None:
                 self._dismiss(slot.starting, now)
+                self._expect_end(slot.starting, 0.0, now)
                 slot.starting = None
 
     def _recycle(self, worker: Worker, reason: str, now: float) -> None:

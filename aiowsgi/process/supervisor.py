@@ -169,8 +169,7 @@ class Supervisor:
         self._watch_for_room()
         for key, events in self._wait():
             if key.fileobj is signals:
-                for signum in signals.recv(4096):
-                    self._signalled(signum)
+                self._signals_came(signals.recv(4096))
                 continue
             if events & selectors.EVENT_WRITE:
                 self._processes[key.data].pipe.flush()
@@ -216,6 +215,14 @@ class Supervisor:
         self._selector.close()
 
     # What happens.
+
+    def _signals_came(self, signums: bytes) -> None:
+        """Act on those that end it first, and on many SIGHUP as on one: each asks for what is there now."""
+        for signum in sorted(signums, key=lambda signum: signum not in END_SIGNALS):
+            if signum != signal.SIGHUP:
+                self._signalled(signum)
+        if signal.SIGHUP in signums:
+            self._signalled(signal.SIGHUP)
 
     def _signalled(self, signum: int) -> None:
         try:

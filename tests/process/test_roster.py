@@ -293,10 +293,12 @@ def test_reload_that_another_follows_leaves_its_number_of_workers_unused() -> No
     stage = Stage(2)
     stage.started()
     stage.roster.reload(stage.now, 4)
+    (first,) = stage.spawned()
     stage.roster.reload(stage.now)
-    (first, second) = stage.spawned()
-    stage.say(second, "ready")
     assert first.phase is Phase.LEAVING
+    stage.end(first, -15)
+    (second,) = stage.spawned()
+    stage.say(second, "ready")
     assert stage.roster.count == 2
 
 
@@ -334,9 +336,10 @@ def test_reload_that_is_given_up_has_none_of_its_other_workers_replace_one() -> 
 
 def test_reload_that_is_given_up_during_the_start_leaves_that_to_be_told() -> None:
     stage = Stage(2)
-    first, _ = stage.spawned()
+    first, second = stage.spawned()
     stage.say(first, "ready")
     stage.roster.reload(stage.now)
+    stage.end(second, -15)
     third, _ = stage.spawned()
     stage.end(third, 3)
     actions = stage.actions()
@@ -364,6 +367,51 @@ def test_reload_during_a_reload_begins_anew() -> None:
     stage.say(third, "ready")
     assert of_kind(stage.actions(), Settled) == [Settled()]
     assert all(worker.phase is Phase.LEAVING for worker in old)
+
+
+def test_reloads_in_a_row_start_a_worker_only_once_the_one_before_has_ended() -> None:
+    stage = Stage(2)
+    stage.started()
+    stage.actions()
+    for _ in range(50):
+        stage.roster.reload(stage.now)
+    (first,) = stage.spawned()
+    stage.wait(4.9)
+    assert stage.spawned() == []
+    stage.end(first, -15)
+    (second,) = stage.spawned()
+    assert second.generation == 50
+
+
+def test_reloads_in_a_row_while_all_start_start_each_only_once_the_one_before_has_ended() -> None:
+    stage = Stage(2)
+    first, _ = stage.spawned()
+    for _ in range(50):
+        stage.roster.reload(stage.now)
+    assert stage.spawned() == []
+    stage.end(first, -15)
+    assert [worker.slot for worker in stage.spawned()] == [0]
+
+
+def test_starting_worker_that_a_reload_dismisses_and_that_does_not_end_is_killed_and_replaced() -> None:
+    stage = Stage(1)
+    (first,) = stage.spawned()
+    stage.roster.reload(stage.now)
+    stage.actions()
+    stage.wait(5)
+    actions = stage.actions()
+    assert SendSignal(first, signal.SIGKILL) in actions
+    assert len(of_kind(actions, Spawn)) == 1
+
+
+def test_worker_that_was_ready_when_a_reload_dismissed_it_has_time_for_its_requests() -> None:
+    stage = Stage(1)
+    (first,) = stage.spawned()
+    stage.roster.reload(stage.now)
+    stage.say(first, "ready")
+    assert len(stage.spawned()) == 1
+    stage.wait(29)
+    assert first.phase is Phase.LEAVING
 
 
 def test_more_and_fewer_workers() -> None:
@@ -478,8 +526,10 @@ def test_recycling_that_a_reload_came_between_is_done_once() -> None:
     stage = Stage(1)
     (first,) = stage.started()
     stage.say(first, "recycle", reason="600 MiB of memory")
+    (dismissed,) = stage.spawned()
     stage.roster.reload(stage.now)
-    _, second = stage.spawned()
+    stage.end(dismissed, -15)
+    (second,) = stage.spawned()
     stage.say(second, "ready")
     assert (first.phase, second.phase) == (Phase.LEAVING, Phase.SERVING)
     assert of_kind(stage.actions(), Spawn) == []
@@ -520,8 +570,10 @@ def test_reload_with_fewer_workers_leaves_the_new_one_that_serves() -> None:
     stage = Stage(2)
     first, second = stage.started()
     stage.end(first)
+    (dismissed,) = stage.spawned()
     stage.roster.reload(stage.now, 1)
-    _, third, fourth = stage.spawned()
+    stage.end(dismissed, -15)
+    third, fourth = stage.spawned()
     assert (third.slot, fourth.slot) == (0, 1)
     stage.say(fourth, "ready")
     assert (second.phase, third.phase, fourth.phase) == (Phase.LEAVING, Phase.LEAVING, Phase.SERVING)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import selectors
+import signal
 import socket
 import sys
 import threading
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from aiowsgi.config import Config
+from aiowsgi.errors import ConfigError
 from aiowsgi.process.actions import Phase, Spawn
 from aiowsgi.process.folders import Folders
 from aiowsgi.process.inside import Inside
@@ -195,3 +198,30 @@ def test_worker_that_hangs_and_may_not_be_killed_is_left_behind(
     assert stage.supervisor._finish is not None
     stage.pipe.receive_all()
     assert stage.pipe.ended
+
+
+def unreadable() -> Config:
+    raise ConfigError(["threads=0: must be at least 1"])
+
+
+def test_many_hangups_at_once_are_one_reload(
+    make_stage: Callable[[float], Stage], caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = make_stage(30.0)
+    stage.supervisor._reread = unreadable
+    stage.signal_writer.send(bytes([signal.SIGHUP] * 100))
+    with caplog.at_level(logging.INFO, "aiowsgi.supervisor"):
+        stage.turn()
+    assert caplog.messages.count("SIGHUP: reloading, one worker at a time") == 1
+
+
+def test_signal_that_ends_all_counts_before_hangups_that_came_earlier(
+    make_stage: Callable[[float], Stage], caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = make_stage(30.0)
+    stage.supervisor._reread = unreadable
+    stage.signal_writer.send(bytes([signal.SIGHUP, signal.SIGHUP, signal.SIGTERM]))
+    with caplog.at_level(logging.INFO, "aiowsgi.supervisor"):
+        stage.turn()
+    assert stage.roster.stopping
+    assert [text for text in caplog.messages if "SIGHUP" in text] == []
