@@ -66,13 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Raises:
         SystemExit: always: 0 after a graceful end, 3 where the server could not start.
     """
-    open_standard_descriptors()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     threads = lasting_threads()
     served = False
     exit_code = 0
     name = arguments[0] if arguments and arguments[0] in COMMANDS else None
     try:
+        open_standard_descriptors()
         if name is None:
             served = command.main(args=arguments, prog_name="aiowsgi", standalone_mode=False)
         else:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import sys
 
+from aiowsgi.errors import StartupError
+
 __all__ = ["open_standard_descriptors", "raise_descriptor_limit"]
 
 _LAST_STANDARD = 2
@@ -20,10 +22,16 @@ def open_standard_descriptors() -> None:
 
     Otherwise the next file or socket would get its number: for instance the event loop's own pipes, into which lines of
     the log would be written, and which uvloop does not close.
+
+    Raises:
+        StartupError: there is no such device; a container may lack it.
     """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
-        os.set_inheritable(descriptor, True)  # like the others: for workers and the application's children
-    os.close(descriptor)
+    for descriptor in range(_LAST_STANDARD + 1):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            _open_null_device()
+            os.set_inheritable(descriptor, True)  # like the others: for workers and the application's children
     # Python sets a stream to None if its descriptor was closed at startup; code that writes to it need not care.
     if sys.stdin is None:
         sys.stdin = os.fdopen(0, closefd=False)
@@ -31,6 +39,15 @@ def open_standard_descriptors() -> None:
         sys.stdout = os.fdopen(1, "w", errors="backslashreplace", closefd=False)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
+
+
+def _open_null_device() -> None:
+    """Open it as the first descriptor that is closed."""
+    try:
+        os.open(os.devnull, os.O_RDWR)
+    except OSError as error:
+        text = f"{os.devnull}: {error.strerror}; it takes the place of a standard descriptor that is closed"
+        raise StartupError(text) from error
 
 
 def raise_descriptor_limit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,41 @@ def test_server_without_standard_descriptors_serves_and_ends(tmp_path: Path, clo
 def test_help_without_standard_descriptors_is_exit_0() -> None:
     command = ["/bin/sh", "-c", f"exec {sys.executable} -m aiowsgi --help <&- >&- 2>&-"]
     assert subprocess.run(command, env=environment(), timeout=PATIENCE, check=False).returncode == 0
+
+
+WITHOUT_NULL_DEVICE = """
+import os
+os.devnull = "/dev/no-such-device"
+from aiowsgi.process.cli import main
+main(["--version"])
+"""
+
+
+def test_null_device_that_is_missing_is_not_missed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_NULL_DEVICE],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="takes a shell")
+def test_null_device_that_is_missing_and_needed_is_exit_3() -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" -c "$1" <&-', sys.executable, WITHOUT_NULL_DEVICE],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert done.stderr == (
+        "aiowsgi: /dev/no-such-device: No such file or directory; "
+        "it takes the place of a standard descriptor that is closed\n"
+    )
