@@ -14,6 +14,7 @@ import atexit
 import contextlib
 import logging
 import os
+import pkgutil
 import signal
 import socket
 import subprocess
@@ -119,7 +120,7 @@ def spawn_worker(order: Order) -> WorkerProcess:
         interpreter_flags.append("-P")  # its script's folder is not one to import from
     if getattr(sys.__stdout__, "write_through", False):
         interpreter_flags.append("-u")  # which is not among them; nothing else makes standard output so
-    command = [sys.executable, *interpreter_flags, str(_PROGRAM), str(other.fileno())]
+    command = [sys.executable, *interpreter_flags, *_program(), str(other.fileno())]
     try:
         with other, _signals_held_back():
             popen = subprocess.Popen(command, pass_fds=(other.fileno(), *order.descriptors))
@@ -128,6 +129,16 @@ def spawn_worker(order: Order) -> WorkerProcess:
         raise
     pipe.send("start", **order.as_fields())
     return WorkerProcess(popen.pid, pipe, popen)
+
+
+def _program() -> Sequence[str]:
+    """Return what has the interpreter run the worker's program."""
+    if _PROGRAM.is_file():
+        return [str(_PROGRAM)]
+    # The package is in a zip file, whose parts only its own loader can read.
+    source = pkgutil.get_data("aiowsgi.process", _PROGRAM.name)
+    assert source is not None  # a loader that cannot read such files has not loaded this module
+    return ["-c", source.decode()]
 
 
 def fork_worker(

@@ -1,6 +1,7 @@
 """The program of a spawned worker: ``python .../spawned.py FD``, where FD is its end of the message pipe.
 
-It is run by its path and not as a module, so that the current folder does not come before the package's own modules.
+It is run by its path and not as a module, so that the current folder does not come before the package's own modules;
+from a zip file by its text, with ``-c``.
 
 Thread: the main thread.
 """

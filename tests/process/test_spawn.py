@@ -5,14 +5,17 @@ import logging
 import os
 import signal
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
+import aiowsgi
 from aiowsgi.config import Config
 from aiowsgi.process.messages import message_pipes
 from aiowsgi.process.spawn import WorkerProcess, describe_exit
 from aiowsgi.process.worker import Order
+from tests.process.server_process import connect_unix, server_process
 
 
 @pytest.mark.parametrize(
@@ -49,3 +52,27 @@ def test_process_that_may_not_be_sent_signals_is_told_of_once(
         assert not process.send_signal(signal.SIGKILL)
     pipe.close()
     assert caplog.messages == ["the process 4321 cannot be sent signals: that takes CAP_KILL"]
+
+
+FROM_WHERE = """
+import aiowsgi
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [aiowsgi.__file__.encode()]
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no supervisor")
+def test_worker_starts_from_a_zip_file(tmp_path: Path) -> None:
+    package = Path(aiowsgi.__file__).parent
+    archive = tmp_path / "all.pyz"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in package.rglob("*.py"):
+            file.write(path, path.relative_to(package.parent))
+        file.writestr("app.py", FROM_WHERE)
+    with server_process(tmp_path, "app", "--uds=sock", "--workers=1", PYTHONPATH=str(archive)) as server:
+        with connect_unix(tmp_path / "sock") as client:
+            assert client.get("/").content == os.fsencode(archive / "aiowsgi" / "__init__.py")
+        server.process.terminate()
+        assert server.wait() == 0
