@@ -125,7 +125,7 @@ async def watch(watched: Watched, changed: Changed) -> None:
     if _has_watchfiles():
         try:
             await _watch_events(watched, changed)
-        except* (OSError, RuntimeError) as group:  # such as the system's limit on watches
+        except* (OSError, RuntimeError, UnicodeError) as group:  # the limit on watches, a folder's name
             _logger.warning("watchfiles cannot watch, file times are looked at instead: %s", group.exceptions[0])
     await _watch_times(watched, changed)
 

@@ -151,11 +151,18 @@ async def test_watch_of_folders_that_are_gone_waits(
         await watch(gone, lambda paths: pytest.fail(f"told of {paths}"))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        UnicodeEncodeError("utf-8", "\udce9", 0, 1, "surrogates not allowed"),  # of a folder's name
+    ],
+)
 async def test_watcher_that_gives_up_is_replaced_by_file_times(
-    files: WriteFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    files: WriteFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     async def no_more_watches(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(changes, "_has_watchfiles", lambda: True)
     monkeypatch.setattr(changes, "_watch_folders", no_more_watches)
@@ -172,4 +179,4 @@ async def test_watcher_that_gives_up_is_replaced_by_file_times(
                 with anyio.move_on_after(0.2):
                     await told.wait()
             tasks.cancel_scope.cancel()
-    assert "watchfiles cannot watch, file times are looked at instead: [Errno 28] No space left" in caplog.text
+    assert f"watchfiles cannot watch, file times are looked at instead: {error}" in caplog.text
