@@ -30,7 +30,7 @@ _ACCEPT_COUNT = 64
 # The same where other processes accept from the same socket, so that they share a burst.
 _SHARED_ACCEPT_COUNT = 4
 # How long accepting pauses when it fails, or when there is no room and no connection can be closed.
-_PAUSE_SECONDS = 0.5
+_PAUSE_SECONDS = 0.25
 # How long a busy process leaves new connections to those that share its socket, before it looks again.
 _BUSY_SECONDS = 0.02
 # accept(2): Linux passes on the error that the connection has met; BSD says ECONNABORTED.

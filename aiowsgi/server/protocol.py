@@ -49,7 +49,7 @@ _MOST_POSTPONED_SIZE = 8 * 1024
 # RFC 9112 §9.6: how long, and how much, to read on after our last answer, so that the client gets to see it.
 _LINGER_SECONDS = 5.0
 _DRAIN_LINGER_SECONDS = 0.5
-# Once connections are no longer kept: how long an idle one still stays if its last answer promised to keep it.
+# In a drain: how long an idle connection still stays if its last answer promised to keep it.
 _LAST_IDLE_SECONDS = 0.1
 # When the deadlines first look at a connection: sooner than _LINGER_SECONDS and the usual timeouts.
 _FIRST_LOOK_SECONDS = 4.0
@@ -626,8 +626,9 @@ class Protocol(asyncio.Protocol):
         elif self._engine.keeps_connections:
             self._set_deadline(self._engine.config.keep_alive)
         elif outlet.flushed:
-            # A client that was told that its connection stays open may have sent its next request already.
-            self._set_deadline(_LAST_IDLE_SECONDS)
+            # A client that was told that its connection stays open may have sent its next request already. If it is
+            # others that need its place, it is closed for them like any other.
+            self._set_deadline(_LAST_IDLE_SECONDS if self._engine.draining else self._engine.config.keep_alive)
         else:
             self._close_after_flush()
 
@@ -706,6 +707,14 @@ class Protocol(asyncio.Protocol):
     def idle(self) -> bool:
         """Whether the connection waits for a request, and its client has taken all answers."""
         return self.phase is _IDLE and not self._postponed and self._outlet.flushed
+
+    @property
+    def idle_since(self) -> float:
+        """When an idle connection was opened, or its last response was complete; no later, and seldom earlier."""
+        config = self._engine.config
+        # Only its deadline says so. There is an environ from the application's first request on.
+        is_new = self._base_environ is None
+        return self.deadline - (max(config.keep_alive, config.header_timeout) if is_new else config.keep_alive)
 
     def drain(self) -> None:
         """Close the connection if no request is under way, and soon if it only waits for its client's end."""

@@ -256,6 +256,22 @@ def test_burst_of_connections_never_exceeds_the_limit_and_all_are_answered(serve
     assert most == 5
 
 
+def test_burst_of_connections_that_send_only_once_connected_is_answered_whole(serve: Serve, held: Held) -> None:
+    """Those that are in have not sent anything when others want to come in."""
+    server = serve(held, max_connections=3)
+    engine = server.server.engine
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(3)]
+        wait_until(lambda: len(engine.connections) == 3, "those for whom there is room")
+        clients += [stack.enter_context(server.connect()) for _ in range(3)]
+        wait_until(lambda: not engine.keeps_connections, "the fourth at the door")
+        for client in clients:
+            request(client, "/")
+        for client in clients:
+            assert client.receive().content == b"/"
+            client.close()
+
+
 def test_clients_that_were_refused_and_do_not_leave_make_room_soon(serve: Serve, held: Held) -> None:
     server = serve(held, max_connections=4)
     with ExitStack() as stack:
@@ -287,7 +303,7 @@ def test_connection_whose_next_request_has_arrived_is_not_closed_as_idle(serve: 
 def test_connections_above_the_limit_that_stay_silent_do_not_keep_requests_away(serve: Serve, held: Held) -> None:
     server = serve(held, max_connections=20)
     with ExitStack() as stack:
-        for _ in range(200):
+        for _ in range(60):  # three times as many as there is room for: it takes a quarter of a second each time
             stack.enter_context(server.connect())
         with server.connect(PROMPT_SECONDS) as client:
             assert client.get("/").content == b"/"

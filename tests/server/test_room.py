@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 import pytest
 
 from aiowsgi.server.room import Room
 from aiowsgi.testing import MemoryClient, MemoryServer
 from tests.hosting import hello, request
 from tests.simulation.memory import SteppedClient
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+# More than a connection has for its next request, with a limit of a few.
+FAIR_SECONDS = 0.21
+FAIR_SECONDS_OF_48 = 0.25
 
 
 def connect(server: MemoryServer, sent: bytes) -> MemoryClient:
@@ -50,6 +60,7 @@ def finds_idle_after_a_look_in_vain(look_seconds: float, seconds: float) -> bool
         server.engine.keeps_connections = True  # as where its answer was on its way already
         server.settle()
         assert [connection.idle for connection in server.engine.connections] == [True]
+        server.advance(FAIR_SECONDS)
         clock.now += seconds
         return room.make()
 
@@ -70,6 +81,7 @@ def test_look_that_finds_enough_is_followed_by_none() -> None:
         room = Room(server.engine, 3, Clock(1.0))
         for _ in range(3):
             connect(server, request())
+        server.advance(FAIR_SECONDS)
         for left_count in (2, 1, 0):
             assert room.make()
             server.settle()
@@ -136,6 +148,7 @@ def test_as_many_idle_connections_are_closed_as_files_have_taken_places() -> Non
             connect(server, UPLOAD + b"part")
         for _ in range(18):
             connect(server, request())
+        server.advance(FAIR_SECONDS_OF_48)
         assert not room.is_left()
         assert room.make()
         server.settle()
@@ -151,7 +164,56 @@ def test_idle_connections_that_are_too_few_to_make_room_are_said_to_make_none() 
         for _ in range(17):
             connect(server, b"GET / HTTP/1.1\r\nHost:")
         connect(server, request())
+        server.advance(FAIR_SECONDS_OF_48)
         assert not room.is_left()
         assert not room.make()
         server.settle()
         assert len(server.engine.connections) == 33
+
+
+@pytest.mark.parametrize("keep_alive", [5, 75])  # header_timeout is 10
+def test_connection_without_a_request_is_closed_for_others_only_after_a_fair_time(keep_alive: float) -> None:
+    with MemoryServer(hello, keep_alive=keep_alive) as server:
+        room = Room(server.engine, 1, server.engine.clock)
+        client = connect(server, b"")
+        server.advance(0.19)
+        assert not room.make()
+        client.send(b"\r\n")  # no request: RFC 9112 section 2.2
+        server.advance(FAIR_SECONDS - 0.19)
+        assert room.make()
+        server.settle()
+        assert not server.engine.connections
+
+
+@pytest.mark.parametrize("keep_alive", [5, 75])
+def test_connection_that_was_to_stay_open_is_closed_for_others_only_after_a_fair_time(keep_alive: float) -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        content = hello(environ, start_response)
+        # Somebody comes for whom there is no room, when this answer has said already that its connection stays.
+        server.loop.call_soon_threadsafe(room.make)
+        return content
+
+    with MemoryServer(application, keep_alive=keep_alive) as server:
+        room = Room(server.engine, 1, server.engine.clock)
+        for _ in range(2):
+            server.engine.keeps_connections = True
+            client = connect(server, request())
+            server.advance(0.19)
+            assert b"Connection: close" not in client.read()
+            assert not room.make()
+            server.advance(FAIR_SECONDS - 0.19)
+            assert room.make()
+            server.settle()
+            assert not server.engine.connections
+
+
+def test_fair_time_is_longer_with_more_connections_and_bounded() -> None:
+    with MemoryServer(hello) as server:
+        for limit, seconds in ((500, 0.7), (50_000, 1.0)):
+            room = Room(server.engine, limit, server.engine.clock)
+            connect(server, b"")
+            server.advance(seconds - 0.01)
+            assert not room.make()
+            server.advance(0.5)  # the rest after the look in vain included
+            assert room.make()
+            server.settle()
