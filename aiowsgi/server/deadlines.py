@@ -4,6 +4,11 @@ Connections lie in buckets by the eighth of a second in which they are next look
 every request does, is one assignment: the connection stays in its bucket, and is put into a later one when that
 comes up. Only moving it *earlier* moves the connection. One timer of the loop serves all; with nothing due it sleeps.
 
+If that timer itself is late, the loop or the whole process stood still, and what clients have sent meanwhile may lie in
+the kernel unread: uvloop runs timers before it reads, and a poll whose time has run out during SIGSTOP or a container's
+pause reports nothing. Then everything that is due is left for another moment. But that once: the next look takes what
+is due, however late it is, so that no load keeps deadlines from passing.
+
 Thread: event loop. Time is ``loop.time()``.
 """
 
@@ -25,6 +30,13 @@ NEVER = math.inf
 # Deadlines are late by up to this much. Arbitrary; an eighth of the shortest timeout that is usually set. A power of
 # two, so that no rounding puts a deadline into the bucket before it.
 _BUCKET_SECONDS = 0.125
+
+# With a timer that is later by more than this, the loop stood still. Arbitrary; the supervisor's rule for its workers.
+_STANDSTILL_SECONDS = 0.25
+# How long after that the second look is; what has arrived is read before. Arbitrary.
+_SECOND_LOOK_SECONDS = 0.25
+# What the timer is set to then: no deadline is earlier, and so none brings it forward.
+_SECOND_LOOK = -math.inf
 
 
 class DeadlineHolder(Protocol):
@@ -97,6 +109,10 @@ class Deadlines:
 
     def _expire(self) -> None:
         now = self._loop.time()
+        if now - self._timer_at > _STANDSTILL_SECONDS and self._timer_at != _SECOND_LOOK:
+            self._timer_at = _SECOND_LOOK
+            self._timer = self._loop.call_later(_SECOND_LOOK_SECONDS, self._expire)
+            return
         self._timer_at = NEVER
         self._timer = None
         # All that is due is taken out first: a deadline that is set in the past waits for the loop's next turn.

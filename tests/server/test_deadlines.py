@@ -39,6 +39,26 @@ class Holder:
         self._then()
 
 
+class StandingLoop(VirtualLoop):
+    """A loop that may stand still, as in SIGSTOP."""
+
+    def stand_still(self, seconds: float) -> None:
+        """Let time pass, and then have only the timers run."""
+        self._time += seconds
+        self.run_turn()
+
+
+class StandingServer(MemoryServer):
+    """A server whose loop may stand still."""
+
+    def make_loop(self) -> VirtualLoop:
+        return StandingLoop()
+
+    def stand_still(self, seconds: float) -> None:
+        assert isinstance(self.loop, StandingLoop)
+        self.loop.stand_still(seconds)
+
+
 @pytest.fixture
 def loop() -> VirtualLoop:
     return VirtualLoop(0.0)
@@ -149,6 +169,74 @@ def test_deadlines_of_ten_thousand_holders_use_one_timer(loop: VirtualLoop) -> N
     assert loop.timer_count == 0
     loop.advance(200)
     assert not any(holder.passed for holder in holders)
+
+
+# A loop that stands still. What is sent after that turn has lain in the kernel.
+
+
+def test_deadline_that_passed_while_the_loop_stood_still_leaves_another_moment_and_no_more() -> None:
+    loop = StandingLoop(0.0)
+    deadlines, holder, other = Deadlines(loop), Holder(loop), Holder(loop)
+    deadlines.set(holder, 1.0)
+    loop.stand_still(10)
+    deadlines.set(other, 5.0)  # in the past
+    loop.advance(0.2)
+    assert holder.passed == other.passed == []
+    loop.advance(0.1)
+    assert len(holder.passed) == len(other.passed) == 1
+
+
+def test_deadline_in_a_loop_that_is_always_late_passes_at_the_second_look() -> None:
+    loop = StandingLoop(0.0)
+    deadlines, holders = Deadlines(loop), [Holder(loop) for _ in range(3)]
+    for holder in holders:
+        deadlines.set(holder, loop.time() + 1)
+        for _ in range(3):
+            loop.stand_still(1)
+        assert len(holder.passed) == 1
+
+
+def test_deadline_of_a_loop_that_is_a_little_late_passes_at_once() -> None:
+    loop = StandingLoop(0.0)
+    deadlines, holder = Deadlines(loop), Holder(loop)
+    deadlines.set(holder, 1.0)
+    loop.stand_still(1.2)
+    assert len(holder.passed) == 1
+
+
+@pytest.mark.parametrize("sent_size", [0, 10, len(GET), len(GET) + 10])
+def test_head_that_came_while_the_loop_stood_still_is_answered(sent_size: int) -> None:
+    with StandingServer(hello) as server:
+        client = SteppedClient(server)
+        client.send((GET * 2)[:sent_size])
+        server.settle()
+        server.stand_still(3600)
+        client.send((GET * 2)[sent_size:])
+        for _ in range(2):
+            assert client.receive().status_code == 200
+        server.advance(1)
+        assert client.get().status_code == 200
+
+
+def test_content_that_came_while_the_loop_stood_still_is_answered() -> None:
+    with StandingServer(hello) as server:
+        client = SteppedClient(server)
+        client.send(POST % 10 + b"half ")
+        server.settle()
+        server.stand_still(3600)
+        client.send(b"of it")
+        assert client.receive().status_code == 200
+
+
+def test_head_that_did_not_come_while_the_loop_stood_still_is_408() -> None:
+    with StandingServer(hello) as server:
+        client = SteppedClient(server)
+        client.send(GET[:10])
+        server.settle()
+        server.stand_still(3600)
+        client.send(GET[10:11])
+        server.advance(0.25)
+        assert client.receive().status_code == 408
 
 
 # Heads.
