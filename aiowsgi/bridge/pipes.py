@@ -135,6 +135,10 @@ class ResponsePipe:
             self._room.notify_all()  # a thread of the application's own may write as well
 
 
+def _tell_nobody() -> None:
+    pass
+
+
 class ContentPipe:
     """A request's content on its way to the worker: a ``wsgi.input`` that may have to wait.
 
@@ -144,8 +148,8 @@ class ContentPipe:
         on_first_read: called in the worker before the first wait, or ``None``: sends ``100 Continue``.
 
     Fields guarded by ``_lock``: ``_blocks``, ``_size``, ``_ended``, ``_error``. ``_current``, ``_position``,
-    ``_on_first_read`` and ``_awaited`` belong to the worker; the last is read by any thread. Only the worker takes
-    blocks, so it may look for one without the lock.
+    ``_on_first_read`` and ``_awaited`` belong to the worker until :meth:`discard`; the last is read by any thread. Only
+    the worker takes blocks, so it may look for one without the lock.
     """
 
     def __init__(
@@ -195,13 +199,27 @@ class ContentPipe:
                 self._error = error
                 self._arrival.notify()
 
+    def discard(self, error: OSError) -> None:
+        """Nobody reads any more: let go of what has arrived, and of whom to tell. Event loop.
+
+        Whoever is told holds the pipe: both would wait for the garbage collector, with the block that was being read.
+        """
+        with self._lock:
+            self._error = self._error or error
+            self._blocks.clear()
+            self._size = 0
+            self._arrival.notify()
+        self._notify = _tell_nobody
+        self._on_first_read = None
+
     def _may_go_on(self) -> bool:
         return bool(self._blocks) or self._ended or self._error is not None
 
     def _next_block(self) -> bytes:
         """Return the next block, waiting for it; empty at the end. Worker thread."""
-        if self._on_first_read is not None:
-            on_first_read, self._on_first_read = self._on_first_read, None
+        on_first_read = self._on_first_read
+        if on_first_read is not None:
+            self._on_first_read = None
             on_first_read()
         if not self._blocks and not self._ended:
             try:

@@ -463,4 +463,4 @@ class ContentStream(_Arrival):
 
     def release(self) -> None:
         """The exchange will never run, or has ended."""
-        self._pipe.abort(ClientDisconnected("the request has ended"))
+        self._pipe.discard(ClientDisconnected("the request has ended"))

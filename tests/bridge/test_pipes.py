@@ -310,6 +310,22 @@ def test_content_pipe_aborted_after_its_end_is_whole(worker: Worker) -> None:
     assert worker.start(pipe.read).result == b"123"
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_content_pipe_discarded_holds_nothing_and_raises(worker: Worker, ended: bool) -> None:
+    notify = Count()
+    pipe = ContentPipe(worker.pool.stalled, notify, notify)
+    pipe.feed(b"123")
+    if ended:
+        pipe.feed_end()
+    pipe.discard(ClientDisconnected("over"))
+    pipe.feed(b"456")
+    assert pipe.size == 0
+    work = worker.start(pipe.read)  # a thread of the application's own
+    worker.settle()
+    assert isinstance(work.error, ClientDisconnected)
+    assert notify.calls == 0
+
+
 def test_content_pipe_asks_for_content_once_at_the_first_read(worker: Worker) -> None:
     first_read = Count()
     pipe = ContentPipe(worker.pool.stalled, Count(), first_read)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import logging
 import os
 import sys
@@ -20,6 +21,7 @@ import pytest
 from aiowsgi import park
 from aiowsgi.bridge.pipes import ContentPipe
 from aiowsgi.errors import ClientDisconnected
+from aiowsgi.server.content import ContentStream
 from aiowsgi.testing import MemoryServer, VirtualLoop
 from aiowsgi.testing.loop import VirtualHandle
 from tests.raw import Truncated
@@ -957,6 +959,34 @@ def test_stream_with_a_malformed_chunk_while_a_file_is_sent_is_reset(large_file:
             server.settle()
         assert not remains(server)
         assert descriptors() == before
+
+
+@pytest.mark.parametrize("ends", ["withdrawn", "answered"])
+def test_stream_that_is_not_read_is_freed_without_the_collector(ends: str) -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["wsgi.input"].read(1)
+        return hello(environ, start_response)
+
+    def streams() -> list[object]:
+        return [each for each in gc.get_objects() if isinstance(each, (ContentPipe, ContentStream))]
+
+    gc.collect()
+    gc.disable()
+    try:
+        with MemoryServer(application, stream_body=True) as server:
+            client = SteppedClient(server)
+            client.send(post(b"", b"Expect: 100-continue", length=400_000))
+            server.loop.run_ready()
+            client.send(bytes(200_000))
+            server.loop.run_ready()
+            assert streams()
+            if ends == "answered":
+                server.settle()
+            client.reset()
+            SteppedClient(server).get()  # its thread holds what it ran last
+            assert not streams()
+    finally:
+        gc.enable()
 
 
 def test_stream_not_read_closes_the_connection_after_the_answer() -> None:
