@@ -72,11 +72,12 @@ class _Arrival:
         engine: its clock and configuration.
     """
 
-    __slots__ = ("_min_rate", "_rate_since", "_timeout", "arrived_at", "error", "size")
+    __slots__ = ("_full_since", "_min_rate", "_rate_since", "_timeout", "arrived_at", "error", "size")
 
     def __init__(self, engine: Engine) -> None:
         # The beginning of the time for which the client owes content.
         self._rate_since = engine.loop.time()
+        self._full_since: float | None = None
         self._timeout = engine.config.body_timeout
         self._min_rate = engine.config.body_min_rate
         #: When the head had arrived, by the engine's clock, if there is an observer; else 0.0.
@@ -91,6 +92,9 @@ class _Arrival:
 
         A dribble gains nothing: what counts is the average since the beginning, with the timeout as a grace.
         """
+        if self._full_since is not None:
+            self._rate_since += now - self._full_since
+            self._full_since = None
         if not self._min_rate:
             return now + self._timeout
         return min(now, self._rate_since + self.size / self._min_rate) + self._timeout
@@ -98,6 +102,13 @@ class _Arrival:
     def begin_anew(self, now: float) -> None:
         """Nothing is owed for the time until now: the application did not want any content."""
         self._rate_since = now
+        if self._full_since is not None:
+            self._full_since = now
+
+    def filled(self, now: float) -> None:
+        """Nothing is owed from now until more is :meth:`due`: the client cannot send on."""
+        if self._full_since is None:
+            self._full_since = now
 
 
 def not_stored(error: OSError) -> Refusal:

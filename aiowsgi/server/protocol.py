@@ -322,6 +322,7 @@ class Protocol(asyncio.Protocol):
                 self._content = None  # all of it is in the application's hands
         else:
             if content.full:
+                content.filled(self._engine.loop.time())
                 self._pause_reading()
             elif self._http.behind:
                 self._read_on_later()

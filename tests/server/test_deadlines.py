@@ -650,6 +650,36 @@ def test_stream_that_the_application_does_not_read_has_no_deadline(queue_timeout
         assert client.receive().content == b"1000"
 
 
+def test_stream_that_was_full_for_long_has_all_of_body_timeout() -> None:
+    going_on: list[bool] = []
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        server.pool.wait_until(lambda: bool(going_on))
+        return reader(environ, start_response)
+
+    with MemoryServer(application, stream_body=True, body_timeout=30, request_buffer=10) as server:
+        client = SteppedClient(server)
+        client.send(POST % 23 + bytes(20))
+        server.advance(100)
+        going_on.append(True)
+        server.advance(29)
+        client.send(b"abc")
+        assert client.receive().content == b"23"
+
+
+def test_stream_that_is_full_at_each_byte_gains_nothing() -> None:
+    with MemoryServer(reader, stream_body=True, body_timeout=30, request_buffer=0) as server:
+        client = SteppedClient(server)
+        client.send(POST % 10_000)
+        seconds = 0
+        while not client.memory.arrived_size:
+            client.send(b"x")
+            server.advance(1)
+            seconds += 1
+        assert 30 <= seconds <= 32
+        assert client.receive().status_code == 408
+
+
 def test_stream_whose_100_continue_comes_late_has_all_of_body_timeout() -> None:
     going_on: list[bool] = []
 
