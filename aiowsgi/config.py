@@ -189,7 +189,8 @@ class Config:
         MiB, Kind.SIZE, "Request content held in memory; larger content goes to a temporary file.",
         group=REQUESTS, least=0, aliases=("inbuf_overflow",))
     request_buffer_total: int = option(
-        256 * MiB, Kind.SIZE, "Request content held in memory over all requests; beyond it all goes to files.",
+        256 * MiB, Kind.SIZE, "Request content held in memory over all requests; beyond it all goes to files, or, with "
+        "stream_body, waits with the client.",
         group=REQUESTS, least=64 * KiB)
     stream_body: bool = option(
         False, Kind.FLAG, "Start the application at the head and let it read the content as it arrives; "

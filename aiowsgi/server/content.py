@@ -7,7 +7,8 @@ The file is written by threads of the I/O pool, never by the loop, a part at a t
 from that connection pauses while the file is behind, so that what lies in memory is bounded: by ``request_buffer`` for
 a request, by ``request_buffer_total`` over all of them. Content over the total goes straight to files, instead of
 waiting for room: memory that a hundred half-sent uploads hold must not keep the hundred-and-first, or each other, from
-ending. Where no more files may be open, as :attr:`~aiowsgi.server.engine.Engine.file_left` says, it is refused.
+ending. Where no more files may be open, as :attr:`~aiowsgi.server.engine.Engine.file_left` says, it is refused. Streamed
+content never goes to files: over either limit its client waits until the application has read.
 
 What a file costs is mostly the kernel's: a 5 MB upload takes 2.2 ms of CPU in memory and 5 in a file, half of them in
 ``write``, ``read`` and ``close``. Raise ``request_buffer`` if there is memory.
@@ -47,7 +48,7 @@ _MOST_BLOCKS = max(16, os.sysconf("SC_IOV_MAX"))
 
 
 class MemoryBudget:
-    """Bytes of content that all requests together hold in memory.
+    """Bytes of content that all requests together hold in memory. Only the loop counts.
 
     Args:
         limit: bytes.
@@ -61,7 +62,7 @@ class MemoryBudget:
 
     @property
     def exhausted(self) -> bool:
-        """Whether content has to go to files."""
+        """Whether content has to go to files, or to wait for the application that streams it."""
         return self.used >= self.limit
 
 
@@ -400,19 +401,24 @@ class ContentStream(_Arrival):
 
     Its names are those of :class:`ContentBuffer` where they mean the same.
 
+    Over ``request_buffer_total`` it holds what one read has brought. A stream that holds nothing reads on even then: so
+    each goes on when its own application reads, and none waits for another.
+
     Args:
         engine: its configuration says how much may lie unread.
         on_taken: called by the loop after the application has read, or when it wants to.
         expect_continue: the client waits for ``100 Continue``, which is sent at the first read.
     """
 
-    __slots__ = ("_ended", "_limit", "_on_taken", "_pipe", "_wakeup", "continue_wanted")
+    __slots__ = ("_budget", "_ended", "_held_size", "_limit", "_on_taken", "_pipe", "_wakeup", "continue_wanted")
 
     total_size = None
 
     def __init__(self, engine: Engine, on_taken: Callable[[ContentStream], None], expect_continue: bool) -> None:
         super().__init__(engine)
         self._limit = engine.config.request_buffer
+        self._budget = engine.content_budget
+        self._held_size = 0  # bytes in the pipe, as the budget counts them
         self._wakeup = engine.wakeup
         self._on_taken = on_taken
         self._ended = False
@@ -428,7 +434,8 @@ class ContentStream(_Arrival):
     @property
     def full(self) -> bool:
         """So much is unread that no more is to be read from the connection until ``on_taken``."""
-        return self._pipe.size > self._limit
+        size = self._pipe.size
+        return size > self._limit or (size > 0 and self._budget.exhausted)
 
     @property
     def awaited(self) -> bool:
@@ -439,6 +446,13 @@ class ContentStream(_Arrival):
         """Add content that has arrived."""
         self.size += len(block)
         self._pipe.feed(block)
+        self._count()
+
+    def _count(self) -> None:
+        """Bring the budget up to date; the worker does not, it notifies the loop of what it has taken."""
+        size = self._pipe.size
+        self._budget.used += size - self._held_size
+        self._held_size = size
 
     def announce_end(self) -> None:
         """The end has arrived right after the blocks that are about to be added.
@@ -470,8 +484,10 @@ class ContentStream(_Arrival):
 
     def wake(self) -> None:
         """The application has read, or wants to."""
+        self._count()
         self._on_taken(self)
 
     def release(self) -> None:
         """The exchange will never run, or has ended."""
         self._pipe.discard(ClientDisconnected("the request has ended"))
+        self._count()

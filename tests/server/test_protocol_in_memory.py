@@ -843,6 +843,56 @@ def test_stream_that_is_not_read_stops_the_client() -> None:
         assert client.receive().content == b"/ 3000000"
 
 
+def test_streams_of_all_requests_together_are_bounded_and_none_waits_for_another() -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/":
+            server.pool.wait_until(lambda: bool(going_on))
+        return counting(environ, start_response)
+
+    going_on: list[bool] = []
+    total = 64 * 1024
+    with MemoryServer(application, stream_body=True, request_buffer=50_000, request_buffer_total=total) as server:
+        clients = [SteppedClient(server, read_size=1000) for _ in range(10)]
+        for client in clients:
+            client.send(post(bytes(30_000), length=40_000))
+        server.settle()
+        held_size = server.engine.content_budget.used
+        assert total <= held_size <= total + 10 * 1000  # what one read of each brings
+        assert sum(client.memory.unread_size for client in clients) == 10 * 30_000 - held_size
+        other = SteppedClient(server, read_size=1000)
+        other.send(post(bytes(40_000)).replace(b"/", b"/other", 1))
+        assert other.receive().content == b"/other 40000"
+        assert server.engine.content_budget.used == held_size
+        going_on.append(True)
+        for client in clients:
+            client.send(bytes(10_000))
+        assert {client.receive().content for client in clients} == {b"/ 40000"}
+        assert server.engine.content_budget.used == 0
+
+
+def test_stream_that_is_read_is_no_longer_counted() -> None:
+    with MemoryServer(counting, stream_body=True) as server:
+        client = SteppedClient(server)
+        client.send(post(bytes(5000), length=10_000))
+        server.loop.run_ready()
+        assert server.engine.content_budget.used == 5000
+        server.settle()
+        assert server.pool.stats().stalled == 1
+        assert server.engine.content_budget.used == 0
+
+
+def test_stream_of_a_client_that_goes_is_no_longer_counted() -> None:
+    with MemoryServer(counting, stream_body=True) as server:
+        for wait in range(6):
+            client = SteppedClient(server, read_size=700)
+            client.send(post(bytes(5000), length=100_000))
+            for _ in range(wait):
+                server.step()
+            client.reset()
+            server.settle()
+            assert not remains(server)
+
+
 def test_stream_sends_100_continue_at_the_first_read() -> None:
     begun: list[bool] = []
 
