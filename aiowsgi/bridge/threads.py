@@ -5,16 +5,20 @@ Thread: any.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 __all__ = [
     "LOG_THREAD_NAME",
     "call_aside",
+    "call_at_slow_end",
     "in_main_thread",
     "join_threads",
     "lasting_threads",
@@ -99,6 +103,26 @@ def call_aside(function: Callable[[], object]) -> None:
         thread.start()
     except RuntimeError:  # no thread can be started, which may be the very thing to be looked into
         function()
+
+
+def call_at_slow_end(*calls: tuple[float, Callable[[bool], object]]) -> None:
+    """Have functions called, each in a thread of its own, if the interpreter takes so long to end once it has begun to.
+
+    Args:
+        calls: how many seconds, and the function, by these seconds; it is told whether only daemons run any more.
+    """
+    threads_ended = threading.Event()
+    # What was registered last is called first, and nothing is before the threads have ended.
+    atexit.register(threads_ended.set)
+
+    def watch() -> None:
+        threading.main_thread().join()  # which counts as ended once the interpreter waits for the others
+        begun_at = time.monotonic()
+        for seconds, function in calls:
+            threading.Event().wait(begun_at + seconds - time.monotonic())
+            call_aside(partial(function, threads_ended.is_set()))
+
+    threading.Thread(target=watch, name="aiowsgi-end", daemon=True).start()
 
 
 def join_threads() -> None:

@@ -27,7 +27,7 @@ from aiowsgi.errors import AiowsgiError, ApplicationImportError, ConfigError, Ho
 from aiowsgi.process.arguments import flag_parameters, given_flags
 from aiowsgi.process.commands import COMMANDS, load_command, module_hint
 from aiowsgi.process.descriptors import open_standard_descriptors
-from aiowsgi.process.exit import START_FAILURE, end_process, flush_streams
+from aiowsgi.process.exit import START_FAILURE, end_in_time, end_process, flush_streams
 from aiowsgi.process.run import check, exit_at_next_signal, run
 from aiowsgi.version import __version__
 
@@ -92,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         exit_code = INTERRUPTED
     if served is True:
         exit_at_next_signal()
+        end_in_time(exit_code)
     elif lasting_threads() - threads or (exit_code and not flush_streams()):
         end_process(exit_code)
     sys.exit(exit_code)

@@ -39,15 +39,13 @@ from aiowsgi.process.actions import (
     StopListening,
     Worker,
 )
-from aiowsgi.process.exit import START_FAILURE
+from aiowsgi.process.exit import LEAVING_MARGIN_SECONDS, START_FAILURE
 from aiowsgi.process.messages import Message
 
 __all__ = ["NEVER", "Roster", "Slot"]
 
 NEVER = math.inf
 
-# Time that a drained worker has beyond its graceful timeout, to close what is left and run its atexit functions.
-LEAVING_MARGIN_SECONDS = 5.0
 # For writing stacks: first by the worker's own signal handler, then by faulthandler, at the cost of the worker.
 DUMP_SECONDS = 1.0
 # A start may take this many times the timeout: importing an application blocks the loop by nature.

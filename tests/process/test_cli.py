@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +14,7 @@ from aiowsgi.config import OPTIONS, Kind
 from aiowsgi.process.cli import main
 from aiowsgi.process.commands import COMMANDS
 from tests.process.conftest import WriteFiles
-from tests.process.server_process import connect_unix
+from tests.process.server_process import connect_unix, server_process
 
 pytestmark = pytest.mark.usefixtures("own_process")
 
@@ -225,24 +222,19 @@ def test_interrupted_import_is_exit_130_without_a_traceback(
 # Serving
 
 
-def test_command_line_serves_until_a_signal_and_exits_0(
-    capsys: pytest.CaptureFixture[str], files: WriteFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_line_serves_until_a_signal_and_exits_0(files: WriteFiles) -> None:
     folder = files({"hello.py": HELLO})
-    monkeypatch.setenv("AIOWSGI_THREADS", "3")
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(ask_and_stop, folder / "sock")
-        code, out, err = outcome(capsys, "hello", "--uds=sock", "--loop=asyncio", "--no-server-header")
-    assert answer.result() == b"hello"
-    assert code == 0
-    assert out == ""
-    assert "aiowsgi " in err
-    assert f"unix:{folder}/sock (3 threads, asyncio, " in err
-    assert "stopped; " in err
+    arguments = ["hello", "--uds=sock", "--loop=asyncio", "--no-server-header"]
+    with server_process(folder, *arguments, AIOWSGI_THREADS="3") as server:
+        with connect_unix(folder / "sock") as client:
+            assert client.get("/").content == b"hello"
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.process.stdout is not None
+        assert server.process.stdout.read() == b""
+    assert f"unix:{folder}/sock (3 threads, asyncio, " in server.log
+    assert "stopped; " in server.log
     assert not (folder / "sock").exists()
-    # What comes now ends the process at once.
-    assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, None)
-    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT)
 
 
 def test_python_dash_m_is_the_command_line() -> None:
@@ -254,14 +246,6 @@ def test_python_dash_m_is_the_command_line() -> None:
 
 def test_main_module_imported_does_nothing() -> None:
     assert importlib.import_module("aiowsgi.__main__").__all__ == []
-
-
-def ask_and_stop(path: Path) -> bytes:
-    """Ask the server on a Unix socket, then send this process SIGTERM, which the server receives."""
-    with connect_unix(path) as client:
-        content = client.get("/").content
-        os.kill(os.getpid(), signal.SIGTERM)
-        return content
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])

@@ -6,13 +6,15 @@ import platform
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 import aiowsgi
-from tests.process.server_process import ServerProcess, connect_unix, server_process, wait_until
+from tests.process.server_process import PATIENCE, ServerProcess, connect_unix, environment, server_process, wait_until
 
 HELLO = """
 def app(environ, start_response):
@@ -224,6 +226,69 @@ def test_signal_while_a_thread_of_the_application_holds_the_exit_ends_at_once(
         server.wait_for_log("held")
         server.signal(signum)
         assert server.wait() == 128 + signum
+
+
+# What of the application outlives serving has little time, so that a test does not take longer.
+HURRIED = "import aiowsgi.process.exit as end\nend.LEAVING_MARGIN_SECONDS = end._UNREMARKABLE_SECONDS = 0.1\n"
+supervision = pytest.mark.parametrize("arguments", [[], ["-w", "1", "--preload"]])
+
+
+@supervision
+def test_thread_of_the_application_that_does_not_end_is_named_and_left_behind(
+    folder: Path, arguments: list[str]
+) -> None:
+    source = HURRIED + "end.LEAVING_MARGIN_SECONDS = 0.5\nprint('written')\nimport threading\n"
+    source += "threading.Thread(target=threading.Event().wait, name='poller').start()\nfrom hello import app\n"
+    (folder / "polling.py").write_text(source)
+    with server_process(folder, "polling", "--port=0", *arguments) as server:
+        assert server.url
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.process.stdout is not None
+        assert b"written" in server.process.stdout.read()
+    assert "[INFO] waiting for the application's threads: poller\n" in server.log
+    assert "[WARNING] ending without the application's threads: poller\n" in server.log
+
+
+@supervision
+def test_thread_of_the_application_that_ends_is_waited_for_and_atexit_comes_after_it(
+    folder: Path, arguments: list[str]
+) -> None:
+    (folder / "working.py").write_text(
+        "import atexit, os, threading\nmain = os.getpid()\n"
+        "def note(text):\n    if os.getpid() == main:\n        with open('order', 'a') as file: file.write(text)\n"
+        "def work():\n    threading.main_thread().join()\n    note('thread, ')\n"
+        "atexit.register(note, 'atexit')\nthreading.Thread(target=work).start()\nfrom hello import app\n"
+    )
+    with server_process(folder, "working", "--port=0", *arguments) as server:
+        assert server.url
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert (folder / "order").read_text() == "thread, atexit"
+    assert "ending without" not in server.log
+
+
+def test_function_of_atexit_that_does_not_return_is_left_behind(folder: Path) -> None:
+    source = HURRIED + "import atexit, threading\natexit.register(threading.Event().wait)\nfrom hello import app\n"
+    (folder / "hanging.py").write_text(source)
+    with server_process(folder, "hanging", "--port=0") as server:
+        assert server.url
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert "[WARNING] ending without the application's functions that atexit calls\n" in server.log
+
+
+def test_program_that_calls_run_goes_on_for_as_long_as_it_likes(folder: Path) -> None:
+    program = HURRIED + (
+        "import threading, time, aiowsgi\nfrom hello import app\naiowsgi.run(app, uds='sock')\n"
+        "threading.Thread(target=lambda: print(time.sleep(0.4), 'to the end')).start()\n"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=folder, env=environment(), stdout=subprocess.PIPE) as process:
+        connect_unix(folder / "sock").close()
+        process.terminate()
+        out, _ = process.communicate(timeout=PATIENCE)
+    assert out == b"None to the end\n"
 
 
 def test_signal_sent_as_soon_as_the_port_is_open_is_graceful(folder: Path) -> None:
