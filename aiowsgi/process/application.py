@@ -37,6 +37,12 @@ FACTORY_NAMES = ("create_app", "make_app")
 # More arguments than any signature names: a callable that takes this many takes any number.
 MANY = 1000
 
+# What replaces threads by greenlets, and where it says whether it has: module, function, argument.
+_GREENLETS = {
+    "gevent.monkey.patch_all()": ("gevent.monkey", "is_module_patched", "threading"),
+    "eventlet.monkey_patch()": ("eventlet.patcher", "is_monkey_patched", "thread"),
+}
+
 _MISSING: Any = object()
 
 
@@ -64,6 +70,7 @@ def load_application(text: str, *, factory: bool = False) -> WSGIApplication:
     if reference.call is not None:
         target = _make(name, target, reference.call)
         name += reference.call.text
+    _check_threads()
     _check(name, target)
     return cast(WSGIApplication, target)
 
@@ -159,6 +166,17 @@ def _make(name: str, factory: Any, call: Call) -> Any:
 def _does_not_fit(name: str, factory: Any, call: Call, error: TypeError) -> str:
     hint = "; is it an application rather than a factory?" if call.text == "()" and _takes(factory, 2) else ""
     return f"factory {name!r} cannot be called as {call.text}: {error}{hint}"
+
+
+def _check_threads() -> None:
+    """Refuse to serve where threads have become greenlets, which do not run while the event loop waits."""
+    for call, (module_name, function, argument) in _GREENLETS.items():
+        module = sys.modules.get(module_name)
+        if module is not None and getattr(module, function)(argument):
+            raise ApplicationImportError(
+                f"threading is patched by {call}, and requests would hang: take that out of the application, "
+                f"greenlets become --threads"
+            )
 
 
 def _check(name: str, target: Any) -> None:

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import selectors
 import socket
 import time
 from collections import deque
 from collections.abc import Sequence
+from selectors import EVENT_WRITE, PollSelector  # by name: eventlet takes it out of the module
 from typing import Any
 
 from aiowsgi.bridge.one_at_a_time import OneAtATime
@@ -94,8 +94,8 @@ class MessagePipe:
     def flush_all(self, seconds: float) -> None:
         """Wait for the other side to take what could not be sent before, but no longer than that."""
         end = time.monotonic() + seconds
-        with selectors.PollSelector() as selector:  # takes no descriptor, which may be what is missing
-            selector.register(self._socket, selectors.EVENT_WRITE)
+        with PollSelector() as selector:  # takes no descriptor, which may be what is missing
+            selector.register(self._socket, EVENT_WRITE)
             while self._unsent and selector.select(max(0.0, end - time.monotonic())):
                 self.flush()
 

@@ -6,6 +6,7 @@ import pickle
 import sys
 import traceback
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -366,6 +367,29 @@ def test_attribute_that_exits_is_named(files: WriteFiles) -> None:
     error = failure_of("lazy:site.app")
     assert str(error) == "attribute 'app' of 'lazy:site' could not be read: SystemExit: 0"
     assert "raise SystemExit" in trace_of(error)
+
+
+@pytest.mark.parametrize("text", ["patching", "patching:make()"])
+@pytest.mark.parametrize(
+    ("module", "function", "call"),
+    [
+        ("gevent.monkey", "is_module_patched", "gevent.monkey.patch_all()"),
+        ("eventlet.patcher", "is_monkey_patched", "eventlet.monkey_patch()"),
+    ],
+)
+def test_application_with_greenlets_in_the_place_of_threads_is_told_what_to_take_out(
+    files: WriteFiles, monkeypatch: pytest.MonkeyPatch, text: str, module: str, function: str, call: str
+) -> None:
+    patcher = ModuleType(module)
+    monkeypatch.setitem(sys.modules, module, patcher)
+    setattr(patcher, function, lambda name: False)
+    files({"patching.py": app(b"") + "def make(): return app\n"})
+    load_application(text)
+    setattr(patcher, function, lambda name: name in ("thread", "threading"))
+    assert str(failure_of(text)) == (
+        f"threading is patched by {call}, and requests would hang: take that out of the application, "
+        f"greenlets become --threads"
+    )
 
 
 # Factories

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import re
 import signal
@@ -312,6 +313,21 @@ def test_configuration_is_checked_to_the_end_whatever_threads_the_application_ha
     )
     with server_process(folder, "pushing", "--check-config") as server:
         assert server.wait() == 0
+
+
+@pytest.mark.parametrize("arguments", [["--check-config"], ["--port=0"], ["--port=0", "-w", "1"]])
+@pytest.mark.parametrize("patch", ["gevent.monkey.patch_all()", "eventlet.monkey_patch()"])
+def test_application_with_greenlets_in_the_place_of_threads_is_exit_3(
+    folder: Path, patch: str, arguments: list[str]
+) -> None:
+    module = patch.rpartition(".")[0]
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        pytest.skip(f"needs {module}")
+    (folder / "patching.py").write_text(f"import {module}\n{patch}\nfrom hello import app\n")
+    with server_process(folder, "patching", *arguments, flags=["-W", "ignore"]) as server:
+        assert server.wait() == 3
+    assert f"aiowsgi: threading is patched by {patch}, and requests would hang: " in server.log
+    assert "Traceback" not in server.log
 
 
 def test_port_in_use_is_exit_3_and_one_line(folder: Path) -> None:
