@@ -9,6 +9,7 @@ Thread: event loop on one side, worker on the other, as each method says. The lo
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, MutableSequence, Sequence
@@ -43,8 +44,9 @@ class ResponsePipe:
         limit: bytes that may lie in the pipe; the block that crosses it is still taken, the next one waits.
         stalled: counts the worker as waiting for a client, in the pool, for the duration of a ``with`` block.
         notify: asks the loop to :meth:`take`.
+        portion_size: bytes that are taken at a time.
 
-    Fields guarded by ``_lock``: ``_pieces``, ``_size``, ``_ended``, ``_aborted``, ``_announced``. Only the
+    Fields guarded by ``_lock``: ``_pieces``, ``_size``, ``_rest``, ``_ended``, ``_aborted``, ``_announced``. Only the
     worker adds to ``_size``, so it may check without the lock whether the pipe is full.
     """
 
@@ -56,18 +58,25 @@ class ResponsePipe:
         "_lock",
         "_notify",
         "_pieces",
+        "_portion_size",
+        "_rest",
         "_room",
         "_size",
         "_stalled",
     )
 
-    def __init__(self, limit: int, stalled: Stalled, notify: Callable[[], None]) -> None:
+    def __init__(
+        self, limit: int, stalled: Stalled, notify: Callable[[], None], portion_size: int = sys.maxsize
+    ) -> None:
         self._limit = limit
         self._stalled = stalled
         self._notify = notify
+        self._portion_size = portion_size
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._pieces: deque[bytes] = deque()
+        # Out of the worker's way, but not taken yet; not a deque at once, which is larger than the pipe.
+        self._rest: deque[bytes | memoryview] | None = None
         self._size = 0
         self._ended = False
         self._aborted = False
@@ -112,27 +121,50 @@ class ResponsePipe:
         if announce:
             self._notify()
 
-    def take(self) -> tuple[list[bytes], bool]:
-        """Take all that lies in the pipe. Event loop.
+    def take(self) -> tuple[list[bytes | memoryview], bool]:
+        """Take what lies in the pipe, or a portion if that is less; the loop is asked again for the rest. Event loop.
 
         Returns:
             The pieces, and whether they are the last.
         """
         with self._lock:
-            pieces = list(self._pieces)
-            self._pieces.clear()
-            self._size = 0
-            self._announced = False
-            self._room.notify()
-            return pieces, self._ended
+            rest = self._rest
+            if not rest:
+                pieces: list[bytes | memoryview] = list(self._pieces)
+                size, self._size = self._size, 0
+                self._pieces.clear()
+                self._announced = False
+                self._room.notify()
+                if size <= self._portion_size:
+                    return pieces, self._ended
+                rest = self._rest = deque(pieces)
+            pieces = _take_portion(rest, self._portion_size)
+            if self._ended and not (rest or self._pieces):
+                return pieces, True
+        self._notify()
+        return pieces, False
 
     def abort(self) -> None:
         """Nobody will take anything more: wake the worker and let it fail. Any thread."""
         with self._lock:
             self._aborted = True
             self._pieces.clear()
+            self._rest = None
             self._size = 0
             self._room.notify_all()  # a thread of the application's own may write as well
+
+
+def _take_portion(rest: deque[bytes | memoryview], portion_size: int) -> list[bytes | memoryview]:
+    portion = []
+    while rest and portion_size:
+        piece = rest.popleft()
+        if len(piece) > portion_size:
+            view = memoryview(piece)
+            rest.appendleft(view[portion_size:])
+            piece = view[:portion_size]
+        portion.append(piece)
+        portion_size -= len(piece)
+    return portion
 
 
 def _tell_nobody() -> None:

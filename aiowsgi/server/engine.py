@@ -143,6 +143,8 @@ class Engine:
         self.keeps_connections = config.keep_alive > 0
         #: Seconds that the last requests waited for a thread. Workers append, which is atomic.
         self.queue_waits: deque[float] = deque(maxlen=1000)
+        #: How many bytes of a response a transport without TLS is given at a time.
+        self.portion_size = sys.maxsize
         #: Requests that have been answered whole.
         self.completed_count = 0
         #: Threads that still run a request that was given up.

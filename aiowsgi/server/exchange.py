@@ -3,7 +3,8 @@
 The loop makes an :class:`Exchange` once the content is complete (with ``stream_body``, once the head is) and submits it
 as a job; the worker runs the application in it, with the exchange as the sink of the response. A response that is known
 whole is left in one attribute, and the loop is told once. A streamed one goes through a
-:class:`~aiowsgi.bridge.pipes.ResponsePipe`, made with its first block.
+:class:`~aiowsgi.bridge.pipes.ResponsePipe`, made with its first block; so does a whole one that the transport is given
+in portions.
 
 Thread: as each method says. What passes from one side to the other, besides the pipe: ``_ticket`` (whoever pops it
 owns the exchange: the worker by starting, the loop by withdrawing), ``disconnection``, and the attributes of the
@@ -17,6 +18,7 @@ import io
 import itertools
 import logging
 import os
+import sys
 import time
 from collections.abc import AsyncIterable, Callable, Sequence
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -404,7 +406,13 @@ class Exchange:
             self.whole = (b"".join((data, *blocks)),)
         else:
             # Without empty ones: asyncio's transports of CPython 3.12 and later keep them, and spin (gh-155888).
-            self.whole = (data, *filter(None, blocks))
+            whole = (data, *filter(None, blocks))
+            # While content is still to come, the whole: only once that is written is the rest of the content discarded.
+            if size > self._portion_size and (self._content is None or self._content.complete):
+                self._open_pipe().finish(whole)
+                self._finished = True  # not before: see finish()
+                return
+            self.whole = whole
         self._engine.wakeup.notify(self)
 
     def send_file(self, head: ResponseHead, region: FileRegion) -> None:
@@ -436,9 +444,19 @@ class Exchange:
             check_length_unknown(head.content_length)
             check_content_coding(head, self._parked_coding)
         self._head_data = self._serialize(head, None)
-        pipe = ResponsePipe(self._engine.config.response_buffer, self._engine.pool.stalled, self._notify)
+        self._open_pipe()
+
+    def _open_pipe(self) -> ResponsePipe:
+        engine = self._engine
+        pipe = ResponsePipe(engine.config.response_buffer, engine.pool.stalled, self._notify, self._portion_size)
         self.disconnection.add_callback(pipe.abort)
         self.pipe = pipe
+        return pipe
+
+    @property
+    def _portion_size(self) -> int:
+        """How many bytes the transport is given at a time; that of TLS encrypts no more than the one beneath takes."""
+        return sys.maxsize if self._connection.tls_variables else self._engine.portion_size
 
     def send_block(self, block: bytes) -> None:
         """See :meth:`ResponseSink.send_block`."""

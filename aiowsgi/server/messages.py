@@ -145,9 +145,9 @@ class MessageExchange(Exchange):
             self.over = self._expired = True
             self._changed.set()
 
-    def _take(self) -> Sequence[bytes]:
+    def _take(self) -> Sequence[bytes | memoryview]:
         """Take what there is of the content, and note whether that is the end of it."""
-        pieces: Sequence[bytes] = ()
+        pieces: Sequence[bytes | memoryview] = ()
         if self._parked_response is not None:
             pieces, self._blocks = self._blocks, []
             self._complete = self.over and not self.failed

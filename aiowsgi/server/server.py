@@ -36,6 +36,7 @@ from aiowsgi.server.listeners import Listener
 from aiowsgi.server.listening_sockets import close_sockets, lets_others_in, open_sockets
 from aiowsgi.server.observation import Observation
 from aiowsgi.server.opening import Opening
+from aiowsgi.server.outlet import portion_size
 from aiowsgi.server.protocol import Protocol
 from aiowsgi.server.reports import REPORTS, Answers, report
 from aiowsgi.server.room import Room, descriptor_limit
@@ -292,6 +293,7 @@ class Server:
             multiprocess=self._shared_sockets is not None,
             alone=self.alone,
         )
+        self._engine.portion_size = portion_size(self._engine.loop)
         keep_from_forks(self._engine)
         self._observation = Observation(self._engine)
         self._engine.responder = self._responder

@@ -249,7 +249,7 @@ def pipe_round_trip() -> Benchmark:
     def stalled(ready: Callable[[], bool]) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def run() -> tuple[list[bytes], bool]:
+    def run() -> tuple[list[bytes | memoryview], bool]:
         pipe = ResponsePipe(256 * 1024, stalled, lambda: None)
         for _ in range(200):
             pipe.write((_CONTENT,))

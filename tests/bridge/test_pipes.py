@@ -136,6 +136,37 @@ def test_response_pipe_takes_the_block_that_crosses_its_limit_and_stalls_the_nex
     assert worker.stalled == 0
 
 
+def test_response_pipe_gives_a_portion_at_a_time_and_notifies_of_the_rest(worker: Worker) -> None:
+    notify = Count()
+    pipe = ResponsePipe(1000, worker.pool.stalled, notify, portion_size=10)
+
+    def produce() -> None:
+        pipe.write((b"0123456789abcdef", b"g", b"hi"))
+        pipe.finish((b"end",))
+
+    worker.start(produce)
+    assert notify.calls == 1
+    assert pipe.take() == ([b"0123456789"], False)
+    assert notify.calls == 2
+    assert pipe.take() == ([b"abcdef", b"g", b"hi", b"e"], False)
+    assert notify.calls == 3
+    assert pipe.take() == ([b"nd"], True)
+    assert notify.calls == 3
+
+
+def test_response_pipe_of_which_a_portion_was_taken_lets_its_worker_go_on(worker: Worker) -> None:
+    pipe = ResponsePipe(10, worker.pool.stalled, Count(), portion_size=10)
+    worker.start(lambda: [pipe.write((b"0123456789ab",)) for _ in range(2)])
+    assert worker.stalled == 1
+    assert pipe.take() == ([b"0123456789"], False)
+    worker.settle()
+    assert worker.stalled == 0
+    assert pipe.take() == ([b"ab"], False)
+    worker.start(pipe.finish)
+    assert pipe.take() == ([b"0123456789"], False)
+    assert pipe.take() == ([b"ab"], True)
+
+
 def test_response_pipe_finish_never_waits(worker: Worker) -> None:
     pipe = ResponsePipe(1, worker.pool.stalled, Count())
 

@@ -137,12 +137,18 @@ def test_content_that_is_on_its_way_is_received_and_answered(serve: Serve, held:
     assert ended(server, shutdown).abandoned == 0
 
 
+def wait_for_application(server: ServerThread) -> None:
+    """Wait until an application has begun, and none runs."""
+    engine = server.server.engine
+    wait_until(lambda: engine.queue_waits and not engine.exchanges, "the application's part")
+
+
 def test_download_that_was_complete_for_the_application_is_delivered(serve: Serve, held: Held) -> None:
     """Its client may keep the connection, which was promised: it is closed as soon as the client has all of it."""
     server = serve(held)
     with server.connect() as client, server.connect() as idle:
         client.send(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n")
-        wait_until(lambda: server.server.engine.completed_count == 1, "the application's part")
+        wait_for_application(server)
         shutdown = begin_shutdown(server)
         assert idle.at_end()  # the idle ones have been closed; this one was none of them
         assert client.receive().content == LARGE
@@ -157,7 +163,7 @@ def test_client_that_keeps_its_side_open_after_a_slow_download_does_not_hold_the
     server = serve(held)
     with server.connect() as client, server.connect() as idle:
         client.send(b"GET /large HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
-        wait_until(lambda: server.server.engine.completed_count == 1, "the application's part")
+        wait_for_application(server)
         shutdown = begin_shutdown(server)
         assert idle.at_end()
         assert client.receive().content == LARGE
@@ -200,7 +206,7 @@ def test_drain_ends_after_graceful_and_counts_what_it_abandons(serve: Serve, hel
     server = serve(held, threads=1)
     with server.connect() as running, server.connect() as queued, server.connect() as reader:
         reader.send(b"GET /large HTTP/1.1\r\nHost: test\r\n\r\n")
-        wait_until(lambda: server.server.engine.completed_count == 1, "the download that is not read")
+        wait_for_application(server)
         running.send(GET_HELD)
         wait_until(lambda: running_count(server) == 1, "the request that runs")
         queued.send(GET)

@@ -108,6 +108,101 @@ def test_large_response_with_empty_blocks_is_written_without_them(blocks: list[b
         assert SteppedClient(server).get().content == b"".join(blocks)
 
 
+# For a transport that copies.
+
+PORTION = 100_000
+IN_PORTIONS = [bytes([number]) * 150_000 for number in range(10)]
+
+
+def serve_portions(application: Callable[..., Iterable[bytes]], **options: Any) -> MemoryServer:
+    server = MemoryServer(application, **options)
+    server.engine.portion_size = PORTION
+    return server
+
+
+def whole_in_portions(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", [])
+    return IN_PORTIONS
+
+
+def one_block_in_portions(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", [])
+    yield b"".join(IN_PORTIONS)
+
+
+@pytest.mark.parametrize("application", [whole_in_portions, one_block_in_portions])
+@pytest.mark.parametrize("request_data", [GET, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")])
+def test_response_in_portions_lies_in_the_transport_one_at_a_time(
+    application: Callable[..., Iterable[bytes]], request_data: bytes
+) -> None:
+    with serve_portions(application) as server:
+        client = SteppedClient(server)
+        client.send(request_data)
+        server.settle()
+        assert not server.engine.exchanges  # no thread waits
+        [connection] = server.engine.connections
+        # The kernel's 64 KiB are out, and what is left of the first portion crossed no limit.
+        assert 0 < connection._transport.get_write_buffer_size() < 2 * PORTION
+        assert client.receive().content == b"".join(IN_PORTIONS)
+        if request_data == GET:
+            assert client.get().content == b"".join(IN_PORTIONS)
+        else:
+            assert client.at_end()
+
+
+def test_response_in_portions_to_a_client_that_has_ended_its_side_is_whole() -> None:
+    with serve_portions(whole_in_portions) as server:
+        client = SteppedClient(server)
+        client.send(GET)
+        client.end()
+        server.settle()
+        assert client.receive().content == b"".join(IN_PORTIONS)
+        assert client.at_end()
+
+
+def test_response_in_portions_to_a_client_that_goes_is_let_go_of() -> None:
+    with serve_portions(whole_in_portions) as server:
+        client = SteppedClient(server)
+        client.send(GET)
+        server.settle()
+        [connection] = server.engine.connections
+        exchange = connection.exchange
+        assert exchange is not None
+        pipe = exchange.pipe
+        assert pipe is not None
+        assert pipe._rest
+        client.reset()
+        server.settle()
+        assert not pipe._rest
+        assert not remains(server)
+
+
+def test_response_in_portions_to_a_client_that_takes_none_is_reset_in_time() -> None:
+    with serve_portions(whole_in_portions, write_timeout=30) as server:
+        client = SteppedClient(server)
+        client.send(GET)
+        for _ in range(3):
+            server.advance(20)
+            assert client.memory.read(100_000)
+        server.advance(20)
+        assert not client.memory.was_reset
+        server.advance(20)
+        assert client.memory.was_reset
+
+
+def test_response_in_portions_before_the_end_of_its_content_reaches_a_client_that_sends_all_of_that_first() -> None:
+    """It is written as a whole: else the content, which nobody reads, would be in its way."""
+    with serve_portions(whole_in_portions, stream_body=True, request_buffer=1000) as server:
+        client = SteppedClient(server)
+        client.send(post(bytes(100_000), length=1_000_000))
+        server.settle()
+        for _ in range(9):
+            client.send(bytes(100_000))
+            server.settle()
+        assert not client.memory.unread_size
+        assert client.receive().content == b"".join(IN_PORTIONS)
+
+
 TINY_CHUNKS = b"1\r\nx\r\n" * 20_000
 CHUNKED = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
 

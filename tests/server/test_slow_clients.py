@@ -6,6 +6,7 @@ import contextlib
 import resource
 import select
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ServerThread
+from tests.conftest import ServerThread, running_server
 from tests.process.server_process import wait_until
 from tests.raw import RawClient
 
@@ -124,6 +125,22 @@ def test_quick_requests_beside_300_slow_heads_bodies_and_readers_are_all_answere
     # The last of the 300 megabytes may be on their way during the first requests; one in ten would tell of a server
     # that waits for somebody. The threads of this test and of the server share one interpreter.
     assert sorted(latencies)[179] < 0.5
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="asyncio's transports do not copy")
+def test_large_response_that_is_not_read_is_not_copied_by_asyncio() -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [MEGABYTE] * 20  # more than the kernel holds
+
+    with running_server(application, "asyncio") as server, server.connect() as client:
+        client.send(GET)
+
+        def transport_size() -> int:
+            return sum(connection._transport.get_write_buffer_size() for connection in server.server.engine.connections)
+
+        wait_until(lambda: server.call(transport_size), "a client that does not read")
+        assert server.call(transport_size) < 2_000_000
 
 
 # Heads.
