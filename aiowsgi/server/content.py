@@ -7,8 +7,8 @@ The file is written by threads of the I/O pool, never by the loop, a part at a t
 from that connection pauses while the file is behind, so that what lies in memory is bounded: by ``request_buffer`` for
 a request, by ``request_buffer_total`` over all of them. Content over the total goes straight to files, instead of
 waiting for room: memory that a hundred half-sent uploads hold must not keep the hundred-and-first, or each other, from
-ending. Where no more files may be open, as :attr:`~aiowsgi.server.engine.Engine.file_left` says, it is refused. Streamed
-content never goes to files: over either limit its client waits until the application has read.
+ending. Where no more files may be open, as :attr:`~aiowsgi.server.engine.Engine.file_left` says, it is refused.
+Streamed content never goes to files: over either limit its client waits until the application has read.
 
 What a file costs is mostly the kernel's: a 5 MB upload takes 2.2 ms of CPU in memory and 5 in a file, half of them in
 ``write``, ``read`` and ``close``. Raise ``request_buffer`` if there is memory.
