@@ -9,6 +9,7 @@ Thread: the main thread.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -99,8 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _failed(*messages: str) -> int:
-    for message in messages:
-        click.echo(f"aiowsgi: {message}", err=True)
+    with contextlib.suppress(OSError):  # standard error takes no more: the exit code is what is left to say it with
+        for message in messages:
+            click.echo(f"aiowsgi: {message}", err=True)
     return START_FAILURE
 
 

@@ -112,3 +112,12 @@ def test_null_device_that_is_missing_and_needed_is_exit_3() -> None:
         "aiowsgi: /dev/no-such-device: No such file or directory; "
         "it takes the place of a standard descriptor that is closed\n"
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /dev/full")
+@pytest.mark.parametrize("argument", ["--no-such-option", "no_such_module"])
+def test_failure_that_standard_error_does_not_take_is_exit_3(argument: str) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "aiowsgi", argument]
+        done = subprocess.run(command, env=environment(), stderr=full, timeout=PATIENCE, check=False)
+    assert done.returncode == 3
