@@ -20,6 +20,7 @@ from wsgiref.types import WSGIApplication
 from aiowsgi.configuration.folder import working_folder
 from aiowsgi.configuration.names import did_you_mean
 from aiowsgi.errors import ApplicationImportError
+from aiowsgi.process.descriptors import open_standard_descriptors
 from aiowsgi.process.module import (
     application_error,
     import_file,
@@ -72,6 +73,7 @@ def load_application(text: str, *, factory: bool = False) -> WSGIApplication:
         name += reference.call.text
     _check_threads()
     _check(name, target)
+    open_standard_descriptors()  # its code may have closed one, as what becomes a daemon does
     return cast(WSGIApplication, target)
 
 

@@ -330,6 +330,17 @@ def test_application_with_greenlets_in_the_place_of_threads_is_exit_3(
     assert "Traceback" not in server.log
 
 
+@pytest.mark.parametrize("arguments", [["--uds=sock"], ["--uds=sock", "-w", "1"], ["--uds=sock", "-w1", "--preload"]])
+def test_application_that_closes_standard_input_is_served_to_the_end(folder: Path, arguments: list[str]) -> None:
+    (folder / "closing.py").write_text("import os\nos.close(0)\nfrom hello import app\n")
+    with server_process(folder, "closing", "--loop=uvloop", *arguments) as server:
+        with connect_unix(folder / "sock") as client:
+            assert client.get("/").content == b"hello"
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert "SIGABRT" not in server.log
+
+
 def test_port_in_use_is_exit_3_and_one_line(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
