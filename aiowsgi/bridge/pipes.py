@@ -234,10 +234,11 @@ class ContentPipe:
     def discard(self, error: OSError) -> None:
         """Nobody reads any more: let go of what has arrived, and of whom to tell. Event loop.
 
-        Whoever is told holds the pipe: both would wait for the garbage collector, with the block that was being read.
+        Whoever is told holds the pipe, and an error that was raised holds all that had been read: they would wait for
+        the garbage collector.
         """
         with self._lock:
-            self._error = self._error or error
+            self._error = error
             self._blocks.clear()
             self._size = 0
             self._arrival.notify()
