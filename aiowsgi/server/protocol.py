@@ -517,15 +517,19 @@ class Protocol(asyncio.Protocol):
         if exchange is not self._exchange:
             exchange.release()  # the connection went away meanwhile
             return
-        delivery = self._delivery
-        if delivery is None:
-            if exchange.whole is not None and exchange.region is None:
-                whole, exchange.whole = exchange.whole, ()
-                self._outlet.write(whole)
-                self.finish_response(exchange)
-                return
-            delivery = self._delivery = Delivery(self._engine, self, self._outlet, exchange)
-        delivery.worker_ready()
+        try:
+            delivery = self._delivery
+            if delivery is None:
+                if exchange.whole is not None and exchange.region is None:
+                    whole, exchange.whole = exchange.whole, ()
+                    self._outlet.write(whole)
+                    self.finish_response(exchange)
+                    return
+                delivery = self._delivery = Delivery(self._engine, self, self._outlet, exchange)
+            delivery.worker_ready()
+        except Exception:  # MemoryError, for one: nothing else would end the connection, and a drain would wait for it
+            self.abort()
+            raise
 
     def lighten(self) -> None:
         """Let go of what a parked response does not need."""
