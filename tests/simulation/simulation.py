@@ -282,12 +282,14 @@ class Client:
         assert len(responses) == len(self.requests), f"{self}: too many responses"
 
     def _is_rightly_reset(self) -> bool:
-        """Tell whether a reset, which destroys all that has not been read, was the only way.
+        """Tell whether a reset, which destroys all that has not been read, was the only way, or the client's own doing.
 
-        A response without a length can be broken off visibly in no other.
+        A response without a length can be broken off visibly in no other. And a client of HTTP/1.0 that sends something
+        behind its only request, RFC 9112 section 9.3, finds the connection closed.
         """
-        return self.connection.was_reset and any(
-            "broken" in request.outcomes and request.version == "1.0" for request in self.requests
+        return self.connection.was_reset and (
+            any("broken" in request.outcomes and request.version == "1.0" for request in self.requests)
+            or any(request.version == "1.0" for request in self.requests[:-1])
         )
 
 
@@ -415,7 +417,8 @@ class Simulation:
         if phase in (Phase.IDLE, Phase.HEAD, Phase.FLUSHING, Phase.LINGERING):
             owes = True
         elif phase is Phase.CONTENT:
-            owes = content is not None and not content.full
+            # The end of a write sets the deadline. Until then others may make the content full, or the contrary.
+            owes = content is not None and not content.full and not getattr(content, "_write_size", 0)
         else:
             exchange = connection._exchange
             waiting = exchange is not None and exchange.waiting
