@@ -234,42 +234,46 @@ class LogWriter:
 
     def _write_here(self, timeout: float) -> None:
         """Write in the calling thread what the file takes in time, if no other does. The rest waits on."""
-        with self._lock:
-            if not self._batches or self._has_writer():
-                return
-            self._written_here = True
         end = time.monotonic() + timeout
-        try:
-            while self._write_next(end):
-                pass
-        finally:
-            with self._lock:
-                self._written_here = False
-                self._changed.notify_all()
+        complete = True
+        while complete:
+            with self._lock:  # looked at again after each batch: whoever logs meanwhile leaves it to this thread
+                if not self._batches or self._has_writer():
+                    return
+                self._written_here = True
+                lines = self._batches.popleft()
+            written_count, torn_count = 0, 0
+            try:
+                written_count, torn_count = self._write_lines(lines, end)
+            finally:
+                count = written_count + torn_count
+                complete = count == len(lines)
+                with self._lock:
+                    self._held_size -= sum(map(len, lines[:count]))
+                    rest = lines[count:]
+                    if torn_count:  # what follows begins a line of its own
+                        self._dropped_count += 1
+                        self._held_size += 1
+                        rest = ["\n", *rest]
+                    if rest:
+                        self._batches.appendleft(rest)
+                    self._written_here = False
+                    self._changed.notify_all()
 
-    def _write_next(self, end: float) -> bool:
-        """Write what was put first; return whether there was anything, and the file took all of it in time."""
-        with self._lock:
-            if not self._batches:
-                return False
-            lines = self._batches.popleft()
-        count = 0
-        try:
-            for line in lines:
-                rest = memoryview(_encode(line))
-                while rest:
-                    if not self._file.wait_for_room(max(0.0, end - time.monotonic())):
-                        return False
+    def _write_lines(self, lines: Sequence[str], end: float) -> tuple[int, int]:
+        """Return how many lines were written, and 1 if a part of the next one was: the file took no more in time."""
+        for count, line in enumerate(lines):
+            data = _encode(line)
+            rest = memoryview(data)
+            try:
+                self._file.follow()
+                while rest and self._file.wait_for_room(max(0.0, end - time.monotonic())):
                     rest = rest[self._file.write(rest[:_WHOLE_SIZE]) :]
-                count += 1
-        except OSError:  # whoever writes next tells, or tries again
-            return False
-        finally:
-            with self._lock:
-                self._held_size -= sum(map(len, lines[:count]))
-                if count < len(lines):
-                    self._batches.appendleft(lines[count:])
-        return True
+            except OSError:
+                pass  # tried again with the next line; the thread, once there is one, tells
+            if rest:
+                return count, int(len(rest) < len(data))
+        return len(lines), 0
 
     def _run(self) -> None:
         go_anywhere()

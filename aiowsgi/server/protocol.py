@@ -717,7 +717,8 @@ class Protocol(asyncio.Protocol):
     def idle_since(self) -> float:
         """When an idle connection was opened, or its last response was complete; no later, and seldom earlier."""
         config = self._engine.config
-        # Only its deadline says so. There is an environ from the application's first request on.
+        # Only its deadline says so. There is an environ from the application's first request on: what the server alone
+        # has answered counts as new, and as longer idle if header_timeout is more than keep_alive.
         is_new = self._base_environ is None
         return self.deadline - (max(config.keep_alive, config.header_timeout) if is_new else config.keep_alive)
 

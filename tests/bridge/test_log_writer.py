@@ -406,6 +406,47 @@ def test_stalled_pipe_at_the_end_is_given_up_where_no_thread_can_be_started(
     assert not end(writer, 0.01)
 
 
+def test_long_line_that_a_pipe_takes_a_part_of_is_not_begun_again_where_no_thread_can_be_started(
+    pipe: tuple[int, int], no_thread: pytest.MonkeyPatch
+) -> None:
+    reading, writing = pipe
+    writer = LogWriter(LogFile(fd=writing))
+    put(writer, "x" * 1_000_000 + "\n")
+    got = os.read(reading, 1_000_000)
+    assert got == b"x" * len(got)
+    put(writer, "next\n")
+    assert os.read(reading, 1_000_000) == b"\nnext\n"
+    assert writer.flush(0)
+
+
+def test_moved_file_is_followed_where_no_thread_can_be_started(tmp_path: Path, no_thread: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    writer = LogWriter(LogFile(str(path)))
+    put(writer, "1\n")
+    path.rename(tmp_path / "moved")
+    put(writer, "2\n")
+    assert path.read_text() == "2\n"
+    assert (tmp_path / "moved").read_text() == "1\n"
+
+
+def test_line_that_is_put_while_another_thread_writes_is_written_by_that_where_no_thread_can_be_started(
+    tmp_path: Path, no_thread: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    file = LogFile(str(path))
+    writer = LogWriter(file)
+    write = LogFile.write
+
+    def write_and_log(file: LogFile, data: bytes | memoryview) -> int:
+        no_thread.setattr(LogFile, "write", write)
+        put(writer, "2\n")
+        return write(file, data)
+
+    no_thread.setattr(LogFile, "write", write_and_log)
+    put(writer, "1\n")
+    assert path.read_text() == "1\n2\n"
+
+
 def test_full_disk_at_the_end_is_given_up_where_no_thread_can_be_started(no_thread: pytest.MonkeyPatch) -> None:
     writer = LogWriter(LogFile("/dev/full"))
     put(writer, "1\n")
