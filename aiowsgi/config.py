@@ -427,7 +427,7 @@ class Config:
             if abstract:
                 mode = format_value(Kind.MODE, self.uds_mode)
                 yield f"uds_mode={mode}: cannot be combined with {abstract[0]}: an abstract socket has no permissions"
-        for text in self.request_timeout_actions:
+        for text in self.timeout_actions:
             if text not in REQUEST_TIMEOUT_ACTIONS:
                 yield f"request_timeout_actions={text}: must be one of {', '.join(REQUEST_TIMEOUT_ACTIONS)}"
         if self.max_threads is not None and self.max_threads < self.threads:
@@ -492,9 +492,14 @@ class Config:
             "max_worker_rss": self.max_worker_rss,
             "user": self.user is not None,
             "group": self.group is not None,
-            "request_timeout_actions": self.request_timeout and "recycle" in self.request_timeout_actions,
+            "request_timeout_actions": self.request_timeout and "recycle" in self.timeout_actions,
         }
         return next((name for name, is_asking in asks.items() if is_asking), "")
+
+    @property
+    def timeout_actions(self) -> tuple[str, ...]:
+        """What ``request_timeout_actions`` lists, whether as several texts or as one with commas."""
+        return tuple(part.strip() for part in ",".join(self.request_timeout_actions).split(",") if part.strip())
 
     @property
     def silence_timeout(self) -> float:

@@ -6,6 +6,7 @@ Thread: any.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import os
 import sys
@@ -122,7 +123,8 @@ def call_at_slow_end(*calls: tuple[float, Callable[[bool], object]]) -> None:
             threading.Event().wait(begun_at + seconds - time.monotonic())
             call_aside(partial(function, threads_ended.is_set()))
 
-    threading.Thread(target=watch, name="aiowsgi-end", daemon=True).start()
+    with contextlib.suppress(RuntimeError):  # no thread can be started: then the end has no bound
+        threading.Thread(target=watch, name="aiowsgi-end", daemon=True).start()
 
 
 def join_threads() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import importlib.util
 import logging
 import os
@@ -178,6 +179,8 @@ class Reloader:
     def _take(self, config: Config) -> None:
         if config.addresses != self._config.addresses:
             _logger.warning("where to listen has changed: that takes a restart")
+        if config.app is None:  # the program names it, and what it reads again does not
+            config = dataclasses.replace(config, app=self._config.app, factory=self._config.factory)
         self._config = config
 
     def _spawn(self) -> _Worker:

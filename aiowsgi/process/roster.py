@@ -402,7 +402,6 @@ class Roster:
         for slot in self.slots:
             if slot.starting is not None:
                 self._dismiss(slot.starting, now)
-                self._expect_end(slot.starting, 0.0, now)
                 slot.starting = None
 
     def _recycle(self, worker: Worker, reason: str, now: float) -> None:
@@ -446,10 +445,11 @@ class Roster:
         if worker.phase is Phase.KILLED:
             return
         seconds = self.graceful_timeout if seconds is None else seconds
+        has_requests = worker.phase is not Phase.STARTING or self.stopping
         if worker.phase is Phase.STARTING:
             self._actions.append(SendSignal(worker, signal.SIGTERM))  # it may be importing, and hear nothing else
         self._actions.append(AskToDrain(worker, seconds, leave_backlog, serve_on=drain_delay > 0))
-        self._expect_end(worker, drain_delay + seconds, now)
+        self._expect_end(worker, drain_delay + seconds if has_requests else 0.0, now)
 
     def _expect_end(self, worker: Worker, seconds: float, now: float) -> None:
         worker.phase = Phase.LEAVING

@@ -136,7 +136,10 @@ def _program() -> Sequence[str]:
     if _PROGRAM.is_file():
         return [str(_PROGRAM)]
     # The package is in a zip file, whose parts only its own loader can read.
-    source = pkgutil.get_data("aiowsgi.process", _PROGRAM.name)
+    try:
+        source = pkgutil.get_data("aiowsgi.process", _PROGRAM.name)
+    except OSError as error:
+        raise StartupError(f"workers cannot be started from what lacks {_PROGRAM}: use preload") from error
     assert source is not None  # a loader that cannot read such files has not loaded this module
     return ["-c", source.decode()]
 

@@ -510,7 +510,8 @@ class Supervisor:
             self._watchdog_at = min(self._watchdog_at, time.monotonic())
 
     def _reload_given_up(self, reason: str) -> None:
-        logger.error("reload given up, the workers that serve stay: %s", reason)
+        serving = any(slot.serving for slot in self._roster.slots)
+        logger.error("reload given up%s: %s", ", the workers that serve stay" if serving else "", reason)
         if self._started:
             self._notifier.ready(self._status("reload failed"))
         self._reload_outcome.end("given up", reason)

@@ -53,7 +53,7 @@ class RequestGuard:
     def __init__(self, engine: Engine, recycle: Callable[[str], object] | None) -> None:
         config = engine.config
         self._engine = engine
-        self._actions = config.request_timeout_actions
+        self._actions = config.timeout_actions
         self._recycle = recycle if "recycle" in self._actions else None
         self._slow_seconds = config.slow_request
         self._timeout = config.request_timeout

@@ -545,6 +545,20 @@ def test_worker_that_leaves_on_its_own_is_replaced_at_once() -> None:
     assert stage.actions() == []
 
 
+def test_starting_worker_that_is_one_too_many_holds_up_no_reload_for_long() -> None:
+    stage = Stage(1)
+    stage.started()
+    stage.roster.resize(1, stage.now)
+    (starting,) = stage.spawned()
+    stage.roster.resize(-1, stage.now)
+    stage.roster.reload(stage.now)
+    assert stage.spawned() == []
+    stage.wait(6)
+    actions = stage.actions()
+    assert SendSignal(starting, signal.SIGKILL) in actions
+    assert len(of_kind(actions, Spawn)) == 1
+
+
 def test_fewer_workers_leave_the_one_that_serves() -> None:
     stage = Stage(2)
     first, second = stage.spawned()

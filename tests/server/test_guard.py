@@ -348,5 +348,4 @@ def test_unknown_action_is_refused(actions: tuple[str, ...]) -> None:
 
 
 def test_actions_may_be_one_text_with_commas() -> None:
-    config = Config.from_texts({"request_timeout_actions": "log,504"}, {})
-    assert config.request_timeout_actions == ("log", "504")
+    assert Config(request_timeout_actions=("log,504",)).timeout_actions == ("log", "504")
