@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from aiowsgi.bridge.log_writer import LogFile, LogWriter
-from aiowsgi.bridge.threads import thread_frames, thread_names_without_copies
+from aiowsgi.bridge.threads import call_at_slow_end, thread_frames, thread_names_without_copies
 from tests.hosting import PATIENCE
 from tests.process.server_process import environment
 
@@ -115,3 +115,15 @@ def test_threads_that_a_copy_will_not_have_are_all_others_but_the_logs() -> None
     os.close(writer)
     assert "left-over" in names
     assert not {"aiowsgi-log", threading.current_thread().name} & set(names)
+
+
+def test_end_where_no_thread_can_be_started_has_no_bound_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = []
+
+    def start(thread: threading.Thread) -> None:
+        attempts.append(thread.name)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    call_at_slow_end((0.0, pytest.fail))
+    assert attempts == ["aiowsgi-end"]
