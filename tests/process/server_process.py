@@ -110,6 +110,20 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 @contextmanager
+def server_of_a_program(folder: Path, text: str) -> Iterator[ServerProcess]:
+    """Run a program that calls ``aiowsgi.run()``; end it with what it has started."""
+    (folder / "main.py").write_text(text)
+    log_path = folder / "stderr.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen([sys.executable, "main.py"], cwd=folder, env=environment(), stderr=log)
+    with process:
+        try:
+            yield ServerProcess(process, log_path)
+        finally:
+            process.terminate()
+
+
+@contextmanager
 def server_process(
     folder: Path,
     *arguments: str,

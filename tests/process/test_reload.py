@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from tests.process.server_process import (
     connect_unix,
     environment,
     server_in_a_terminal,
+    server_of_a_program,
     server_process,
     wait_until,
 )
@@ -218,24 +217,17 @@ def test_closed_terminal_is_the_end_and_no_change(folder: Path) -> None:
 
 
 def test_program_that_reads_its_settings_again_need_not_name_the_application_there(folder: Path) -> None:
-    (folder / "main.py").write_text(
+    program = (
         "from aiowsgi import Config, run\n"
         "def read(): return Config(uds='sock', reload=True)\n"
         "if __name__ == '__main__':\n"
         "    run('site_app', config=read(), reread=read)\n"
     )
-    log_path = folder / "stderr.log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen([sys.executable, "main.py"], cwd=folder, env=environment(), stderr=log)
-    with process:
-        server = ServerProcess(process, log_path)
-        try:
-            assert get(folder)[0] == "one"
-            server.signal(signal.SIGHUP)
-            server.wait_for_log("ready in ")
-            assert get(folder)[0] == "one"
-        finally:
-            process.terminate()
+    with server_of_a_program(folder, program) as server:
+        assert get(folder)[0] == "one"
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("ready in ")
+        assert get(folder)[0] == "one"
 
 
 def test_application_that_has_no_name_cannot_be_reloaded() -> None:

@@ -23,6 +23,7 @@ from tests.process.server_process import (
     environment,
     hangups_ignored,
     server_in_a_terminal,
+    server_of_a_program,
     server_process,
     wait_until,
 )
@@ -663,23 +664,16 @@ def test_reload_leaves_the_application_that_the_command_line_names(folder: Path)
 
 
 def test_reload_leaves_the_application_that_a_program_names(folder: Path) -> None:
-    (folder / "main.py").write_text(
+    program = (
         "from aiowsgi import Config, run\n"
         "if __name__ == '__main__':\n"
         "    run('hello', config=Config(app='doing', bind=['127.0.0.1:0'], workers=1))\n"
     )
-    log_path = folder / "stderr.log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen([sys.executable, "main.py"], cwd=folder, env=environment(), stderr=log)
-    with process:
-        server = ServerProcess(process, log_path)
-        try:
-            assert get(server).startswith("first ")
-            server.signal(signal.SIGHUP)
-            server.wait_for_log("all workers serve")
-            assert get(server).startswith("first ")
-        finally:
-            process.kill()
+    with server_of_a_program(folder, program) as server:
+        assert get(server).startswith("first ")
+        server.signal(signal.SIGHUP)
+        server.wait_for_log("all workers serve")
+        assert get(server).startswith("first ")
 
 
 def test_reloads_that_are_given_up_leave_the_configuration_of_the_workers_that_serve(folder: Path) -> None:
